@@ -1,0 +1,2 @@
+//! The incise command.
+fn main() {}

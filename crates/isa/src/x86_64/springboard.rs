@@ -1,0 +1,183 @@
+//! The bytes written at a site: `jmp rel32`, whose displacement holds a trap byte at every interior
+//! instruction head, so that each of them stays a good place to jump to.
+
+use crate::Addr;
+
+/// Length of a springboard: `jmp rel32` (AMD APM vol. 3, JMP near, opcode E9).
+pub const SPRINGBOARD_LEN: usize = 5;
+
+/// The one-byte trap, `int3`.
+pub const TRAP: u8 = 0xCC;
+
+/// Length of a trap in bytes. The processor reports the address *behind* it.
+pub const TRAP_LEN: u64 = 1;
+
+/// First bytes of an instruction that are undefined in 64-bit mode on every processor without APX
+/// (AMD APM vol. 3, appendix A.1, "invalid in 64-bit mode"). 0x62 (EVEX), 0xC4/0xC5 (VEX) and 0xD5
+/// (REX2) are not among them. They serve as the topmost displacement byte where `int3` would put
+/// the trampoline below address 0; the processor raises SIGILL, with the address *of* the byte.
+const ILLEGAL: [u8; 13] = [0x60, 0x61, 0x3F, 0x37, 0x2F, 0x27, 0x1F, 0x1E, 0x17, 0x16, 0x0E, 0x07, 0x06];
+
+/// The addresses at which the trampoline of a site may begin: all `a` with
+/// `(a - base) & mask == value`, in reach of a signed 32-bit displacement from `base`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Placement {
+    /// The address the displacement is counted from: the end of the springboard.
+    pub base: Addr,
+    /// Bits of the displacement that are fixed.
+    pub mask: u32,
+    /// Their values.
+    pub value: u32,
+}
+
+impl Placement {
+    /// Whether a trampoline at `at` can be reached by this springboard.
+    pub fn admits(&self, at: Addr) -> bool {
+        at.in_rel32_of(self.base) && (at.offset_from(self.base) as u32) & self.mask == self.value
+    }
+
+    /// The lowest admitted address that is not below `from`, if there is one below `end`.
+    pub fn next(&self, from: Addr, end: Addr) -> Option<Addr> {
+        let lowest = self.base.0.saturating_sub(1 << 31);
+        let from = from.0.max(lowest);
+        // Displacements are ordered as biased numbers, so that the search is monotonic over both signs.
+        let biased = from.wrapping_sub(self.base.0) as i64 + (1 << 31);
+        if !(0..1 << 32).contains(&biased) {
+            return None;
+        }
+        let (mask, value) = (self.mask, (self.value ^ 0x8000_0000) & self.mask | self.value & !self.mask);
+        let found = next_matching(biased as u32, mask, value & mask)?;
+        let at = self.base.offset(i64::from(found) - (1 << 31));
+        (at < end).then_some(at)
+    }
+}
+
+/// The least `x >= from` with `x & mask == value`.
+fn next_matching(from: u32, mask: u32, value: u32) -> Option<u32> {
+    if from & mask == value {
+        return Some(from);
+    }
+    // Go up from the lowest bit: the answer shares a prefix with `from`, has one free or fixed bit that
+    // goes from 0 to 1, and below it the smallest bits that match.
+    let mut best = None;
+    for bit in (0..32).rev() {
+        let above = if bit == 31 { 0 } else { u32::MAX << (bit + 1) };
+        if from & above & mask != value & above {
+            break;
+        }
+        let here = 1u32 << bit;
+        let wanted_is_one = mask & here == 0 || value & here != 0;
+        if from & here == 0 && wanted_is_one {
+            best = Some((from & above) | here | (value & mask & (here - 1)));
+        }
+    }
+    best
+}
+
+/// The heads inside a springboard and the trap bytes chosen for them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Springboard {
+    site: Addr,
+    /// Bit `i` is set if an original instruction begins at `site + i` (1..=4).
+    heads: u8,
+}
+
+impl Springboard {
+    /// A springboard at `site`; `heads` has bit `i` set where an original instruction begins at
+    /// `site + i`. Bit 0, the site itself, is ignored.
+    pub fn new(site: Addr, heads: u8) -> Springboard {
+        Springboard { site, heads: heads & 0b1_1110 }
+    }
+
+    /// Bit `i` is set where the byte at `site + i` has to stay a trap.
+    pub fn heads(&self) -> u8 {
+        self.heads
+    }
+
+    /// The families of trampoline addresses that keep every head a trap, best first.
+    ///
+    /// All interior bytes are `int3`, but for the topmost one, which decides how far away the
+    /// trampoline is: `int3` there means 816 to 832 MiB below the site, and the bytes that are illegal
+    /// in 64-bit mode give windows of 16 MiB above it.
+    pub fn placements(&self) -> impl Iterator<Item = Placement> + use<> {
+        let base = self.site + SPRINGBOARD_LEN as u64;
+        let (mut mask, mut value) = (0u32, 0u32);
+        for head in 1..4 {
+            if self.heads & (1 << head) != 0 {
+                mask |= 0xFF << (8 * (head - 1));
+                value |= u32::from(TRAP) << (8 * (head - 1));
+            }
+        }
+        let top_is_head = self.heads & (1 << 4) != 0;
+        let tops: &'static [u8] = if top_is_head { &ILLEGAL } else { &[] };
+        let first = if top_is_head {
+            Placement { base, mask: mask | 0xFF00_0000, value: value | u32::from(TRAP) << 24 }
+        } else {
+            Placement { base, mask, value }
+        };
+        std::iter::once(first).chain(tops.iter().map(move |&top| Placement {
+            base,
+            mask: mask | 0xFF00_0000,
+            value: value | u32::from(top) << 24,
+        }))
+    }
+
+    /// The five bytes of `jmp trampoline`, or nothing if a head would not be a trap.
+    pub fn encode(&self, trampoline: Addr) -> Option<[u8; SPRINGBOARD_LEN]> {
+        self.placements().any(|p| p.admits(trampoline)).then(|| jump(self.site, trampoline))
+    }
+}
+
+/// `jmp target` at `at`; the target must be in reach.
+fn jump(at: Addr, target: Addr) -> [u8; SPRINGBOARD_LEN] {
+    let displacement = target.offset_from(at + SPRINGBOARD_LEN as u64) as i32;
+    let mut bytes = [0xE9, 0, 0, 0, 0];
+    bytes[1..].copy_from_slice(&displacement.to_le_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_interior_head_is_a_trap_byte() {
+        for heads in (0u8..32).step_by(2) {
+            let site = Addr(0x7f12_3456_7890);
+            let board = Springboard::new(site, heads);
+            for place in board.placements() {
+                let at = place.next(site - (1 << 31), site + (1 << 31)).expect("a place");
+                let bytes = board.encode(at).expect("admitted");
+                for (offset, byte) in bytes.iter().enumerate().skip(1) {
+                    let trap = *byte == TRAP || (offset == 4 && ILLEGAL.contains(byte));
+                    assert!(heads & (1 << offset) == 0 || trap, "{heads:#b}: {bytes:02x?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn next_finds_the_least_admitted_address() {
+        for (mask, value) in [(0, 0), (0xff, 0xcc), (0xff00_0000, 0xcc00_0000), (0xff00_00ff, 0x0600_00cc)] {
+            let place = Placement { base: Addr(0x5555_0000_0005), mask, value };
+            let mut from = place.base - (1 << 31);
+            for step in 0..2000u64 {
+                let Some(at) = place.next(from, place.base + (1 << 31)) else { break };
+                assert!(at >= from && place.admits(at), "{mask:#x} {at}");
+                for skipped in (from.0..at.0).take(600) {
+                    assert!(!place.admits(Addr(skipped)));
+                }
+                from = at + 1 + step * 977;
+            }
+        }
+    }
+
+    #[test]
+    fn a_low_site_has_no_place_below_zero() {
+        let board = Springboard::new(Addr(0x40_1000), 0b1_0000);
+        let below = board.placements().next().expect("int3 first");
+        assert_eq!(below.next(Addr(0x1_0000), Addr(1 << 47)), None);
+        let above = board.placements().nth(1).expect("an illegal byte");
+        assert_eq!(above.next(Addr(0x1_0000), Addr(1 << 47)), Some(Addr(0x6040_1005)));
+    }
+}

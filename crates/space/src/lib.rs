@@ -1,0 +1,110 @@
+//! Address spaces: where code lives and is changed.
+//!
+//! The only floor that does system calls. [`AddressSpace`] is what the engines see; [`own`] changes the
+//! process it runs in, [`remote`] changes another process through ptrace.
+
+#![deny(unsafe_code)]
+
+mod data;
+mod edit;
+mod error;
+pub mod trap;
+
+pub use data::DataMapping;
+pub use edit::{Bytes, Edit};
+pub use error::{Fault, SpaceError};
+
+use std::ops::Range;
+use std::time::Duration;
+
+use incise_image::MemoryMap;
+use incise_isa::Addr;
+
+/// Where a trap leads: a thread that runs the trap byte at `trap` goes on at `landing`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct Landing {
+    /// The address of the trap byte.
+    pub trap: Addr,
+    /// The address in a trampoline that stands for the original instruction at `trap`.
+    pub landing: Addr,
+}
+
+/// What a successful [`AddressSpace::apply`] did.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// How long the target's threads stood still; zero where none was stopped.
+    pub stop: Duration,
+    /// Mappings the change added to the target (a split mapping counts as the pieces it gained).
+    pub mappings: usize,
+}
+
+/// What the space and the machine under it allow, as far as code generation depends on it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// User shadow stacks are enabled in the target: no `ret` without its `call`.
+    pub shadow_stack: bool,
+}
+
+/// A place where code lives and can be changed.
+///
+/// The order of a change is: [`map_code`](Self::map_code) and [`map_data`](Self::map_data), then
+/// [`write_code`](Self::write_code) (trampolines nobody runs yet), then
+/// [`publish_landings`](Self::publish_landings), then [`apply`](Self::apply). Every step alone leaves a
+/// correctly running target, also when nothing follows it.
+pub trait AddressSpace {
+    /// Reads memory of the target.
+    ///
+    /// # Errors
+    /// [`SpaceError::Unreadable`] if any byte of the range is not mapped readable; nothing is promised
+    /// about the contents of `into` then.
+    fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError>;
+
+    /// The target's mappings as they are now.
+    fn mappings(&self) -> Result<MemoryMap, SpaceError>;
+
+    /// Reserves `len` bytes of executable memory at exactly `at`, both multiples of the page size.
+    ///
+    /// The memory is never writable in the target, costs only the pages that are written, and belongs to
+    /// the target alone (a forked child has its own copy).
+    ///
+    /// # Errors
+    /// [`SpaceError::Occupied`] if something is mapped there; then nothing changed.
+    fn map_code(&mut self, at: Addr, len: u64) -> Result<(), SpaceError>;
+
+    /// Reserves `len` zeroed bytes of readable and writable memory at exactly `at`, seen by this process
+    /// through the returned mapping while the target runs. Forked children share it.
+    ///
+    /// # Errors
+    /// [`SpaceError::Occupied`] if something is mapped there; then nothing changed.
+    fn map_data(&mut self, at: Addr, len: u64) -> Result<DataMapping, SpaceError>;
+
+    /// Gives back what [`map_code`](Self::map_code) or [`map_data`](Self::map_data) reserved.
+    fn unmap(&mut self, at: Addr, len: u64) -> Result<(), SpaceError>;
+
+    /// Writes into memory reserved by [`map_code`](Self::map_code) that no thread can be running. Each
+    /// element is one run of bytes; they are sorted by address and do not overlap.
+    fn write_code(&mut self, runs: &[(Addr, &[u8])]) -> Result<(), SpaceError>;
+
+    /// Replaces the table of landings. `landings` is sorted by `trap` and has no duplicates. After this
+    /// returns, every listed trap byte is handled, whoever runs it; installs the handler on first use.
+    fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError>;
+
+    /// Changes live code: every edit, or none. `edits` are sorted by address and do not overlap, and every
+    /// head they change is in the published landings (as long as its trampoline lives).
+    ///
+    /// `landing_of` tells where a thread whose instruction pointer is an address *inside* one of the
+    /// edits is to go on; spaces that stop threads use it to spare them the trap.
+    ///
+    /// # Errors
+    /// [`SpaceError::Changed`] if the bytes are not the expected ones. On any error every byte is as before.
+    fn apply(&mut self, edits: &[Edit], landing_of: &dyn Fn(Addr) -> Option<Addr>) -> Result<Applied, SpaceError>;
+
+    /// Which of `ranges` (sorted, in memory of [`map_code`](Self::map_code), no longer reachable from any
+    /// springboard or landing) no thread can run any more: no instruction pointer and no word of any stack
+    /// points into it. `false` where that cannot be shown now.
+    fn quiescent(&mut self, ranges: &[Range<Addr>]) -> Result<Vec<bool>, SpaceError>;
+
+    /// What code generation has to take into account.
+    fn features(&self) -> Features;
+}

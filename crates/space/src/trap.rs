@@ -1,0 +1,1 @@
+//! The trap handler that runs in the target.
