@@ -1,5 +1,22 @@
 //! x86-64 (AMD64): 64-bit mode only.
 
+pub mod abi;
+mod assemble;
+mod decode;
+mod gpr;
+mod relocate;
 mod springboard;
 
+pub use assemble::{Assembler, OutOfReach};
+pub use decode::{DecodeError, Flow, Insn, MAX_INSN_LEN, RawBytes, decode};
+pub use gpr::{Gpr, GprSet};
+pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
 pub use springboard::{Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN};
+
+#[cfg(test)]
+mod testing {
+    /// Bytes written as in a listing: `48 8b 05`.
+    pub fn hex(text: &str) -> Vec<u8> {
+        text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).expect("a byte")).collect()
+    }
+}

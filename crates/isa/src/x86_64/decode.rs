@@ -1,0 +1,403 @@
+//! Decoding: bytes to [`Insn`], and what an instruction does to the flow of control.
+
+use std::fmt;
+
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, FlowControl, Formatter, Instruction, Mnemonic,
+    NasmFormatter, Register,
+};
+
+use crate::Addr;
+
+/// The longest instruction, in bytes (AMD APM vol. 3, 1.1).
+pub const MAX_INSN_LEN: usize = 15;
+
+/// The bytes of at most one instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RawBytes {
+    bytes: [u8; MAX_INSN_LEN],
+    len: u8,
+}
+
+impl RawBytes {
+    /// The first [`MAX_INSN_LEN`] of `bytes`.
+    #[inline]
+    pub fn new(bytes: &[u8]) -> RawBytes {
+        let mut raw = [0; MAX_INSN_LEN];
+        if let Some(full) = bytes.first_chunk::<MAX_INSN_LEN>() {
+            raw = *full;
+        } else {
+            raw[..bytes.len()].copy_from_slice(bytes);
+        }
+        RawBytes { bytes: raw, len: bytes.len().min(MAX_INSN_LEN) as u8 }
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// The bytes, to be changed in place.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for RawBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for RawBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.as_slice().iter().enumerate() {
+            write!(f, "{}{byte:02x}", if i == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Why bytes are not an instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes are no instruction of 64-bit mode.
+    #[error("{at}: {bytes} is not an instruction")]
+    Invalid {
+        /// Where they are.
+        at: Addr,
+        /// The bytes that were looked at.
+        bytes: RawBytes,
+    },
+    /// The bytes end inside an instruction, or before it can be told that they are none.
+    #[error("{at}: the bytes end inside an instruction")]
+    Truncated {
+        /// Where the instruction begins.
+        at: Addr,
+    },
+}
+
+impl DecodeError {
+    /// The address of the bytes.
+    pub fn addr(&self) -> Addr {
+        match *self {
+            DecodeError::Invalid { at, .. } | DecodeError::Truncated { at } => at,
+        }
+    }
+}
+
+/// What an instruction does to the flow of control.
+///
+/// Targets are those of 64-bit operand size. A near branch with prefix 66 is decoded as Intel
+/// processors run it; AMD processors truncate its target to 16 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Flow {
+    /// Goes on behind itself.
+    Next,
+    /// `jmp rel`.
+    Jump(Addr),
+    /// `jcc`, `loop`, `loope`, `loopne`, `jrcxz`, `jecxz`.
+    Branch(Addr),
+    /// `call rel`.
+    Call(Addr),
+    /// `jmp r/m`.
+    IndirectJump,
+    /// `call r/m`.
+    IndirectCall,
+    /// `ret`.
+    Return,
+    /// `xbegin`, with the address it aborts to.
+    Begin(Addr),
+    /// `syscall`, `sysenter`.
+    Syscall,
+    /// `int3`, `int1`, `int n`.
+    Trap,
+    /// `ud0`, `ud1`, `ud2`, `hlt`.
+    Stop,
+    /// Changes the code segment or the privilege level: `jmp far`, `call far`, `retf`, `iret`, `sysret`
+    /// and their like.
+    Far,
+}
+
+impl Flow {
+    /// Whether control can come to the address behind the instruction: by going on, or by the return
+    /// of what it calls. For [`Flow::Far`] this is not known, and said to be so.
+    pub fn falls_through(&self) -> bool {
+        match self {
+            Flow::Next
+            | Flow::Branch(_)
+            | Flow::Call(_)
+            | Flow::IndirectCall
+            | Flow::Begin(_)
+            | Flow::Syscall
+            | Flow::Trap
+            | Flow::Far => true,
+            Flow::Jump(_) | Flow::IndirectJump | Flow::Return | Flow::Stop => false,
+        }
+    }
+
+    /// The address in the instruction itself that control can go to.
+    pub fn target(&self) -> Option<Addr> {
+        match *self {
+            Flow::Jump(to) | Flow::Branch(to) | Flow::Call(to) | Flow::Begin(to) => Some(to),
+            _ => None,
+        }
+    }
+}
+
+/// One decoded instruction, with its address and its bytes.
+#[derive(Clone, Copy)]
+pub struct Insn {
+    inner: Instruction,
+    raw: RawBytes,
+}
+
+/// Decodes the instruction at the start of `bytes`, which lie at `at`.
+///
+/// Bytes behind it are ignored; fewer than [`MAX_INSN_LEN`] bytes are enough if the instruction is
+/// shorter.
+#[inline]
+pub fn decode(bytes: &[u8], at: Addr) -> Result<Insn, DecodeError> {
+    let mut decoder = Decoder::with_ip(64, bytes, at.0, DecoderOptions::NONE);
+    let inner = decoder.decode();
+    if inner.is_invalid() {
+        return Err(match decoder.last_error() {
+            DecoderError::NoMoreBytes => DecodeError::Truncated { at },
+            _ => DecodeError::Invalid { at, bytes: RawBytes::new(bytes) },
+        });
+    }
+    let mut raw = RawBytes::new(bytes);
+    raw.len = inner.len() as u8;
+    Ok(Insn { inner, raw })
+}
+
+impl Insn {
+    /// Where the instruction is.
+    #[inline]
+    pub fn addr(&self) -> Addr {
+        Addr(self.inner.ip())
+    }
+
+    /// Its length in bytes, 1 to [`MAX_INSN_LEN`].
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "no instruction is empty")]
+    pub fn len(&self) -> usize {
+        usize::from(self.raw.len)
+    }
+
+    /// The address behind it.
+    #[inline]
+    pub fn end(&self) -> Addr {
+        self.addr() + u64::from(self.raw.len)
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.raw.as_slice()
+    }
+
+    pub(crate) fn raw(&self) -> RawBytes {
+        self.raw
+    }
+
+    /// What it does to the flow of control.
+    #[inline]
+    pub fn flow(&self) -> Flow {
+        let code = self.inner.code();
+        match code.flow_control() {
+            FlowControl::Next => match code {
+                Code::Hlt => Flow::Stop,
+                _ => Flow::Next,
+            },
+            control => self.other_flow(control),
+        }
+    }
+
+    fn other_flow(&self, control: FlowControl) -> Flow {
+        let target = Addr(self.inner.near_branch_target());
+        let mnemonic = self.inner.mnemonic();
+        let near = !matches!(
+            self.inner.code(),
+            Code::Jmp_m1616
+                | Code::Jmp_m1632
+                | Code::Jmp_m1664
+                | Code::Call_m1616
+                | Code::Call_m1632
+                | Code::Call_m1664
+        );
+        match (control, mnemonic) {
+            (FlowControl::UnconditionalBranch, _) => Flow::Jump(target),
+            (FlowControl::ConditionalBranch, _) => Flow::Branch(target),
+            (FlowControl::Call, Mnemonic::Call) => Flow::Call(target),
+            (FlowControl::Call, Mnemonic::Syscall | Mnemonic::Sysenter) => Flow::Syscall,
+            // Calls of a hypervisor or a monitor: they come back behind themselves, to whoever asked.
+            (FlowControl::Call, _) => Flow::Next,
+            (FlowControl::IndirectBranch, _) if near => Flow::IndirectJump,
+            (FlowControl::IndirectCall, _) if near => Flow::IndirectCall,
+            (FlowControl::Return, Mnemonic::Ret) => Flow::Return,
+            (FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return, _) => Flow::Far,
+            (FlowControl::XbeginXabortXend, Mnemonic::Xbegin) => Flow::Begin(target),
+            (FlowControl::XbeginXabortXend, _) => Flow::Next,
+            (FlowControl::Interrupt, _) => Flow::Trap,
+            (FlowControl::Exception, _) => Flow::Stop,
+            (FlowControl::Next, _) => Flow::Next,
+        }
+    }
+
+    /// Whether it is a `nop` of any length (`90`, `66 90`, `0f 1f`). `endbr64`, `pause` and the hint
+    /// space that newer processors give a meaning to are not.
+    pub fn is_nop(&self) -> bool {
+        self.inner.mnemonic() == Mnemonic::Nop
+    }
+
+    /// Whether it is `endbr64`.
+    pub fn is_endbr(&self) -> bool {
+        self.inner.mnemonic() == Mnemonic::Endbr64
+    }
+
+    /// The address that a memory operand relative to the instruction pointer stands for, before the
+    /// base of a segment (`fs:`, `gs:`) is added. With prefix 67 it is truncated to 32 bits.
+    #[inline]
+    pub fn ip_relative_target(&self) -> Option<Addr> {
+        match self.inner.memory_base() {
+            Register::RIP | Register::EIP => Some(Addr(self.inner.memory_displacement64())),
+            _ => None,
+        }
+    }
+
+    /// The mnemonic, in lower case.
+    pub fn mnemonic_text(&self) -> String {
+        format!("{:?}", self.inner.mnemonic()).to_ascii_lowercase()
+    }
+
+    /// The instruction as text, in Intel order (NASM's dialect).
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut formatter = NasmFormatter::new();
+        let options = formatter.options_mut();
+        options.set_hex_prefix("0x");
+        options.set_hex_suffix("");
+        options.set_uppercase_hex(false);
+        options.set_space_after_operand_separator(true);
+        formatter.format(&self.inner, &mut text);
+        text
+    }
+
+    /// The decoder's own view, for tests and oracles.
+    #[doc(hidden)]
+    #[inline]
+    pub fn iced(&self) -> &Instruction {
+        &self.inner
+    }
+}
+
+impl fmt::Debug for Insn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}] {}", self.addr(), self.raw, self.text())
+    }
+}
+
+impl fmt::Display for Insn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::x86_64::testing::hex;
+
+    fn insn(bytes: &str) -> Insn {
+        decode(&hex(bytes), Addr(0x1000)).expect("an instruction")
+    }
+
+    #[test]
+    fn an_instruction_knows_where_it_is_and_ignores_what_follows() {
+        let insn = insn("48 8b 05 10 00 00 00 cc cc cc");
+        assert_eq!((insn.addr(), insn.len(), insn.end()), (Addr(0x1000), 7, Addr(0x1007)));
+        assert_eq!(insn.bytes(), hex("48 8b 05 10 00 00 00"));
+        assert_eq!(insn.ip_relative_target(), Some(Addr(0x1017)));
+        assert_eq!(insn.text(), "mov rax, [rel 0x1017]");
+        assert_eq!(insn.mnemonic_text(), "mov");
+    }
+
+    #[test]
+    fn the_end_of_the_bytes_and_bad_bytes_are_told_apart() {
+        let at = Addr(0x1000);
+        assert_eq!(decode(&[], at).unwrap_err(), DecodeError::Truncated { at });
+        assert_eq!(decode(&hex("48 8b 05"), at).unwrap_err(), DecodeError::Truncated { at });
+        let bytes = hex("06 00");
+        assert_eq!(
+            decode(&bytes, at).unwrap_err(),
+            DecodeError::Invalid { at, bytes: RawBytes::new(&bytes) }
+        );
+        let too_long = [0x66; 16];
+        assert!(matches!(decode(&too_long, at), Err(DecodeError::Invalid { .. })));
+        assert_eq!(decode(&bytes, at).unwrap_err().to_string(), "0x1000: 06 00 is not an instruction");
+    }
+
+    #[test]
+    fn flow_of_every_kind() {
+        for (bytes, flow, falls_through) in [
+            ("48 89 c8", Flow::Next, true),
+            ("eb 10", Flow::Jump(Addr(0x1012)), false),
+            ("e9 fb ff ff ff", Flow::Jump(Addr(0x1000)), false),
+            ("74 fe", Flow::Branch(Addr(0x1000)), true),
+            ("0f 84 00 01 00 00", Flow::Branch(Addr(0x1106)), true),
+            ("e2 00", Flow::Branch(Addr(0x1002)), true),
+            ("e3 00", Flow::Branch(Addr(0x1002)), true),
+            ("67 e3 00", Flow::Branch(Addr(0x1003)), true),
+            ("e8 00 00 00 00", Flow::Call(Addr(0x1005)), true),
+            ("ff d0", Flow::IndirectCall, true),
+            ("ff 15 00 00 00 00", Flow::IndirectCall, true),
+            ("ff e0", Flow::IndirectJump, false),
+            ("ff 25 00 00 00 00", Flow::IndirectJump, false),
+            ("c3", Flow::Return, false),
+            ("c2 08 00", Flow::Return, false),
+            ("f3 c3", Flow::Return, false),
+            ("c7 f8 10 00 00 00", Flow::Begin(Addr(0x1016)), true),
+            ("c6 f8 01", Flow::Next, true),
+            ("0f 01 d5", Flow::Next, true),
+            ("0f 05", Flow::Syscall, true),
+            ("0f 34", Flow::Syscall, true),
+            ("0f 01 c1", Flow::Next, true),
+            ("cc", Flow::Trap, true),
+            ("f1", Flow::Trap, true),
+            ("cd 80", Flow::Trap, true),
+            ("0f 0b", Flow::Stop, false),
+            ("0f b9 c0", Flow::Stop, false),
+            ("f4", Flow::Stop, false),
+            ("ff 2c 24", Flow::Far, true),
+            ("ff 1c 24", Flow::Far, true),
+            ("cb", Flow::Far, true),
+            ("48 cf", Flow::Far, true),
+            ("48 0f 07", Flow::Far, true),
+        ] {
+            let insn = insn(bytes);
+            assert_eq!(insn.flow(), flow, "{bytes}");
+            assert_eq!(insn.flow().falls_through(), falls_through, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn nops_are_told_from_what_looks_like_them() {
+        for nop in ["90", "66 90", "0f 1f 00", "66 2e 0f 1f 84 00 00 00 00 00", "66 66 66 90"] {
+            assert!(insn(nop).is_nop(), "{nop}");
+        }
+        for other in ["f3 90", "41 90", "f3 0f 1e fa", "89 ff", "0f 0d 00"] {
+            assert!(!insn(other).is_nop(), "{other}");
+        }
+        assert!(insn("f3 0f 1e fa").is_endbr());
+        assert!(!insn("f3 0f 1e fb").is_endbr());
+    }
+
+    #[test]
+    fn prefix_67_truncates_the_address() {
+        let insn = decode(&hex("67 8b 05 00 00 00 00"), Addr(0x7f00_0000_1000)).expect("an instruction");
+        assert_eq!(insn.ip_relative_target(), Some(Addr(0x1007)));
+        assert_eq!(decode(&hex("8b 00"), Addr(0)).expect("an instruction").ip_relative_target(), None);
+    }
+}

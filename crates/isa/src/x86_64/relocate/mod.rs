@@ -1,0 +1,175 @@
+//! Relocation: the bytes that have an instruction's effect at another address.
+//!
+//! Executing what [`relocate`] appends, at [`Relocation::to`], changes registers, flags, memory, vector
+//! state and stack as the original does at its own address. Where the original goes on behind itself,
+//! the copy falls out behind the appended bytes; where it branches, the copy goes to what
+//! [`Relocation::resolve`] makes of the target. A displaced call pushes the *original* return address
+//! and so never comes back to the copy.
+//!
+//! The red zone is kept, and nothing is relied upon that lies further below `rsp`, because a signal
+//! handler may overwrite that.
+//!
+//! What can be told apart:
+//! - If the instruction faults, the handler sees the address in the copy. Where a memory operand is out
+//!   of reach it also sees a scratch register and a lowered `rsp`; in a displaced call, `rsp` behind
+//!   the push.
+//! - The x87 instruction pointer (`fnstenv`, `fxsave`) is that of the copy.
+//! - `call [mem]` reads its target behind the push of the return address, unless `mem` is based on
+//!   `rsp` or out of reach. It matters only if the pointer lies in the very slot that is pushed.
+
+mod branch;
+mod call;
+mod encoding;
+mod jump;
+mod memory;
+mod special;
+mod stack;
+
+use iced_x86::Code;
+
+use super::{Assembler, Flow, Insn};
+use crate::Addr;
+
+/// No instruction takes more bytes than this when displaced.
+pub const MAX_RELOCATED_LEN: usize = 64;
+
+/// Where a copy will run, and what it has to know about its surroundings.
+#[derive(Clone, Copy)]
+pub struct Relocation<'a> {
+    /// The address of the first appended byte.
+    pub to: Addr,
+    /// Where a branch, call, jump or abort target is now; the identity for what has not moved. Data
+    /// addresses and the targets of indirect branches do not go through it.
+    pub resolve: &'a dyn Fn(Addr) -> Addr,
+    /// Whether the program may run with a shadow stack, so that a return has to match a call.
+    pub shadow_stack: bool,
+}
+
+/// Why an instruction cannot be run at another address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RelocateError {
+    /// The copy would return where nothing called, or call without returning.
+    #[error("{at}: the copy of this instruction would not match the shadow stack")]
+    ShadowStack {
+        /// The instruction.
+        at: Addr,
+    },
+    /// A near branch with prefix 66: AMD processors truncate its target to 16 bits, Intel processors
+    /// ignore the prefix.
+    #[error("{at}: processors disagree about a near branch with an operand size prefix")]
+    OperandSize {
+        /// The instruction.
+        at: Addr,
+    },
+    /// `int n`, `int1`, `int3`: who receives it acts upon its address.
+    #[error("{at}: an interrupt reports its own address")]
+    Interrupt {
+        /// The instruction.
+        at: Addr,
+    },
+    /// `sysenter`: the kernel, not the instruction, decides where it returns to.
+    #[error("{at}: the return address of sysenter is the kernel's choice")]
+    Sysenter {
+        /// The instruction.
+        at: Addr,
+    },
+    /// `call far`: the return address and the code segment are pushed as one.
+    #[error("{at}: a far call pushes its own address")]
+    FarCall {
+        /// The instruction.
+        at: Addr,
+    },
+    /// `jmp far [rip + x]`, out of reach.
+    #[error("{at}: the far pointer at {target} is out of reach")]
+    FarPointer {
+        /// The instruction.
+        at: Addr,
+        /// The address of the pointer.
+        target: Addr,
+    },
+    /// `enclu`: an enclave is told the address behind the instruction.
+    #[error("{at}: an enclave is told the address of this instruction")]
+    Enclave {
+        /// The instruction.
+        at: Addr,
+    },
+    /// The instruction leaves no register to hold an address.
+    #[error("{at}: no register is free to hold an address")]
+    NoScratch {
+        /// The instruction.
+        at: Addr,
+    },
+    /// The operand is encoded in a way that is not known here.
+    #[error("{at}: the encoding of the operand is not known")]
+    Encoding {
+        /// The instruction.
+        at: Addr,
+    },
+}
+
+impl RelocateError {
+    /// The address of the instruction.
+    pub fn addr(&self) -> Addr {
+        use RelocateError::*;
+        match *self {
+            ShadowStack { at }
+            | OperandSize { at }
+            | Interrupt { at }
+            | Sysenter { at }
+            | FarCall { at }
+            | FarPointer { at, .. }
+            | Enclave { at }
+            | NoScratch { at }
+            | Encoding { at } => at,
+        }
+    }
+}
+
+/// Appends to `out` the bytes that do at `how.to` what `insn` does at its own address; see the module.
+///
+/// How many they are depends only on the instruction and on whether its (resolved) target or its data
+/// is in reach of a 32-bit displacement from the copy. So a layout that is repeated with better
+/// addresses settles. There are never more than [`MAX_RELOCATED_LEN`].
+///
+/// # Errors
+///
+/// The reason why the instruction cannot run elsewhere; `out` is then as before.
+#[inline]
+pub fn relocate(insn: &Insn, how: &Relocation, out: &mut Vec<u8>) -> Result<(), RelocateError> {
+    let flow = insn.flow();
+    if flow == Flow::Next && insn.ip_relative_target().is_none() && insn.iced().code() != Code::Enclu {
+        out.extend_from_slice(insn.bytes());
+        return Ok(());
+    }
+    let len = out.len();
+    let mut asm = Assembler::resume(std::mem::take(out), how.to);
+    let result = displace(insn, flow, how, &mut asm);
+    *out = asm.into_bytes();
+    if result.is_err() {
+        out.truncate(len);
+    }
+    result
+}
+
+fn displace(insn: &Insn, flow: Flow, how: &Relocation, asm: &mut Assembler) -> Result<(), RelocateError> {
+    let at = insn.addr();
+    match flow {
+        Flow::Next if insn.iced().code() == Code::Enclu => Err(RelocateError::Enclave { at }),
+        Flow::Next => memory::displace(insn, asm),
+        Flow::Jump(target) => jump::direct(insn, (how.resolve)(target), asm),
+        Flow::IndirectJump => jump::indirect(insn, how.shadow_stack, asm),
+        Flow::Branch(target) => branch::displace(insn, (how.resolve)(target), asm),
+        Flow::Call(_) | Flow::IndirectCall if how.shadow_stack => Err(RelocateError::ShadowStack { at }),
+        Flow::Call(target) => call::direct(insn, (how.resolve)(target), asm),
+        Flow::IndirectCall => call::indirect(insn, asm),
+        Flow::Begin(target) => special::begin(insn, (how.resolve)(target), asm),
+        Flow::Syscall => special::syscall(insn, asm),
+        Flow::Trap => Err(RelocateError::Interrupt { at }),
+        Flow::Far => special::far(insn, asm),
+        // What stops never looks at its operand.
+        Flow::Return | Flow::Stop => {
+            asm.raw(insn.bytes());
+            Ok(())
+        }
+    }
+}
