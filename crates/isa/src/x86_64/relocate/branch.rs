@@ -49,3 +49,41 @@ fn counted(opcode: u8, narrow: bool, target: Addr, asm: &mut Assembler) {
     asm.raw(&[0xEB, if near { 5 } else { FAR_JUMP_LEN }]);
     if near { asm.jump(target) } else { asm.jump_far(target) }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::x86_64::relocate::testing::{FAR, NEAR, assert_bytes};
+
+    const TARGET: &str = "ff 25 00 00 00 00 12 10 00 00 00 7f 00 00";
+
+    #[test]
+    fn conditional_jumps_become_long_in_reach() {
+        assert_bytes("74 10", NEAR, "0f 84 0c 10 00 f0");
+        assert_bytes("0f 8f 10 00 00 00", NEAR, "0f 8f 10 10 00 f0");
+        assert_bytes("3e 74 10", NEAR, "0f 84 0d 10 00 f0");
+        assert_bytes("f2 0f 8f 10 00 00 00", NEAR, "0f 8f 11 10 00 f0");
+    }
+
+    #[test]
+    fn out_of_reach_the_opposite_condition_goes_over_a_far_jump() {
+        for condition in 0..16 {
+            let opposite = condition ^ 1;
+            assert_bytes(&format!("7{condition:x} 10"), FAR, &format!("7{opposite:x} 0e {TARGET}"));
+            assert_bytes(
+                &format!("0f 8{condition:x} 0c 00 00 00"),
+                FAR,
+                &format!("7{opposite:x} 0e {TARGET}"),
+            );
+        }
+    }
+
+    #[test]
+    fn counted_branches_go_over_a_jump() {
+        for opcode in ["e0", "e1", "e2", "e3"] {
+            assert_bytes(&format!("{opcode} 10"), NEAR, &format!("{opcode} 02 eb 05 e9 09 10 00 f0"));
+            assert_bytes(&format!("{opcode} 10"), FAR, &format!("{opcode} 02 eb 0e {TARGET}"));
+            assert_bytes(&format!("67 {opcode} 0f"), FAR, &format!("67 {opcode} 02 eb 0e {TARGET}"));
+        }
+        assert_bytes("2e 48 67 e3 0d", FAR, &format!("67 e3 02 eb 0e {TARGET}"));
+    }
+}

@@ -161,3 +161,84 @@ impl ReturnAddress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::x86_64::relocate::testing::{FAR, NEAR, assert_bytes};
+    use crate::x86_64::relocate::{Relocation, relocate};
+    use crate::x86_64::{decode, testing::hex};
+
+    #[test]
+    fn direct_calls_push_the_original_return_address() {
+        // push [rip+5]; jmp; the return address 0x7f0000001005.
+        assert_bytes("e8 00 01 00 00", NEAR, "ff 35 05 00 00 00 e9 fa 10 00 f0 05 10 00 00 00 7f 00 00");
+        // push [rip+14]; jmp [rip]; the target 0x7f0000001105; the return address.
+        assert_bytes(
+            "e8 00 01 00 00",
+            FAR,
+            "ff 35 0e 00 00 00 ff 25 00 00 00 00 05 11 00 00 00 7f 00 00 05 10 00 00 00 7f 00 00",
+        );
+    }
+
+    #[test]
+    fn a_return_address_that_fits_is_an_immediate() {
+        let insn = decode(&hex("e8 00 01 00 00"), Addr(0x40_1000)).expect("an instruction");
+        let how = Relocation { to: Addr(0x50_0000), resolve: &|target| target, shadow_stack: false };
+        let mut out = Vec::new();
+        relocate(&insn, &how, &mut out).expect("a copy");
+        assert_eq!(out, hex("68 05 10 40 00 e9 fb 10 f0 ff"));
+    }
+
+    #[test]
+    fn calls_through_a_register_or_other_memory_push_and_jump() {
+        const LITERAL_2: &str = "02 10 00 00 00 7f 00 00";
+        assert_bytes("ff d0", NEAR, &format!("ff 35 02 00 00 00 ff e0 {LITERAL_2}"));
+        assert_bytes("ff 10", NEAR, &format!("ff 35 02 00 00 00 ff 20 {LITERAL_2}"));
+        // r12 shares its encoding with rsp, not its meaning.
+        assert_bytes("41 ff 14 24", FAR, "ff 35 04 00 00 00 41 ff 24 24 04 10 00 00 00 7f 00 00");
+        assert_bytes("3e ff d0", NEAR, "ff 35 03 00 00 00 3e ff e0 03 10 00 00 00 7f 00 00");
+    }
+
+    #[test]
+    fn the_push_is_taken_into_account_where_rsp_is_the_base() {
+        // call [rsp+8]: jmp [rsp+16].
+        assert_bytes("ff 54 24 08", NEAR, "ff 35 07 00 00 00 ff a4 24 10 00 00 00 04 10 00 00 00 7f 00 00");
+        // call [rsp-16] reads just below the slot.
+        assert_bytes("ff 54 24 f0", NEAR, "ff 35 07 00 00 00 ff a4 24 f8 ff ff ff 04 10 00 00 00 7f 00 00");
+    }
+
+    #[test]
+    fn a_target_that_the_push_would_change_is_read_first() {
+        const REST: &str =
+            "48 8d 64 24 80 ff b4 24 80 00 00 00 ff 35 0a 00 00 00 8f 84 24 88 00 00 00 c2 80 00";
+        // call rsp, call [rsp-8], call [rsp-1], call [rsp-15], call [rsp+rax], call [rsp+0x7fffffff].
+        for (original, push) in [
+            ("ff d4", "ff f4"),
+            ("ff 54 24 f8", "ff 74 24 f8"),
+            ("ff 54 24 ff", "ff 74 24 ff"),
+            ("ff 54 24 f1", "ff 74 24 f1"),
+            ("ff 14 04", "ff 34 04"),
+            ("ff 94 24 ff ff ff 7f", "ff b4 24 ff ff ff 7f"),
+        ] {
+            let len = original.split(' ').count();
+            assert_bytes(original, FAR, &format!("{push} {REST} {len:02x} 10 00 00 00 7f 00 00"));
+        }
+    }
+
+    #[test]
+    fn calls_through_memory_relative_to_the_instruction_pointer() {
+        // In reach: the displacement counts from the jmp behind the push.
+        assert_bytes(
+            "ff 15 00 01 00 00",
+            NEAR,
+            "ff 35 06 00 00 00 ff 25 fa 10 00 f0 06 10 00 00 00 7f 00 00",
+        );
+        assert_bytes(
+            "ff 15 00 01 00 00",
+            FAR,
+            "48 8d a4 24 70 ff ff ff 50 48 b8 06 11 00 00 00 7f 00 00 ff 30 8f 44 24 08 58 \
+             ff 35 0a 00 00 00 8f 84 24 88 00 00 00 c2 80 00 06 10 00 00 00 7f 00 00",
+        );
+    }
+}

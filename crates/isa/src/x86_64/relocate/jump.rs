@@ -71,3 +71,52 @@ pub(super) fn push_target(
     asm.pop(address);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::x86_64::relocate::testing::{FAR, FROM, NEAR, assert_bytes, assert_code, copy};
+
+    #[test]
+    fn direct_jumps_become_long() {
+        assert_bytes("eb 10", NEAR, "e9 0d 10 00 f0");
+        assert_bytes("e9 10 00 00 00", NEAR, "e9 10 10 00 f0");
+        assert_bytes("f2 e9 10 00 00 00", NEAR, "e9 11 10 00 f0");
+        assert_bytes("eb 10", FAR, "ff 25 00 00 00 00 12 10 00 00 00 7f 00 00");
+    }
+
+    #[test]
+    fn indirect_jumps_keep_their_prefixes_in_reach() {
+        assert_bytes("3e ff 25 00 01 00 00", NEAR, "3e ff 25 00 11 00 f0");
+        assert_bytes("66 ff 25 00 01 00 00", NEAR, "66 ff 25 00 11 00 f0");
+        assert_bytes("67 ff 25 00 01 00 00", FAR, "67 ff 25 00 11 00 00");
+    }
+
+    #[test]
+    fn indirect_jumps_out_of_reach_go_through_the_stack_below_the_red_zone() {
+        assert_code(
+            "ff 25 00 01 00 00",
+            FAR,
+            &[
+                "lea rsp, [rsp-0x88]",
+                "push rax",
+                "mov rax, 0x7f0000001106",
+                "push qword [rax]",
+                "pop qword [rsp+8]",
+                "pop rax",
+                "ret 0x80",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_operand_size_prefix_is_refused() {
+        let refused = Err(RelocateError::OperandSize { at: FROM });
+        for bytes in
+            ["66 e9 00 00 00 00", "66 eb 00", "66 e8 00 00 00 00", "66 ff d0", "66 74 00", "66 e2 00"]
+        {
+            assert_eq!(copy(bytes, NEAR), refused, "{bytes}");
+        }
+        assert_eq!(copy("66 ff 25 00 01 00 00", FAR), refused);
+    }
+}

@@ -24,6 +24,8 @@ mod jump;
 mod memory;
 mod special;
 mod stack;
+#[cfg(test)]
+mod testing;
 
 use iced_x86::Code;
 
@@ -171,5 +173,97 @@ fn displace(insn: &Insn, flow: Flow, how: &Relocation, asm: &mut Assembler) -> R
             asm.raw(insn.bytes());
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{FAR, FROM, NEAR, assert_bytes, copy, copy_with};
+    use super::*;
+
+    #[test]
+    fn what_does_not_depend_on_its_address_is_copied_verbatim() {
+        for bytes in [
+            "90",
+            "48 89 e5",
+            // A redundant REX, a REX without effect, a long form of a short instruction.
+            "40 48 89 e5",
+            "48 66 89 e5",
+            "48 81 c0 01 00 00 00",
+            "2e 2e 64 66 48 8b 84 24 80 00 00 00",
+            "f0 48 0f c7 0c 24",
+            "f3 a4",
+            "48 a1 88 77 66 55 44 33 22 11",
+            "62 f1 7c 48 58 c1",
+            "c3",
+            "66 c3",
+            "f2 c3",
+            "ff e0",
+            "3e ff e0",
+            "66 ff e0",
+            "ff 64 24 08",
+            "0f 0b",
+            "f4",
+            "0f 01 d5",
+            "c6 f8 01",
+            "48 cf",
+            "cb",
+            "ff 2c 24",
+            "0f 01 c1",
+        ] {
+            assert_bytes(bytes, NEAR, bytes);
+            assert_bytes(bytes, FAR, bytes);
+        }
+    }
+
+    #[test]
+    fn an_operand_that_is_never_accessed_stays() {
+        assert_bytes("0f 1f 05 00 00 00 00", FAR, "0f 1f 05 00 00 00 00");
+        assert_bytes("0f b9 05 00 00 00 00", FAR, "0f b9 05 00 00 00 00");
+    }
+
+    #[test]
+    fn interrupts_and_enclaves_are_refused() {
+        let at = FROM;
+        for bytes in ["cc", "f1", "cd 80", "cd 03"] {
+            assert_eq!(copy(bytes, NEAR), Err(RelocateError::Interrupt { at }), "{bytes}");
+        }
+        assert_eq!(copy("0f 01 d7", NEAR), Err(RelocateError::Enclave { at }));
+    }
+
+    #[test]
+    fn a_shadow_stack_refuses_what_returns_without_a_call() {
+        let how = |to| Relocation { to, resolve: &|target| target, shadow_stack: true };
+        let refused = Err(RelocateError::ShadowStack { at: FROM });
+        for bytes in ["e8 00 00 00 00", "ff d0", "ff 15 00 00 00 00", "ff 54 24 08"] {
+            assert_eq!(copy_with(bytes, &how(NEAR)), refused, "{bytes}");
+        }
+        assert_eq!(copy_with("ff 25 00 00 00 00", &how(FAR)), refused);
+        for bytes in ["ff 25 00 00 00 00", "eb 00", "c3", "ff e0"] {
+            assert!(copy_with(bytes, &how(NEAR)).is_ok(), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_instruction() {
+        let error = copy("cc", NEAR).expect_err("refused");
+        assert_eq!(error.addr(), FROM);
+        assert_eq!(error.to_string(), "0x7f0000001000: an interrupt reports its own address");
+    }
+
+    #[test]
+    fn only_targets_are_resolved_and_the_length_follows_their_reach() {
+        let resolve = |target: Addr| if target == FROM + 0x42 { NEAR + 0x100 } else { FAR };
+        let how = Relocation { to: NEAR, resolve: &resolve, shadow_stack: false };
+        let same = Relocation { resolve: &|target| target, ..how };
+        // Targets near the copy, wherever that is, give the same length.
+        for bytes in ["eb 40", "74 40", "e2 40", "c7 f8 3c 00 00 00", "e8 3d 00 00 00"] {
+            let moved = copy_with(bytes, &how).expect("a copy");
+            let unmoved = copy_with(bytes, &same).expect("a copy");
+            assert_eq!(moved.len(), unmoved.len(), "{bytes}");
+            assert_ne!(moved, unmoved, "{bytes}");
+        }
+        let data = "48 8b 05 3b 00 00 00";
+        assert_eq!(copy_with(data, &how), copy_with(data, &same));
     }
 }

@@ -47,3 +47,35 @@ pub(super) fn far(insn: &Insn, asm: &mut Assembler) -> Result<(), RelocateError>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::x86_64::relocate::testing::{FAR, FROM, NEAR, assert_bytes, copy};
+
+    #[test]
+    fn an_abort_goes_to_the_original_target() {
+        assert_bytes("c7 f8 10 00 00 00", NEAR, "c7 f8 10 10 00 f0");
+        assert_bytes(
+            "c7 f8 10 00 00 00",
+            FAR,
+            "c7 f8 02 00 00 00 eb 0e ff 25 00 00 00 00 16 10 00 00 00 7f 00 00",
+        );
+    }
+
+    #[test]
+    fn a_system_call_leaves_the_original_address_in_rcx() {
+        assert_bytes("0f 05", NEAR, "0f 05 48 b9 02 10 00 00 00 7f 00 00");
+        assert_eq!(copy("0f 34", NEAR), Err(RelocateError::Sysenter { at: FROM }));
+    }
+
+    #[test]
+    fn far_transfers_move_only_with_their_pointer_in_reach() {
+        assert_bytes("48 ff 2d 00 01 00 00", NEAR, "48 ff 2d 00 11 00 f0");
+        let target = FROM + 0x107;
+        assert_eq!(copy("48 ff 2d 00 01 00 00", FAR), Err(RelocateError::FarPointer { at: FROM, target }));
+        for call in ["ff 1c 24", "48 ff 1d 00 01 00 00"] {
+            assert_eq!(copy(call, NEAR), Err(RelocateError::FarCall { at: FROM }), "{call}");
+        }
+    }
+}

@@ -48,3 +48,68 @@ fn narrow(width: i32, asm: &mut Assembler) {
         asm.raw(&[OPERAND_SIZE]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::x86_64::relocate::testing::{FAR, assert_code};
+
+    #[test]
+    fn push_out_of_reach() {
+        assert_code(
+            "ff 35 00 01 00 00",
+            FAR,
+            &[
+                "lea rsp, [rsp-0x88]",
+                "push rax",
+                "mov rax, 0x7f0000001106",
+                "push qword [rax]",
+                "pop qword [rsp+0x88]",
+                "pop rax",
+                "lea rsp, [rsp+0x80]",
+            ],
+        );
+        assert_code(
+            "65 66 ff 35 00 01 00 00",
+            FAR,
+            &[
+                "lea rsp, [rsp-0x82]",
+                "push rax",
+                "mov rax, 0x7f0000001108",
+                "push word [gs:rax]",
+                "pop word [rsp+0x88]",
+                "pop rax",
+                "lea rsp, [rsp+0x80]",
+            ],
+        );
+    }
+
+    #[test]
+    fn pop_out_of_reach() {
+        assert_code(
+            "8f 05 00 01 00 00",
+            FAR,
+            &[
+                "lea rsp, [rsp-0x80]",
+                "push rax",
+                "mov rax, 0x7f0000001106",
+                "push qword [rsp+0x88]",
+                "pop qword [rax]",
+                "pop rax",
+                "lea rsp, [rsp+0x88]",
+            ],
+        );
+        assert_code(
+            "66 8f 05 00 01 00 00",
+            FAR,
+            &[
+                "lea rsp, [rsp-0x80]",
+                "push rax",
+                "mov rax, 0x7f0000001107",
+                "push word [rsp+0x88]",
+                "pop word [rax]",
+                "pop rax",
+                "lea rsp, [rsp+0x82]",
+            ],
+        );
+    }
+}
