@@ -1,0 +1,371 @@
+//! Local liveness: what may still be read behind an address, found by a forward scan of straight code.
+//!
+//! The scan follows direct jumps inside the bytes it is given, and stops at anything that decides or
+//! leaves: a branch, a call, a return, a system call, the end of the bytes, bytes that do not decode.
+//! What is not proven dead by then is live. Faults count as going on: a signal handler may see the
+//! value of a dead register or flag.
+
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions,
+    Mnemonic, OpAccess, OpKind, RflagsBits,
+};
+
+use super::{Gpr, GprSet};
+use crate::Addr;
+
+/// How many instructions a scan looks at.
+const LIMIT: usize = 32;
+
+/// CF, PF, AF, ZF, SF, OF.
+const STATUS_FLAGS: u32 =
+    RflagsBits::CF | RflagsBits::PF | RflagsBits::AF | RflagsBits::ZF | RflagsBits::SF | RflagsBits::OF;
+
+/// A bit for each general-purpose register, by its number, but for `rsp`.
+const ALL_BUT_RSP: u32 = 0xFFFF & !(1 << Gpr::Rsp.number());
+
+/// What may be read before it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Live {
+    /// Any of the status flags CF, PF, AF, ZF, SF, OF. The direction flag is not among them.
+    pub flags: bool,
+    /// General-purpose registers; `rsp` always is.
+    pub gprs: GprSet,
+    /// Any vector register.
+    pub vector: bool,
+    /// Bit `n` stands for vector register `n` with all its bits (`xmm`, `ymm`, `zmm`). One is dead only
+    /// if an instruction with VEX or EVEX encoding overwrites all of it.
+    pub vectors: u32,
+}
+
+impl Live {
+    /// Nothing known: everything may be read.
+    pub const ALL: Live = Live { flags: true, gprs: GprSet::ALL, vector: true, vectors: u32::MAX };
+}
+
+/// What may be read before it is written, from `at` on; `code` are the bytes that begin there.
+pub fn live_before(code: &[u8], at: Addr) -> Live {
+    let mut state = State {
+        flags: Pending::new(STATUS_FLAGS),
+        gprs: Pending::new(ALL_BUT_RSP),
+        vectors: Pending::new(u32::MAX),
+    };
+    let mut factory = InstructionInfoFactory::new();
+    scan(code, at, |insn| {
+        state.step(insn, &mut factory);
+        state.flags.undecided | state.gprs.undecided != 0
+    });
+    let dead: GprSet = Gpr::ALL.into_iter().filter(|&gpr| state.gprs.dead & 1 << gpr.number() != 0).collect();
+    let vectors = !state.vectors.dead;
+    Live { flags: state.flags.dead != STATUS_FLAGS, gprs: dead.complement(), vector: vectors != 0, vectors }
+}
+
+/// Whether any status flag may be read before it is written, from `at` on; `code` are the bytes that
+/// begin there. The same as [`Live::flags`], but faster.
+pub fn flags_live_before(code: &[u8], at: Addr) -> bool {
+    let mut flags = Pending::new(STATUS_FLAGS);
+    scan(code, at, |insn| {
+        flags.step(insn.rflags_read(), overwritten_flags(insn));
+        // One live flag is enough.
+        flags.undecided != 0 && flags.undecided | flags.dead == STATUS_FLAGS
+    });
+    flags.dead != STATUS_FLAGS
+}
+
+/// Shows `visit` the instructions that are certain to run from `at` on, until it says `false`.
+fn scan(code: &[u8], at: Addr, mut visit: impl FnMut(&Instruction) -> bool) {
+    let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
+    let mut insn = Instruction::default();
+    for _ in 0..LIMIT {
+        if !decoder.can_decode() {
+            return;
+        }
+        decoder.decode_out(&mut insn);
+        match insn.flow_control() {
+            FlowControl::Next if is_opaque(&insn) => return,
+            FlowControl::Next => {
+                if !visit(&insn) {
+                    return;
+                }
+            }
+            FlowControl::UnconditionalBranch => {
+                let offset = Addr(insn.near_branch_target()).offset_from(at);
+                let Some(offset) = usize::try_from(offset).ok().filter(|&offset| offset < code.len()) else {
+                    return;
+                };
+                if decoder.set_position(offset).is_err() {
+                    return;
+                }
+                decoder.set_ip(insn.near_branch_target());
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Instructions that are not known to read only what they name.
+fn is_opaque(insn: &Instruction) -> bool {
+    insn.is_privileged()
+        || matches!(
+            insn.code(),
+            Code::INVALID | Code::Hlt | Code::Xabort_imm8 | Code::Enclu | Code::Getsecd | Code::Getsecq
+        )
+}
+
+/// The status flags an instruction overwrites, whatever its operands are.
+///
+/// A flag that the manuals leave undefined does not count: processors may, and some do, keep it. The
+/// one exception is AF behind `and`, `or`, `xor` and `test`, which processors clear. (Zen 4 keeps it in
+/// `shl` and `imul`.)
+fn overwritten_flags(insn: &Instruction) -> u32 {
+    let written = insn.rflags_written();
+    let all = written | insn.rflags_cleared() | insn.rflags_set();
+    match insn.mnemonic() {
+        Mnemonic::And | Mnemonic::Or | Mnemonic::Xor | Mnemonic::Test => all | RflagsBits::AF,
+        Mnemonic::Shl
+        | Mnemonic::Sal
+        | Mnemonic::Shr
+        | Mnemonic::Sar
+        | Mnemonic::Rol
+        | Mnemonic::Ror
+        | Mnemonic::Rcl
+        | Mnemonic::Rcr
+        | Mnemonic::Shld
+        | Mnemonic::Shrd => {
+            if shifts(insn) {
+                all
+            } else {
+                0
+            }
+        }
+        // Repeated zero times, they compare nothing.
+        Mnemonic::Cmpsb
+        | Mnemonic::Cmpsw
+        | Mnemonic::Cmpsd
+        | Mnemonic::Cmpsq
+        | Mnemonic::Scasb
+        | Mnemonic::Scasw
+        | Mnemonic::Scasd
+        | Mnemonic::Scasq
+            if insn.has_rep_prefix() || insn.has_repne_prefix() =>
+        {
+            0
+        }
+        // Processors without BMI run them as `bsf` and `bsr`.
+        Mnemonic::Tzcnt | Mnemonic::Lzcnt => RflagsBits::ZF,
+        // The manuals do not agree about OF, SF and AF.
+        Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip => written,
+        _ => all,
+    }
+}
+
+/// Whether a shift or rotation is by a constant between 1 and the width of its operand less 1. By
+/// nothing it leaves the flags alone, by more it leaves some undefined.
+fn shifts(insn: &Instruction) -> bool {
+    let last = insn.op_count() - 1;
+    if insn.op_kind(last) != OpKind::Immediate8 {
+        return false;
+    }
+    let bytes = match insn.op0_kind() {
+        OpKind::Register => insn.op0_register().size(),
+        _ => insn.memory_size().size(),
+    };
+    let width = 8 * bytes as u64;
+    let count = insn.immediate(last) & if width == 64 { 63 } else { 31 };
+    (1..width).contains(&count)
+}
+
+/// Members of a set, one bit each, that are not yet known to be live, and those known to be dead.
+struct Pending {
+    undecided: u32,
+    dead: u32,
+}
+
+impl Pending {
+    fn new(members: u32) -> Pending {
+        Pending { undecided: members, dead: 0 }
+    }
+
+    /// An instruction reads `read` and then overwrites `written`.
+    fn step(&mut self, read: u32, written: u32) {
+        self.undecided &= !read;
+        self.dead |= self.undecided & written;
+        self.undecided &= !written;
+    }
+}
+
+struct State {
+    flags: Pending,
+    gprs: Pending,
+    vectors: Pending,
+}
+
+impl State {
+    fn step(&mut self, insn: &Instruction, factory: &mut InstructionInfoFactory) {
+        self.flags.step(insn.rflags_read(), overwritten_flags(insn));
+        let (mut gprs, mut vectors) = ((0, 0), (0, 0));
+        if insn.is_save_restore_instruction() {
+            vectors.0 = u32::MAX;
+        }
+        for used in factory.info_options(insn, InstructionInfoOptions::NO_MEMORY_USAGE).used_registers() {
+            let register = used.register();
+            // A write to a part of a register keeps the rest. Writes that clear the rest are shown as
+            // writes to the whole.
+            let (class, whole) = if register.is_gpr() {
+                (&mut gprs, register.is_gpr64())
+            } else if register.is_vector_register() {
+                (&mut vectors, register.is_zmm())
+            } else {
+                continue;
+            };
+            let bit = 1u32 << (register.full_register().number() & 31);
+            match used.access() {
+                OpAccess::Write if whole => class.1 |= bit,
+                OpAccess::None | OpAccess::NoMemAccess | OpAccess::Write | OpAccess::CondWrite => {}
+                _ => class.0 |= bit,
+            }
+        }
+        self.gprs.step(gprs.0, gprs.1);
+        self.vectors.step(vectors.0, vectors.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::x86_64::testing::hex;
+
+    const AT: Addr = Addr(0x1000);
+
+    fn live(code: &str) -> Live {
+        let code = hex(code);
+        let live = live_before(&code, AT);
+        assert_eq!(live.flags, flags_live_before(&code, AT), "{code:02x?}");
+        live
+    }
+
+    /// The registers that are dead before `code`.
+    fn dead(code: &str) -> Vec<Gpr> {
+        live(code).gprs.complement().iter().collect()
+    }
+
+    #[test]
+    fn nothing_known_is_all_live() {
+        // No code, a bad byte, ret, call, jmp rax, jcc, syscall, int3, ud2, hlt, in, xabort.
+        for code in [
+            "",
+            "06",
+            "c3",
+            "e8 00 00 00 00",
+            "ff e0",
+            "70 00",
+            "0f 05",
+            "cc",
+            "0f 0b",
+            "f4",
+            "ec",
+            "0f 01 d5",
+        ] {
+            assert_eq!(live(code), Live::ALL, "{code}");
+            if !code.is_empty() {
+                // cmp and mov eax, 1 come too late.
+                assert_eq!(live(&format!("{code} 39 c0 b8 01 00 00 00")), Live::ALL, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn arithmetic_kills_the_flags() {
+        // sub, cmp, add, neg, test, xor, and; ucomisd; popcnt; sahf alone does not kill OF.
+        for code in ["48 83 ec 08", "39 c8", "83 c0 01", "f7 d8", "85 c0", "31 c0", "48 21 c8", "66 0f 2e c1"]
+        {
+            assert!(!live(code).flags, "{code}");
+        }
+        assert!(!live("f3 0f b8 c0").flags);
+        assert!(live("9e").flags);
+    }
+
+    #[test]
+    fn flags_are_followed_one_by_one() {
+        // inc keeps CF; clc kills only CF; both kill all.
+        assert!(live("ff c0").flags);
+        assert!(live("f8").flags);
+        assert!(!live("ff c0 f8").flags);
+        // bt writes CF only, inc the others.
+        assert!(!live("0f a3 c8 ff c0").flags);
+        // mov in between does not matter, nor does what is behind the decision.
+        assert!(!live("48 89 c1 39 c8 74 00").flags);
+    }
+
+    #[test]
+    fn readers_keep_the_flags_live() {
+        // adc, sbb eax, eax, setz, cmovz, rcl by one, pushf, lahf, cmc, each before a cmp.
+        for reader in ["11 c8", "19 c0", "0f 94 c0", "0f 44 c1", "d1 d0", "9c", "9f", "f5"] {
+            assert!(live(&format!("{reader} 39 c8")).flags, "{reader}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_may_not_happen_kills_nothing() {
+        // shl eax, cl; shl eax, 0; shl eax, 32; shld eax, ecx, cl; repe cmpsb; repne scasb. `inc` and
+        // `clc` would kill the rest if they did.
+        for code in ["d3 e0", "c1 e0 00", "c1 e0 20", "0f a5 c8", "f3 a6", "f2 ae"] {
+            assert!(live(code).flags, "{code}");
+        }
+        // shl eax, 1 writes all but AF; undefined flags do not count: shl eax, 4 leaves OF and AF.
+        assert!(live("d1 e0").flags);
+        assert!(live("c1 e0 04 f8").flags);
+        assert!(!live("a6").flags);
+        // div leaves all of them undefined; tzcnt may run as bsf.
+        assert!(live("f7 f1").flags);
+        assert!(live("f3 0f bc c1 ff c0").flags);
+    }
+
+    #[test]
+    fn direct_jumps_are_followed_inside_the_bytes() {
+        // jmp +2 over an adc to a cmp; jmp out; jmp to itself.
+        assert!(!live("eb 02 11 c8 39 c8").flags);
+        assert!(live("eb 10 39 c8").flags);
+        assert!(live("eb f0 39 c8").flags);
+        assert!(live("eb fe").flags);
+        // The instruction pointer is right behind the jump: a second one, back to the cmp.
+        assert!(!live("eb 02 39 c8 eb fc").flags);
+    }
+
+    #[test]
+    fn a_register_is_dead_if_all_of_it_is_overwritten_first() {
+        assert_eq!(dead("b8 01 00 00 00"), [Gpr::Rax]);
+        assert_eq!(dead("48 8b 07"), [Gpr::Rax]);
+        assert_eq!(dead("31 c0"), [Gpr::Rax]);
+        assert_eq!(dead("0f a2"), [Gpr::Rdx, Gpr::Rbx]);
+        // Parts: mov al, 1; mov ax, 1; mov ah, 1. Reads: add, mov rax, [rax], xchg, cmov.
+        for code in ["b0 01", "66 b8 01 00", "b4 01", "83 c0 01", "48 8b 00", "0f 44 c0", "48 0f 44 c1"] {
+            assert_eq!(dead(code), [], "{code}");
+        }
+        // Read before written: mov [rcx], rax; mov eax, 1; mov ecx, 1.
+        assert_eq!(dead("48 89 01 b8 01 00 00 00 b9 01 00 00 00"), []);
+        // The stack pointer never is: mov rsp, rbp.
+        assert_eq!(dead("48 89 ec"), []);
+        // rep movsb may copy nothing.
+        assert_eq!(dead("f3 a4"), []);
+    }
+
+    #[test]
+    fn a_vector_register_is_dead_if_all_of_it_is_overwritten_first() {
+        // vmovaps xmm3, xmm1 clears the upper part, movaps does not; a mask keeps parts.
+        assert_eq!(live("c5 f8 28 d9").vectors, !(1 << 3));
+        assert_eq!(live("0f 28 d9").vectors, u32::MAX);
+        assert_eq!(live("62 f1 7c 49 28 d9").vectors, u32::MAX);
+        assert_eq!(live("62 f1 7c 48 28 d9").vectors, !(1 << 3));
+        // vzeroall leaves zmm16 to zmm31; behind xsave [rdi] all are live.
+        assert_eq!(live("c5 fc 77").vectors, 0xFFFF_0000);
+        assert_eq!(live("0f ae 27 c5 fc 77").vectors, u32::MAX);
+        assert!(live("c5 fc 77").vector);
+    }
+
+    #[test]
+    fn the_scan_has_an_end() {
+        let nops = "90 ".repeat(LIMIT);
+        assert!(live(&format!("{nops} 39 c8")).flags);
+        assert!(!live(&format!("{} 39 c8", &nops[3..])).flags);
+    }
+}
