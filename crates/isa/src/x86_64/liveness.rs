@@ -263,7 +263,7 @@ mod tests {
             "0f 0b",
             "f4",
             "ec",
-            "0f 01 d5",
+            "c6 f8 01",
         ] {
             assert_eq!(live(code), Live::ALL, "{code}");
             if !code.is_empty() {
