@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Sites, tactics, trampolines, landings, transactions.
+//!
+//! The idea: trap first, then promote. Every displaced instruction head has a landing, so a one-byte trap at
+//! the head is already a complete patch; a springboard only makes it fast. Planning ([`mod@plan`]) reads bytes
+//! and a memory map and returns what to write; [`Engine::commit`] writes it through an
+//! [`AddressSpace`](incise_space::AddressSpace).
+
+#![deny(unsafe_code)]
+
+mod arena;
+mod code;
+mod draft;
+mod engine;
+mod group;
+mod hazard;
+mod lower;
+mod memory;
+mod plan;
+mod report;
+mod snippet;
+mod tactic;
+
+pub use code::{Facts, NoFacts};
+pub use engine::{Atomicity, Batch, Engine, Policy, Position};
+pub use report::{CommitError, Entry, InstanceId, Outcome, Report};
+pub use snippet::{CallRecord, CounterId, MachineCode, Snippet};
+pub use tactic::{Obstacle, Refusal, Tactic, TrapPolicy};

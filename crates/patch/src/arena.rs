@@ -1,0 +1,206 @@
+//! Executable memory for trampolines: few, large, sparse mappings, and who uses which byte of them.
+//!
+//! A springboard with trap bytes inside its displacement admits trampolines only at certain addresses
+//! ([`Placement`]). So an arena is a wide reservation that costs nothing but the pages written, and an
+//! allocation asks for the lowest free admitted address, starting where neighbours are likely to share
+//! a page.
+
+use std::ops::Range;
+
+use incise_isa::Addr;
+use incise_isa::native::Placement;
+use rustc_hash::FxHashMap;
+
+/// Bytes of a page.
+pub(crate) const PAGE: u64 = 4096;
+
+/// Sites of one stretch of text of this many bytes begin their search at the same address.
+const ANCHOR: u64 = 4 << 20;
+
+/// One reservation.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    range: Range<Addr>,
+    pages: FxHashMap<u64, Box<Page>>,
+    cursors: FxHashMap<(u32, u32), Addr>,
+}
+
+/// Which bytes of a page are in use.
+#[derive(Debug, Clone)]
+struct Page {
+    bits: [u64; PAGE as usize / 64],
+    used: u32,
+}
+
+impl Arena {
+    /// An empty arena over `range`, which begins and ends on page boundaries.
+    pub(crate) fn new(range: Range<Addr>) -> Arena {
+        Arena { range, pages: FxHashMap::default(), cursors: FxHashMap::default() }
+    }
+
+    pub(crate) fn range(&self) -> Range<Addr> {
+        self.range.clone()
+    }
+
+    /// Bytes in use.
+    pub(crate) fn used(&self) -> u64 {
+        self.pages.values().map(|page| u64::from(page.used)).sum()
+    }
+
+    /// Takes `len` bytes at the lowest suitable address that `place` admits.
+    pub(crate) fn allocate(&mut self, place: &Placement, len: u64) -> Option<Addr> {
+        let window = place.next(self.range.start, self.range.end)?;
+        let key = cursor_key(place);
+        let cursor = key.and_then(|key| self.cursors.get(&key).copied()).unwrap_or(self.range.start);
+        let anchor = if place.mask == 0 { self.range.start } else { window.align_up(ANCHOR) };
+        let at = self
+            .search(place, len, anchor.max(window).max(cursor))
+            .or_else(|| self.search(place, len, window))?;
+        self.mark(at.span(len), true);
+        if let Some(key) = key {
+            self.cursors.insert(key, at + len);
+        }
+        Some(at)
+    }
+
+    fn search(&self, place: &Placement, len: u64, from: Addr) -> Option<Addr> {
+        let mut from = from;
+        loop {
+            let at = place.next(from, self.range.end)?;
+            if at + len > self.range.end {
+                return None;
+            }
+            match self.last_used(at.span(len)) {
+                None => return Some(at),
+                Some(used) => from = used + 1,
+            }
+        }
+    }
+
+    /// Gives bytes back.
+    pub(crate) fn free(&mut self, range: Range<Addr>) {
+        if range.is_empty() {
+            return;
+        }
+        self.mark(range.clone(), false);
+        self.cursors.clear();
+    }
+
+    /// Bytes in use of the page at `page`.
+    pub(crate) fn used_in(&self, page: Addr) -> u64 {
+        self.pages.get(&(page.0 / PAGE)).map_or(0, |page| u64::from(page.used))
+    }
+
+    /// The last byte of `range` that is in use.
+    fn last_used(&self, range: Range<Addr>) -> Option<Addr> {
+        let mut end = range.end.0;
+        while end > range.start.0 {
+            let start = range.start.0.max((end - 1) & !(PAGE - 1));
+            if let Some(page) = self.pages.get(&(start / PAGE))
+                && let Some(last) = page.last_used(start % PAGE, (end - 1) % PAGE + 1)
+            {
+                return Some(Addr(start - start % PAGE + last));
+            }
+            end = start;
+        }
+        None
+    }
+
+    fn mark(&mut self, range: Range<Addr>, used: bool) {
+        let mut start = range.start.0;
+        while start < range.end.0 {
+            let end = range.end.0.min((start | (PAGE - 1)) + 1);
+            let page = self
+                .pages
+                .entry(start / PAGE)
+                .or_insert_with(|| Box::new(Page { bits: [0; PAGE as usize / 64], used: 0 }));
+            page.mark(start % PAGE, end - start, used);
+            if page.used == 0 {
+                self.pages.remove(&(start / PAGE));
+            }
+            start = end;
+        }
+    }
+}
+
+impl Page {
+    fn last_used(&self, start: u64, end: u64) -> Option<u64> {
+        for word in (start / 64..=(end - 1) / 64).rev() {
+            let low = start.max(word * 64) - word * 64;
+            let high = end.min(word * 64 + 64) - word * 64;
+            let bits = self.bits[word as usize] & mask(low, high);
+            if bits != 0 {
+                return Some(word * 64 + 63 - u64::from(bits.leading_zeros()));
+            }
+        }
+        None
+    }
+
+    fn mark(&mut self, start: u64, len: u64, used: bool) {
+        let end = start + len;
+        for word in start / 64..=(end - 1) / 64 {
+            let low = start.max(word * 64) - word * 64;
+            let high = end.min(word * 64 + 64) - word * 64;
+            let bits = &mut self.bits[word as usize];
+            *bits = if used { *bits | mask(low, high) } else { *bits & !mask(low, high) };
+        }
+        self.used = if used { self.used + len as u32 } else { self.used - len as u32 };
+    }
+}
+
+/// Bits `low..high` of a word.
+fn mask(low: u64, high: u64) -> u64 {
+    (u64::MAX >> (64 - (high - low))) << low
+}
+
+/// Placements with the same key admit the same addresses, up to their window: the search for one may go
+/// on where that for another ended.
+fn cursor_key(place: &Placement) -> Option<(u32, u32)> {
+    match place.mask & 0x00FF_FFFF {
+        0 => Some((place.mask, 0)),
+        0xFF => Some((place.mask, (place.base.0 as u32).wrapping_add(place.value) & 0xFF)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use incise_isa::native::Springboard;
+
+    #[test]
+    fn allocations_never_overlap_and_keep_their_constraint() {
+        let mut arena = Arena::new(Addr(0x7000_0000_0000)..Addr(0x7000_1800_0000));
+        let mut taken: Vec<Range<Addr>> = Vec::new();
+        for n in 0..4000u64 {
+            let heads = (n.wrapping_mul(0x9E37_79B9) >> 7) as u8 & 0b1_1110;
+            let site = Addr(0x7000_3380_0000 + n * 48);
+            let place = Springboard::new(site, heads).placements().next().expect("a placement");
+            let len = 17 + n % 40;
+            if let Some(at) = arena.allocate(&place, len) {
+                assert!(place.admits(at));
+                taken.push(at.span(len));
+            }
+        }
+        assert!(taken.len() > 3500, "only {} of 4000 fit", taken.len());
+        taken.sort_by_key(|r| r.start);
+        assert!(taken.windows(2).all(|w| w[0].end <= w[1].start));
+        let total: u64 = taken.iter().map(|r| r.end.0 - r.start.0).sum();
+        assert_eq!(arena.used(), total);
+        for range in taken {
+            arena.free(range);
+        }
+        assert_eq!(arena.used(), 0);
+        assert!(arena.pages.is_empty());
+    }
+
+    #[test]
+    fn freed_bytes_are_used_again() {
+        let mut arena = Arena::new(Addr(0x10_0000)..Addr(0x10_2000));
+        let place = Placement { base: Addr(0x20_0000), mask: 0, value: 0 };
+        let first = arena.allocate(&place, 5000).expect("room");
+        assert_eq!(arena.allocate(&place, 5000), None);
+        arena.free(first.span(5000));
+        assert_eq!(arena.allocate(&place, 8192), Some(Addr(0x10_0000)));
+    }
+}

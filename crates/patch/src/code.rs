@@ -1,0 +1,188 @@
+//! The program's own code, as it is without our patches: what planning reads.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use incise_image::MemoryMap;
+use incise_isa::Addr;
+use incise_isa::native::{Insn, MAX_INSN_LEN, decode};
+use incise_space::AddressSpace;
+
+use crate::arena::PAGE;
+use crate::group::Group;
+use crate::tactic::Refusal;
+
+/// Facts about the program that planning cannot see in the bytes. All of them only help: a wrong one costs
+/// speed, never correctness.
+pub trait Facts {
+    /// The function that holds `at`, as far as it is known.
+    fn function(&self, at: Addr) -> Option<Range<Addr>>;
+    /// Whether a function begins at `at`.
+    fn is_entry(&self, at: Addr) -> bool;
+    /// Whether `at` belongs to a restartable sequence (rseq(2)).
+    fn is_restartable(&self, at: Addr) -> bool;
+}
+
+/// Knows nothing.
+pub struct NoFacts;
+
+impl Facts for NoFacts {
+    fn function(&self, _: Addr) -> Option<Range<Addr>> {
+        None
+    }
+    fn is_entry(&self, _: Addr) -> bool {
+        false
+    }
+    fn is_restartable(&self, _: Addr) -> bool {
+        false
+    }
+}
+
+/// Stretches closer than this many pages are read at once.
+const MERGE: u64 = 4;
+
+/// Snapshots of the code around the sites of one transaction, with our own patches taken back.
+pub(crate) struct Code<'a> {
+    stretches: Vec<Stretch>,
+    pub(crate) facts: &'a dyn Facts,
+}
+
+struct Stretch {
+    start: Addr,
+    original: Vec<u8>,
+    /// The bytes in place where they differ from the original: patched ranges.
+    patched: Vec<(Addr, [u8; Group::EDIT_MAX], usize)>,
+}
+
+impl<'a> Code<'a> {
+    /// Reads the pages around `sites` (ascending) and takes `groups` back in the copy.
+    pub(crate) fn read(
+        space: &dyn AddressSpace,
+        map: &MemoryMap,
+        sites: &[Addr],
+        groups: &BTreeMap<Addr, Group>,
+        facts: &'a dyn Facts,
+    ) -> Code<'a> {
+        let mut wanted: Vec<Range<Addr>> = Vec::new();
+        for &site in sites {
+            let function = facts.function(site).unwrap_or(site..site);
+            let low = function.start.max(site - AROUND).min(site - HOTPATCH_PADDING).align_down(PAGE);
+            let high = function.end.min(site + AROUND).max(site + LOOKAHEAD).align_up(PAGE);
+            match wanted.last_mut() {
+                Some(last) if low <= last.end + MERGE * PAGE => last.end = last.end.max(high),
+                _ => wanted.push(low..high),
+            }
+        }
+        let mut stretches = Vec::new();
+        for range in wanted {
+            for mapping in map.iter().filter(|m| m.permissions.execute) {
+                let start = range.start.max(mapping.range.start);
+                let end = range.end.min(mapping.range.end);
+                if start >= end {
+                    continue;
+                }
+                let mut original = vec![0; end.offset_from(start) as usize];
+                if space.read(start, &mut original).is_err() {
+                    continue;
+                }
+                // A patched page is a mapping of its own: keep neighbours together.
+                match stretches.last_mut() {
+                    Some(Stretch { start: first, original: bytes, .. })
+                        if *first + bytes.len() as u64 == start =>
+                    {
+                        bytes.append(&mut original);
+                    }
+                    _ => stretches.push(Stretch { start, original, patched: Vec::new() }),
+                }
+            }
+        }
+        for stretch in &mut stretches {
+            stretch.take_back(groups);
+        }
+        Code { stretches, facts }
+    }
+
+    /// Original bytes from `at` on, as many as were read.
+    pub(crate) fn original(&self, at: Addr) -> &[u8] {
+        self.stretch(at).map_or(&[], |s| &s.original[at.offset_from(s.start) as usize..])
+    }
+
+    /// Original bytes that end before `at`.
+    pub(crate) fn before(&self, at: Addr) -> &[u8] {
+        self.stretch(at).map_or(&[], |s| &s.original[..at.offset_from(s.start) as usize])
+    }
+
+    /// The bytes that are at `at` now, our patches included.
+    pub(crate) fn current(&self, at: Addr, len: usize) -> Option<Vec<u8>> {
+        let stretch = self.stretch(at)?;
+        let offset = at.offset_from(stretch.start) as usize;
+        let mut bytes = stretch.original.get(offset..offset + len)?.to_vec();
+        let from = stretch.patched.partition_point(|(start, _, n)| *start + *n as u64 <= at);
+        for (start, patch, n) in &stretch.patched[from..] {
+            if *start >= at + len as u64 {
+                break;
+            }
+            for (i, &byte) in patch[..*n].iter().enumerate() {
+                let offset = (*start + i as u64).offset_from(at);
+                if let Some(slot) = usize::try_from(offset).ok().and_then(|o| bytes.get_mut(o)) {
+                    *slot = byte;
+                }
+            }
+        }
+        Some(bytes)
+    }
+
+    /// The original instruction at `at`.
+    pub(crate) fn insn(&self, at: Addr) -> Result<Insn, Refusal> {
+        let bytes = self.original(at);
+        if bytes.is_empty() {
+            return Err(Refusal::NotExecutable(at));
+        }
+        decode(&bytes[..bytes.len().min(MAX_INSN_LEN)], at).map_err(|_| Refusal::Undecodable(at))
+    }
+
+    fn stretch(&self, at: Addr) -> Option<&Stretch> {
+        let index = self.stretches.partition_point(|s| s.start <= at);
+        let stretch = &self.stretches[index.checked_sub(1)?];
+        (at < stretch.start + stretch.original.len() as u64).then_some(stretch)
+    }
+}
+
+impl Stretch {
+    fn take_back(&mut self, groups: &BTreeMap<Addr, Group>) {
+        let end = self.start + self.original.len() as u64;
+        // A group that begins before the stretch may reach into it.
+        let from = self.start - Group::EDIT_MAX as u64;
+        for group in groups.range(from..end).map(|(_, group)| group) {
+            let edit = group.edit();
+            let mut now = [0; Group::EDIT_MAX];
+            let mut whole = true;
+            for (i, &byte) in edit.old.iter().enumerate() {
+                match usize::try_from((edit.at + i as u64).offset_from(self.start)) {
+                    Ok(offset) if offset < self.original.len() => {
+                        now[i] = std::mem::replace(&mut self.original[offset], byte);
+                    }
+                    _ => {
+                        whole = false;
+                        now[i] = edit.new[i];
+                    }
+                }
+            }
+            // Our bytes are gone: the module was unloaded or replaced. What is there now is the original.
+            if whole && now[..edit.new.len()] != *edit.new {
+                for (i, &byte) in now[..edit.new.len()].iter().enumerate() {
+                    self.original[(edit.at + i as u64).offset_from(self.start) as usize] = byte;
+                }
+                continue;
+            }
+            self.patched.push((edit.at, now, edit.new.len()));
+        }
+    }
+}
+
+/// Bytes around a site that are read: enough for every branch to it that is looked for.
+const AROUND: u64 = 4096;
+/// Bytes behind a site that planning may look at.
+pub(crate) const LOOKAHEAD: u64 = 192;
+/// Bytes before a site that may be hot-patch padding.
+const HOTPATCH_PADDING: u64 = 16;

@@ -1,0 +1,118 @@
+//! The instances as a batch would have them, for the heads it touches.
+
+use std::collections::BTreeMap;
+
+use incise_isa::Addr;
+use rustc_hash::FxHashMap;
+
+use crate::code::Code;
+use crate::engine::{Batch, Engine, Position};
+use crate::hazard::branch_into;
+use crate::plan::Plan;
+use crate::report::{Entry, InstanceId, Outcome, Report};
+use crate::snippet::Snippet;
+use crate::tactic::{Refusal, Tactic};
+
+/// A snippet at a point.
+#[derive(Clone, Debug)]
+pub(crate) struct Instance {
+    pub id: InstanceId,
+    /// The address asked for; the head patched lies behind an `endbr64`.
+    pub at: Addr,
+    pub snippet: Snippet,
+    pub enabled: bool,
+}
+
+/// The wanted instances of every head that a batch touches.
+pub(crate) struct Draft {
+    pub instances: BTreeMap<Addr, Vec<Instance>>,
+    refused: FxHashMap<InstanceId, Refusal>,
+    placed: FxHashMap<InstanceId, Addr>,
+}
+
+impl Draft {
+    pub(crate) fn new(engine: &Engine, batch: &Batch, code: &Code) -> Draft {
+        let mut draft =
+            Draft { instances: BTreeMap::new(), refused: FxHashMap::default(), placed: FxHashMap::default() };
+        for id in &batch.removals {
+            if let Some(list) = draft.list_of(engine, *id) {
+                list.retain(|instance| instance.id != *id);
+            }
+        }
+        for (id, enabled) in &batch.switches {
+            let list = draft.list_of(engine, *id);
+            if let Some(instance) = list.and_then(|list| list.iter_mut().find(|i| i.id == *id)) {
+                instance.enabled = *enabled;
+            }
+        }
+        for (id, at, snippet, position) in &batch.insertions {
+            match head_of(code, *at) {
+                Err(refusal) => {
+                    draft.refused.insert(*id, refusal);
+                }
+                Ok(head) => {
+                    let instance = Instance { id: *id, at: *at, snippet: snippet.clone(), enabled: true };
+                    let list = draft.list_at(engine, head);
+                    let index = if *position == Position::First { 0 } else { list.len() };
+                    list.insert(index, instance);
+                    draft.placed.insert(*id, head);
+                }
+            }
+        }
+        draft
+    }
+
+    fn list_of(&mut self, engine: &Engine, id: InstanceId) -> Option<&mut Vec<Instance>> {
+        let head = *engine.heads.get(&id)?;
+        Some(self.list_at(engine, head))
+    }
+
+    fn list_at(&mut self, engine: &Engine, head: Addr) -> &mut Vec<Instance> {
+        let present = || engine.instances.get(&head).cloned().unwrap_or_default();
+        self.instances.entry(head).or_insert_with(present)
+    }
+
+    /// What became of every insertion, and of older instances that had to go.
+    pub(crate) fn report(&self, engine: &Engine, batch: &Batch, plan: &Plan) -> Report {
+        let refused: FxHashMap<Addr, &Refusal> = plan.refused.iter().map(|(at, why)| (*at, why)).collect();
+        let carried: FxHashMap<Addr, Tactic> = plan.carried.iter().copied().collect();
+        let mut entries: Vec<Entry> = Vec::with_capacity(batch.insertions.len());
+        for (id, at, ..) in &batch.insertions {
+            let outcome = match self.refused.get(id) {
+                Some(refusal) => Outcome::Refused(refusal.clone()),
+                None => {
+                    let head = self.placed.get(id).unwrap_or(at);
+                    match (refused.get(head), carried.get(head)) {
+                        (None, Some(tactic)) => Outcome::Installed(*tactic),
+                        (Some(refusal), _) => Outcome::Refused((*refusal).clone()),
+                        (None, None) => Outcome::Refused(Refusal::NoRoom(*at)),
+                    }
+                }
+            };
+            entries.push(Entry { instance: *id, at: *at, outcome });
+        }
+        for (head, why) in &plan.refused {
+            for instance in engine.instances.get(head).into_iter().flatten() {
+                let outcome = Outcome::Refused(why.clone());
+                entries.push(Entry { instance: instance.id, at: instance.at, outcome });
+            }
+        }
+        Report { entries, ..Report::default() }
+    }
+}
+
+/// The head to patch for a point at `at`: behind an `endbr64`, which must stay the first instruction.
+fn head_of(code: &Code, at: Addr) -> Result<Addr, Refusal> {
+    const ENDBR64: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
+    if !code.original(at).starts_with(&ENDBR64) {
+        return Ok(at);
+    }
+    let head = at + ENDBR64.len() as u64;
+    let function = code.facts.function(at).unwrap_or(at..at + 512);
+    let bytes = code.original(at);
+    let len = (function.end.offset_from(at).max(0) as usize).min(bytes.len());
+    match branch_into(&bytes[..len], at, head..head + 1, |_| true) {
+        Some(_) => Err(Refusal::LoopBehindEndbr(at)),
+        None => Ok(head),
+    }
+}

@@ -1,0 +1,493 @@
+//! The engine: instances at points, and the transactions that make them so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use incise_isa::Addr;
+use incise_space::{AddressSpace, Landing, SpaceError};
+use rustc_hash::FxHashMap;
+
+use crate::arena::PAGE;
+use crate::code::{Code, Facts};
+use crate::draft::{Draft, Instance};
+use crate::group::Group;
+use crate::lower::Ready;
+use crate::memory::Memory;
+use crate::plan::{Input, Plan, plan};
+use crate::report::{CommitError, InstanceId, Report};
+use crate::snippet::{CounterId, Snippet};
+use crate::tactic::TrapPolicy;
+
+/// Whether a transaction may succeed in part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Atomicity {
+    /// One refusal, and nothing is changed.
+    #[default]
+    AllOrNothing,
+    /// What can be patched is; the rest is reported.
+    BestEffort,
+}
+
+/// How a transaction is carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Policy {
+    /// Whether it may succeed in part.
+    pub atomicity: Atomicity,
+    /// What to do where only a trap fits.
+    pub traps: TrapPolicy,
+}
+
+/// Where among the snippets of a point a new one runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Position {
+    /// Before all others.
+    First,
+    /// After all others.
+    #[default]
+    Last,
+}
+
+/// A set of insertions and removals that becomes visible at once.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub(crate) insertions: Vec<(InstanceId, Addr, Snippet, Position)>,
+    pub(crate) removals: Vec<InstanceId>,
+    pub(crate) switches: Vec<(InstanceId, bool)>,
+}
+
+/// Trampolines that nothing leads to any more, but a thread may still be in.
+#[derive(Debug)]
+struct Retired {
+    ranges: Vec<Range<Addr>>,
+    landings: Vec<Landing>,
+}
+
+/// All patches in one address space.
+#[derive(Default)]
+pub struct Engine {
+    pub(crate) instances: BTreeMap<Addr, Vec<Instance>>,
+    pub(crate) heads: FxHashMap<InstanceId, Addr>,
+    groups: BTreeMap<Addr, Group>,
+    memory: Memory,
+    counters: Vec<Option<Addr>>,
+    retired: Vec<Retired>,
+    retired_bytes: u64,
+    next: u64,
+}
+
+/// Retired trampolines beyond this many bytes are worth a look at all threads.
+const RECLAIM_BYTES: u64 = 1 << 20;
+
+impl Engine {
+    /// An engine without patches.
+    pub fn new() -> Engine {
+        Engine::default()
+    }
+
+    /// A new counter, zero. It gets memory when a probe first uses it.
+    pub fn counter(&mut self) -> CounterId {
+        self.counters.push(None);
+        CounterId(self.counters.len() as u32 - 1)
+    }
+
+    /// A counter's value.
+    pub fn read(&self, counter: CounterId) -> u64 {
+        let Some(Some(at)) = self.counters.get(counter.0 as usize) else { return 0 };
+        let value = self.memory.mapping_of(*at).map(|mapping| mapping.quadword(*at));
+        value.map_or(0, |value| value.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// Notes an insertion in `batch`; nothing happens before [`commit`](Self::commit).
+    pub fn insert(
+        &mut self,
+        batch: &mut Batch,
+        at: Addr,
+        snippet: Snippet,
+        position: Position,
+    ) -> InstanceId {
+        self.next += 1;
+        let id = InstanceId(self.next);
+        batch.insertions.push((id, at, snippet, position));
+        id
+    }
+
+    /// A batch that removes `instances`.
+    pub fn removal(&self, instances: Vec<InstanceId>) -> Batch {
+        Batch { removals: instances, ..Batch::default() }
+    }
+
+    /// Notes in `batch` that `instance` shall rest, or run again.
+    pub fn switch(&self, batch: &mut Batch, instance: InstanceId, enabled: bool) {
+        batch.switches.push((instance, enabled));
+    }
+
+    /// Notes in `batch` that `instance` shall go.
+    pub fn remove(&self, batch: &mut Batch, instance: InstanceId) {
+        batch.removals.push(instance);
+    }
+
+    /// The instances at a point, in the order they run.
+    pub fn instances_at(&self, at: Addr) -> impl Iterator<Item = InstanceId> + '_ {
+        let behind = self.instances.range(at..at + 5).flat_map(|(_, list)| list);
+        behind.filter(move |instance| instance.at == at).map(|instance| instance.id)
+    }
+
+    /// How many instances there are.
+    pub fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Whether there is no instance.
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// Every instance.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
+        self.heads.keys().copied()
+    }
+
+    /// The original address a trampoline address stands for: that of the instruction whose snippets or
+    /// displaced copy lie there.
+    pub fn translate(&self, ip: Addr) -> Option<Addr> {
+        let group =
+            self.groups.values().find(|g| g.trampoline <= ip && ip < g.trampoline + u64::from(g.len))?;
+        let offset = ip.offset_from(group.trampoline) as u32;
+        group.heads.iter().rev().find(|head| head.landing <= offset).map(|head| head.at)
+    }
+
+    /// Carries out `batch`: all of it becomes visible at once, or nothing does.
+    ///
+    /// 1. Plan: groups, trampolines, edits; nothing is touched.
+    /// 2. Reserve memory, write the trampolines; no thread can reach them yet.
+    /// 3. Publish the landings of the old and the new groups: every head that is or will be a trap is handled.
+    /// 4. Apply the edits.
+    /// 5. Retire what is no longer reachable; free it when no thread is inside.
+    ///
+    /// # Errors
+    /// [`CommitError::Refused`] under [`Atomicity::AllOrNothing`]; [`CommitError::Space`] if a system call
+    /// failed. In both cases the target is as it was.
+    pub fn commit(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        facts: &dyn Facts,
+        batch: &Batch,
+        policy: Policy,
+    ) -> Result<Report, CommitError> {
+        let sites = self.sites(batch);
+        let map = space.mappings()?;
+        let code = Code::read(space, &map, &sites, &self.groups, facts);
+        let next = Draft::new(self, batch, &code);
+        let counters = self.unplaced(&next);
+        let missing = self.memory.missing(&map, &sites, counters.len());
+        let mappings = self.reserve(space, &missing)?;
+        for (counter, near) in counters {
+            self.counters[counter.0 as usize] = self.memory.quadword(near);
+        }
+        let wanted = self.ready(&next);
+        let dirty: BTreeSet<Addr> = next.instances.keys().copied().collect();
+        let input = Input {
+            code: &code,
+            groups: &self.groups,
+            wanted: &wanted,
+            dirty: &dirty,
+            policy: policy.traps,
+            shadow_stack: space.features().shadow_stack,
+        };
+        let plan = plan(&input, &mut self.memory);
+        let mut report = next.report(self, batch, &plan);
+        if policy.atomicity == Atomicity::AllOrNothing && report.refusals().next().is_some() {
+            plan.give_back(&mut self.memory);
+            return Err(CommitError::Refused(report.refusals().map(|(entry, _)| entry.clone()).collect()));
+        }
+        let applied = match self.carry_out(space, &plan) {
+            Ok(applied) => applied,
+            Err((reached, error)) => {
+                // Once edits were tried a thread may have entered a new trampoline.
+                if reached {
+                    self.retire(plan.added.iter(), &plan.code);
+                } else {
+                    plan.give_back(&mut self.memory);
+                }
+                return Err(error.into());
+            }
+        };
+        let refused: BTreeSet<Addr> = plan.refused.iter().map(|(at, _)| *at).collect();
+        self.adopt(next, plan, &refused);
+        if self.retired_bytes >= RECLAIM_BYTES {
+            self.reclaim(space)?;
+        }
+        report.stop = applied.stop;
+        report.mappings = mappings + applied.mappings;
+        report.trampoline_bytes = self.memory.used() - self.retired_bytes;
+        report.retired_bytes = self.retired_bytes;
+        Ok(report)
+    }
+
+    /// Frees retired trampolines that no thread is in.
+    pub fn reclaim(&mut self, space: &mut dyn AddressSpace) -> Result<(), SpaceError> {
+        let mut ranges: Vec<Range<Addr>> =
+            self.retired.iter().flat_map(|r| r.ranges.iter().cloned()).collect();
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        ranges.sort_by_key(|range| range.start);
+        let quiet = space.quiescent(&ranges)?;
+        let busy: BTreeSet<Addr> =
+            ranges.iter().zip(&quiet).filter(|(_, quiet)| !**quiet).map(|(range, _)| range.start).collect();
+        let (stay, go): (Vec<Retired>, Vec<Retired>) = std::mem::take(&mut self.retired)
+            .into_iter()
+            .partition(|retired| retired.ranges.iter().any(|range| busy.contains(&range.start)));
+        self.retired = stay;
+        if go.is_empty() {
+            return Ok(());
+        }
+        space.publish_landings(&self.landings(&[]))?;
+        for range in go.into_iter().flat_map(|retired| retired.ranges) {
+            self.retired_bytes -= range.end.offset_from(range.start) as u64;
+            self.memory.free(range);
+        }
+        Ok(())
+    }
+
+    /// Gives all memory in the target back, if nothing is patched and no thread is in a trampoline.
+    /// Returns the bytes of trampolines that had to stay.
+    pub fn release(&mut self, space: &mut dyn AddressSpace) -> Result<u64, SpaceError> {
+        self.reclaim(space)?;
+        if self.groups.is_empty() && self.retired.is_empty() {
+            space.publish_landings(&[])?;
+            for range in self.memory.reservations().collect::<Vec<_>>() {
+                space.unmap(range.start, range.end.offset_from(range.start) as u64)?;
+            }
+            self.memory = Memory::default();
+            self.counters.fill(None);
+        }
+        Ok(self.retired_bytes)
+    }
+
+    /// Forgets what lies in `range` without touching it: its module was unloaded.
+    pub fn forget(&mut self, range: Range<Addr>) {
+        let starts: Vec<Addr> = self.groups.range(range.clone()).map(|(start, _)| *start).collect();
+        let gone: Vec<Group> = starts.iter().filter_map(|start| self.groups.remove(start)).collect();
+        self.retire(gone.iter(), &[]);
+        let heads: Vec<Addr> = self.instances.range(range).map(|(head, _)| *head).collect();
+        for instance in heads.iter().filter_map(|head| self.instances.remove(head)).flatten() {
+            self.heads.remove(&instance.id);
+        }
+    }
+
+    /// Forgets everything without touching the target: its image is gone (exec), or it is another's now.
+    pub fn abandon(&mut self) {
+        let counters = self.counters.len();
+        let next = self.next;
+        *self = Engine { next, counters: vec![None; counters], ..Engine::default() };
+    }
+
+    fn reserve(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        wanted: &crate::memory::Reservations,
+    ) -> Result<usize, SpaceError> {
+        let mut done: Vec<Range<Addr>> = Vec::new();
+        let mut mappings = Vec::new();
+        let mut failed = None;
+        for range in &wanted.code {
+            match space.map_code(range.start, range.end.offset_from(range.start) as u64) {
+                Ok(()) => done.push(range.clone()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        for range in wanted.data.iter().filter(|_| failed.is_none()) {
+            match space.map_data(range.start, range.end.offset_from(range.start) as u64) {
+                Ok(mapping) => {
+                    done.push(range.clone());
+                    mappings.push(mapping);
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Some(error) = failed {
+            for range in done {
+                space.unmap(range.start, range.end.offset_from(range.start) as u64)?;
+            }
+            return Err(error);
+        }
+        self.memory.add_arenas(wanted);
+        mappings.into_iter().for_each(|mapping| self.memory.add_data(mapping));
+        Ok(done.len())
+    }
+
+    /// The heads a batch touches, ascending, as far as they are known without the code.
+    fn sites(&self, batch: &Batch) -> Vec<Addr> {
+        let removed = batch.removals.iter().chain(batch.switches.iter().map(|(id, _)| id));
+        let mut sites: Vec<Addr> = removed.filter_map(|id| self.heads.get(id).copied()).collect();
+        sites.extend(batch.insertions.iter().map(|(_, at, ..)| *at));
+        sites.sort();
+        sites.dedup();
+        sites
+    }
+
+    /// Counters of the draft that have no memory yet, with a head that uses each.
+    fn unplaced(&self, next: &Draft) -> Vec<(CounterId, Addr)> {
+        let mut counters: Vec<(CounterId, Addr)> = Vec::new();
+        for (&head, list) in &next.instances {
+            counters.extend(list.iter().filter_map(|instance| match instance.snippet {
+                Snippet::Counter(id) if self.counters.get(id.0 as usize) == Some(&None) => Some((id, head)),
+                _ => None,
+            }));
+        }
+        counters.sort();
+        counters.dedup_by_key(|(id, _)| *id);
+        counters
+    }
+
+    /// The snippets to run at every head that planning may touch.
+    fn ready(&self, next: &Draft) -> FxHashMap<Addr, Vec<Ready>> {
+        let resolve = |list: &[Instance]| -> Vec<Ready> {
+            list.iter()
+                .filter(|instance| instance.enabled)
+                .filter_map(|instance| match &instance.snippet {
+                    Snippet::Counter(id) => (*self.counters.get(id.0 as usize)?).map(Ready::Counter),
+                    Snippet::Code(code) => Some(Ready::Code(code.clone())),
+                    Snippet::Callback { entry, payload } => {
+                        Some(Ready::Callback { entry: *entry, payload: *payload })
+                    }
+                })
+                .collect()
+        };
+        let mut wanted: FxHashMap<Addr, Vec<Ready>> = FxHashMap::default();
+        for (&head, list) in &next.instances {
+            wanted.insert(head, resolve(list));
+        }
+        // Neighbours that may be taken apart and formed anew.
+        const NEAR: u64 = 64;
+        for &dirty in next.instances.keys() {
+            for (&head, list) in self.instances.range(dirty - NEAR..dirty + NEAR) {
+                if !next.instances.contains_key(&head) {
+                    wanted.entry(head).or_insert_with(|| resolve(list));
+                }
+            }
+        }
+        wanted.retain(|_, snippets| !snippets.is_empty());
+        wanted
+    }
+
+    /// Steps 2 to 4. The error tells whether any edit was tried.
+    fn carry_out(
+        &self,
+        space: &mut dyn AddressSpace,
+        plan: &Plan,
+    ) -> Result<incise_space::Applied, (bool, SpaceError)> {
+        let early = |error| (false, error);
+        if !plan.code.is_empty() {
+            let pages = self.whole_pages(&plan.code);
+            let runs: Vec<(Addr, &[u8])> = pages.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
+            space.write_code(&runs).map_err(early)?;
+        }
+        if !plan.added.is_empty() {
+            space.publish_landings(&self.landings(&plan.added)).map_err(early)?;
+        }
+        if plan.edits.is_empty() {
+            return Ok(incise_space::Applied::default());
+        }
+        let landing_of = |at: Addr| {
+            let from = plan.added.partition_point(|group| group.end + 8 < at);
+            let near = plan.added[from..].iter().take_while(|group| group.start <= at + 8);
+            near.filter_map(|group| group.landing_of(at)).next()
+        };
+        space.apply(&plan.edits, &landing_of).map_err(|error| (true, error))
+    }
+
+    /// Joins trampolines of fresh pages to one run each, the gaps filled with traps; single runs on pages
+    /// where threads may be.
+    fn whole_pages(&self, code: &[(Addr, Vec<u8>)]) -> Vec<(Addr, Vec<u8>)> {
+        let fresh = self.memory.fresh_pages(code);
+        let mut runs: Vec<(Addr, Vec<u8>)> = Vec::new();
+        for (at, bytes) in code {
+            let joins = runs.last().is_some_and(|(start, run): &(Addr, Vec<u8>)| {
+                let end = *start + run.len() as u64;
+                let between = end.align_down(PAGE)..=at.align_down(PAGE);
+                at.offset_from(end) < PAGE as i64
+                    && fresh.range(between.clone()).count() as u64 == pages(&between)
+            });
+            match runs.last_mut() {
+                Some((start, run)) if joins => {
+                    run.resize(at.offset_from(*start) as usize, incise_isa::native::TRAP);
+                    run.extend_from_slice(bytes);
+                }
+                _ => runs.push((*at, bytes.clone())),
+            }
+        }
+        runs
+    }
+
+    /// The landings of all groups, of the retired ones and of `added`, which win.
+    fn landings(&self, added: &[Group]) -> Vec<Landing> {
+        let of = |group: &Group| {
+            let landing = |head: &crate::group::Head| group.trampoline + u64::from(head.landing);
+            group
+                .heads
+                .iter()
+                .map(|head| Landing { trap: head.at, landing: landing(head) })
+                .collect::<Vec<_>>()
+        };
+        let mut all: Vec<Landing> = Vec::with_capacity(3 * (self.groups.len() + added.len()));
+        all.extend(added.iter().flat_map(of));
+        all.extend(self.groups.values().flat_map(of));
+        all.extend(self.retired.iter().flat_map(|retired| retired.landings.iter().copied()));
+        // Stable: the first of equal traps is the newest.
+        all.sort_by_key(|landing| landing.trap);
+        all.dedup_by_key(|landing| landing.trap);
+        all
+    }
+
+    fn adopt(&mut self, next: Draft, plan: Plan, refused: &BTreeSet<Addr>) {
+        let gone: Vec<Group> = plan.removed.iter().filter_map(|start| self.groups.remove(start)).collect();
+        for group in &gone {
+            self.retire(std::iter::once(group), &[]);
+        }
+        self.groups.extend(plan.added.into_iter().map(|group| (group.start, group)));
+        for (head, list) in next.instances {
+            if let Some(old) = self.instances.remove(&head) {
+                old.iter().for_each(|instance| {
+                    self.heads.remove(&instance.id);
+                });
+            }
+            if !list.is_empty() && !refused.contains(&head) {
+                self.heads.extend(list.iter().map(|instance| (instance.id, head)));
+                self.instances.insert(head, list);
+            }
+        }
+        for head in refused {
+            for instance in self.instances.remove(head).into_iter().flatten() {
+                self.heads.remove(&instance.id);
+            }
+        }
+    }
+
+    /// Keeps the trampolines of `groups` (or, for groups that never came to be, `code`) until no thread is
+    /// inside.
+    fn retire<'g>(&mut self, groups: impl Iterator<Item = &'g Group>, code: &[(Addr, Vec<u8>)]) {
+        let mut ranges: Vec<Range<Addr>> =
+            code.iter().map(|(at, bytes)| at.span(bytes.len() as u64)).collect();
+        let mut landings = Vec::new();
+        for group in groups {
+            if code.is_empty() {
+                ranges.push(group.trampoline.span(u64::from(group.len)));
+                ranges.extend(group.stub.map(|stub| stub.span(incise_isa::native::SPRINGBOARD_LEN as u64)));
+            }
+            let landing = |head: &crate::group::Head| group.trampoline + u64::from(head.landing);
+            landings.extend(group.heads.iter().map(|head| Landing { trap: head.at, landing: landing(head) }));
+        }
+        self.retired_bytes +=
+            ranges.iter().map(|range| range.end.offset_from(range.start) as u64).sum::<u64>();
+        self.retired.push(Retired { ranges, landings });
+    }
+}
+
+fn pages(range: &std::ops::RangeInclusive<Addr>) -> u64 {
+    range.end().offset_from(*range.start()) as u64 / PAGE + 1
+}

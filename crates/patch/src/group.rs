@@ -1,0 +1,330 @@
+//! A group: a run of displaced instructions that share one springboard and one trampoline.
+
+use incise_isa::Addr;
+use incise_isa::native::{
+    Assembler, Flow, Insn, Live, Relocation, SPRINGBOARD_LEN, Springboard, TRAP, live_before, relocate,
+};
+use incise_space::{Bytes, Edit};
+
+use crate::code::{Code, LOOKAHEAD};
+use crate::hazard::branch_into;
+use crate::lower::{Literals, Ready, lower};
+use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
+
+/// An instruction head of a group and the places that stand for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    /// The original address.
+    pub at: Addr,
+    /// Offset of its landing in the trampoline: snippets, then the instruction.
+    pub landing: u32,
+}
+
+/// A group that is in place.
+#[derive(Clone, Debug)]
+pub(crate) struct Group {
+    pub start: Addr,
+    /// One past the last displaced byte.
+    pub end: Addr,
+    pub heads: Vec<Head>,
+    /// Where the trampoline's code begins, and its length.
+    pub trampoline: Addr,
+    pub len: u32,
+    /// A jump to the trampoline at the only place the springboard reaches.
+    pub stub: Option<Addr>,
+    edit: Edit,
+}
+
+/// How the bytes at a site lead to the trampoline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Board {
+    /// `jmp rel32` with trap bytes at interior heads.
+    Jump(Springboard),
+    /// The displacement of the direct call or jump that is there.
+    Retarget,
+    /// `jmp rel8` to a `jmp rel32` in the padding before the site.
+    HotPatch(Springboard),
+    /// A trap byte.
+    Trap,
+}
+
+/// What a group at a site would be, before its trampoline has a place.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    pub start: Addr,
+    pub insns: Vec<Insn>,
+    pub tactic: Tactic,
+    pub board: Board,
+}
+
+/// A trampoline's code at a given place.
+pub(crate) struct Built {
+    pub code: Vec<u8>,
+    pub heads: Vec<Head>,
+    /// Offset of the address the springboard leads to.
+    pub entry: u32,
+}
+
+impl Group {
+    /// The most bytes a group's edit covers: five of padding and two at the site.
+    pub(crate) const EDIT_MAX: usize = 7;
+
+    /// The change that puts the group in place of the original bytes.
+    pub(crate) fn edit(&self) -> Edit {
+        self.edit
+    }
+
+    /// The address that stands for the original instruction at `at`.
+    pub(crate) fn landing_of(&self, at: Addr) -> Option<Addr> {
+        let head = self.heads.iter().find(|head| head.at == at)?;
+        Some(self.trampoline + u64::from(head.landing))
+    }
+}
+
+/// The two-byte instructions that compilers put at an entry for hot patching, together with five bytes of
+/// padding before it: `mov edi,edi` and `xchg ax,ax`.
+const HOTPATCH_HEADS: [[u8; 2]; 2] = [[0x8B, 0xFF], [0x66, 0x90]];
+
+/// Decides how to patch `site`. `retargetable` tells that no snippet there looks at the stack.
+pub(crate) fn shape(
+    code: &Code,
+    site: Addr,
+    policy: TrapPolicy,
+    retargetable: bool,
+) -> Result<Shape, Refusal> {
+    let first = code.insn(site)?;
+    if code.facts.is_restartable(site) {
+        return Err(Refusal::RestartableSequence(site));
+    }
+    let alone = |tactic, board| Shape { start: site, insns: vec![first], tactic, board };
+    if policy == TrapPolicy::Force {
+        return Ok(alone(Tactic::Trap, Board::Trap));
+    }
+    let direct = matches!(first.bytes(), [0xE8 | 0xE9, ..]) && first.len() == SPRINGBOARD_LEN;
+    if direct && (retargetable || first.bytes()[0] == 0xE9) {
+        return Ok(alone(Tactic::Retarget, Board::Retarget));
+    }
+    if HOTPATCH_HEADS.iter().any(|head| first.bytes() == head) && is_padding(code.before(site)) {
+        let padding = site - SPRINGBOARD_LEN as u64;
+        return Ok(alone(Tactic::Nop, Board::HotPatch(Springboard::new(padding, 0))));
+    }
+    match run(code, first) {
+        Ok((insns, heads, tactic)) => {
+            Ok(Shape { start: site, insns, tactic, board: Board::Jump(Springboard::new(site, heads)) })
+        }
+        Err(why) if policy == TrapPolicy::Forbid => Err(Refusal::TrapForbidden { at: site, why }),
+        Err(_) => Ok(alone(Tactic::Trap, Board::Trap)),
+    }
+}
+
+/// Five bytes of `nop` or `int3` at the end of `bytes`.
+fn is_padding(bytes: &[u8]) -> bool {
+    bytes.len() >= SPRINGBOARD_LEN
+        && (bytes[bytes.len() - SPRINGBOARD_LEN..].iter().all(|&b| b == 0x90)
+            || bytes[bytes.len() - SPRINGBOARD_LEN..].iter().all(|&b| b == TRAP))
+}
+
+/// The instructions from `first` on that a springboard covers, and which of its bytes are heads.
+fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
+    let site = first.addr();
+    let mut insns = vec![first];
+    let mut heads = 0u8;
+    let mut tactic = if first.is_nop() { Tactic::Nop } else { Tactic::Jump };
+    let mut next = first.end();
+    while next < site + SPRINGBOARD_LEN as u64 {
+        let ended = !insns[insns.len() - 1].flow().falls_through();
+        if ended && code.original(next).first() == Some(&TRAP) {
+            // A trap behind the end of a path is padding; what it does when run stays the same.
+            tactic = Tactic::Tail;
+            heads |= 1 << next.offset_from(site);
+            next = next + 1;
+            continue;
+        }
+        if code.facts.is_entry(next) {
+            return Err(Obstacle::FunctionEntry(next));
+        }
+        let insn = code.insn(next).map_err(|_| Obstacle::Immovable(next))?;
+        if code.facts.is_restartable(next) {
+            return Err(Obstacle::Immovable(next));
+        }
+        if insn.is_endbr() {
+            return Err(Obstacle::BranchTarget(next));
+        }
+        tactic = match tactic {
+            Tactic::Nop if insn.is_nop() => Tactic::Nop,
+            _ if ended && insn.is_nop() => Tactic::Tail,
+            Tactic::Tail => Tactic::Tail,
+            _ => Tactic::Group,
+        };
+        heads |= 1 << next.offset_from(site);
+        next = insn.end();
+        insns.push(insn);
+    }
+    if heads != 0
+        && let Some(at) = branch_target(code, site, heads)
+    {
+        return Err(Obstacle::BranchTarget(at));
+    }
+    Ok((insns, heads, tactic))
+}
+
+/// An interior head that the function's own code branches to.
+fn branch_target(code: &Code, site: Addr, heads: u8) -> Option<Addr> {
+    let around = code.facts.function(site).unwrap_or(site - 128..site + 512);
+    let before = code.before(site);
+    let back = (site.offset_from(around.start).max(0) as usize).min(before.len());
+    let start = site - back as u64;
+    let bytes = code.original(start);
+    let len = (around.end.offset_from(start).max(0) as usize).min(bytes.len());
+    let is_head = |at: Addr| heads & (1 << at.offset_from(site)) != 0;
+    branch_into(&bytes[..len], start, site + 1..site + SPRINGBOARD_LEN as u64, is_head)
+}
+
+/// Assembles the trampoline of `shape` at `at`. `snippets` tells what runs at a head; `flags_matter` at
+/// which the program may still read flags is found here.
+pub(crate) fn build<'s>(
+    shape: &Shape,
+    at: Addr,
+    code: &Code,
+    snippets: &dyn Fn(Addr) -> &'s [Ready],
+    shadow_stack: bool,
+) -> Result<Built, Refusal> {
+    // Landings are known after a first round; their distance, and so all sizes, are the same in both.
+    let mut heads: Vec<Head> = shape.insns.iter().map(|insn| Head { at: insn.addr(), landing: 0 }).collect();
+    let mut built = assemble(shape, at, code, snippets, shadow_stack, &heads)?;
+    let refers_inside = shape.insns.iter().any(|insn| {
+        insn.flow().target().is_some_and(|target| shape.insns.iter().any(|head| head.addr() == target))
+    });
+    if refers_inside {
+        heads = built.heads;
+        built = assemble(shape, at, code, snippets, shadow_stack, &heads)?;
+    }
+    Ok(built)
+}
+
+fn assemble<'s>(
+    shape: &Shape,
+    at: Addr,
+    code: &Code,
+    snippets: &dyn Fn(Addr) -> &'s [Ready],
+    shadow_stack: bool,
+    landings: &[Head],
+) -> Result<Built, Refusal> {
+    let mut asm = Assembler::new(at);
+    let mut literals = Literals::default();
+    let mut heads = Vec::with_capacity(shape.insns.len());
+    let resolve = |target: Addr| {
+        landings.iter().find(|head| head.at == target).map_or(target, |head| at + u64::from(head.landing))
+    };
+    for insn in &shape.insns {
+        let landing = asm.bytes().len() as u32;
+        let here = snippets(insn.addr());
+        if !here.is_empty() {
+            lower(&mut asm, here, live(code, insn.addr(), here), insn.addr(), &mut literals);
+        }
+        heads.push(Head { at: insn.addr(), landing });
+        if shape.board == Board::Retarget {
+            asm.jump(insn.flow().target().unwrap_or(insn.end()));
+        } else if !insn.is_nop() {
+            asm = displace(asm, insn, &resolve, shadow_stack)?;
+        }
+    }
+    let last = &shape.insns[shape.insns.len() - 1];
+    if shape.board == Board::Retarget {
+        // A thread that meets a trap at the site still has to make the call.
+        if let Flow::Call(_) = last.flow() {
+            heads[0].landing = asm.bytes().len() as u32;
+            asm = displace(asm, last, &|_| at, false)?;
+        }
+    } else if last.flow().falls_through() {
+        asm.jump(last.end());
+    }
+    let mut code = asm.into_bytes();
+    literals.place(at, &mut code);
+    Ok(Built { code, heads, entry: 0 })
+}
+
+/// Appends `insn` so that it has its effect from where it stands now.
+fn displace(
+    asm: Assembler,
+    insn: &Insn,
+    resolve: &dyn Fn(Addr) -> Addr,
+    shadow_stack: bool,
+) -> Result<Assembler, Refusal> {
+    let origin = asm.here() - asm.bytes().len() as u64;
+    let how = Relocation { to: asm.here(), resolve, shadow_stack };
+    let mut bytes = asm.into_bytes();
+    relocate(insn, &how, &mut bytes)?;
+    let here = origin + bytes.len() as u64;
+    Ok(Assembler::resume(bytes, here))
+}
+
+/// What the program still needs at `at`, as far as the snippets could change it.
+fn live(code: &Code, at: Addr, snippets: &[Ready]) -> Live {
+    let bytes = code.original(at);
+    let bytes = &bytes[..bytes.len().min(LOOKAHEAD as usize)];
+    if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_))) {
+        live_before(bytes, at)
+    } else {
+        Live::ALL
+    }
+}
+
+impl Shape {
+    /// The bytes the springboard replaces.
+    pub(crate) fn original(&self, code: &Code) -> (Addr, Bytes) {
+        let (at, len) = match self.board {
+            Board::Jump(_) => (self.start, SPRINGBOARD_LEN),
+            Board::Retarget => (self.start, self.insns[0].len()),
+            Board::HotPatch(_) => (self.start - SPRINGBOARD_LEN as u64, SPRINGBOARD_LEN + 2),
+            Board::Trap => (self.start, 1),
+        };
+        (at, Bytes::new(&code.original(at)[..len]))
+    }
+
+    /// The finished group, whose springboard leads to `target` (the entry of the trampoline or a stub).
+    pub(crate) fn finish(
+        self,
+        code: &Code,
+        built: &Built,
+        trampoline: Addr,
+        stub: Option<Addr>,
+    ) -> Option<Group> {
+        let (at, old) = self.original(code);
+        let target = stub.unwrap_or(trampoline + u64::from(built.entry));
+        let mut heads = 0u16;
+        for insn in &self.insns {
+            let offset = insn.addr().offset_from(at);
+            if offset < old.len() as i64 {
+                heads |= 1 << offset;
+            }
+        }
+        let new = match self.board {
+            Board::Jump(board) => Bytes::new(&board.encode(target)?),
+            Board::Retarget => {
+                let jump = Springboard::new(self.start, 0).encode(target)?;
+                let mut bytes = [0; SPRINGBOARD_LEN];
+                bytes.copy_from_slice(&old);
+                bytes[1..].copy_from_slice(&jump[1..]);
+                Bytes::new(&bytes)
+            }
+            Board::HotPatch(padding) => {
+                let mut bytes = [0; SPRINGBOARD_LEN + 2];
+                bytes[..SPRINGBOARD_LEN].copy_from_slice(&padding.encode(target)?);
+                bytes[SPRINGBOARD_LEN..].copy_from_slice(&[0xEB, 0xF9]);
+                Bytes::new(&bytes)
+            }
+            Board::Trap => Bytes::new(&[TRAP]),
+        };
+        let end = self.insns[self.insns.len() - 1].end();
+        Some(Group {
+            start: self.start,
+            end,
+            heads: built.heads.clone(),
+            trampoline,
+            len: built.code.len() as u32,
+            stub,
+            edit: Edit { at, old, new, heads },
+        })
+    }
+}

@@ -1,0 +1,296 @@
+//! Where trampolines and counters lie: arenas and data memory near the code they serve.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use incise_image::MemoryMap;
+use incise_isa::Addr;
+use incise_isa::native::{Placement, Springboard};
+use incise_space::DataMapping;
+
+use crate::arena::{Arena, PAGE};
+
+/// Bytes reserved for counters at a time.
+const DATA_LEN: u64 = 4 << 20;
+/// Stretches of text closer than this share an arena.
+const CLUSTER: u64 = 256 << 20;
+/// Memory below this address is not to be had (vm.mmap_min_addr is 65,536 by default).
+const LOWEST: Addr = Addr(0x1_0000);
+/// User addresses end here with four-level page tables.
+const HIGHEST: Addr = Addr(0x7FFF_FFFF_F000);
+/// The least arena worth having.
+const ARENA_MIN: u64 = 1 << 20;
+
+/// The memory an engine holds in the target.
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub arenas: Vec<Arena>,
+    data: Vec<Data>,
+    /// Stretches of sites that have the best arena there was.
+    served: Vec<Range<Addr>>,
+}
+
+struct Data {
+    mapping: DataMapping,
+    used: u64,
+}
+
+/// New reservations that a plan needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reservations {
+    /// Arenas.
+    pub code: Vec<Range<Addr>>,
+    /// Stretches of sites they are for.
+    pub clusters: Vec<Range<Addr>>,
+    /// Data memory.
+    pub data: Vec<Range<Addr>>,
+}
+
+impl Memory {
+    /// What has to be reserved so that every one of `sites` (ascending) has an arena and, for `counters`
+    /// further quadwords, data in reach. Pure: reads the map only.
+    pub(crate) fn missing(&self, map: &MemoryMap, sites: &[Addr], counters: usize) -> Reservations {
+        let mut wanted = Reservations::default();
+        let mut taken: Vec<Range<Addr>> = Vec::new();
+        for cluster in clusters(sites) {
+            let arenas = self.arenas.iter().map(Arena::range).chain(wanted.code.iter().cloned());
+            let served = self.served.iter().any(|s| s.start <= cluster.start && cluster.end <= s.end);
+            let serving = arenas.clone().find(|arena| serves(arena, &cluster));
+            let arena = if serving.is_some() || served {
+                serving.or_else(|| arenas.clone().find(|arena| arena.start.in_rel32_of(cluster.start)))
+            } else {
+                let arena = choose_arena(map, &cluster, &taken);
+                taken.extend(arena.clone());
+                wanted.code.extend(arena.clone());
+                wanted.clusters.push(cluster.clone());
+                arena
+            };
+            let near = arena.map_or(cluster.start, |arena| arena.end);
+            let room = self.data.iter().any(|data| {
+                data.mapping.addr().in_rel32_of(near) && data.used + counters as u64 * 8 <= data.mapping.len()
+            });
+            if counters > 0 && !room && !wanted.data.iter().any(|data| data.start.in_rel32_of(near)) {
+                let len = DATA_LEN.max((Addr(counters as u64 * 8)).align_up(PAGE).0);
+                if let Some(at) = nearest_hole(map, near, len, &taken) {
+                    taken.push(at.span(len));
+                    wanted.data.push(at.span(len));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Takes `len` bytes for a trampoline of a springboard that admits `places`, best first.
+    pub(crate) fn allocate(&mut self, places: impl Iterator<Item = Placement>, len: u64) -> Option<Addr> {
+        for place in places {
+            for arena in &mut self.arenas {
+                if let Some(at) = arena.allocate(&place, len) {
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives trampoline bytes back.
+    pub(crate) fn free(&mut self, range: Range<Addr>) {
+        if let Some(arena) = self.arenas.iter_mut().find(|arena| arena.range().contains(&range.start)) {
+            arena.free(range);
+        }
+    }
+
+    /// Bytes of trampolines in use.
+    pub(crate) fn used(&self) -> u64 {
+        self.arenas.iter().map(Arena::used).sum()
+    }
+
+    /// The pages of `code` on which nothing else lies.
+    pub(crate) fn fresh_pages(&self, code: &[(Addr, Vec<u8>)]) -> BTreeSet<Addr> {
+        let mut ours: BTreeMap<Addr, u64> = BTreeMap::new();
+        for (at, bytes) in code {
+            let end = *at + bytes.len() as u64;
+            let mut start = *at;
+            while start < end {
+                let page = start.align_down(PAGE);
+                let stop = end.min(page + PAGE);
+                *ours.entry(page).or_default() += stop.offset_from(start) as u64;
+                start = stop;
+            }
+        }
+        let used = |page: Addr| self.arenas.iter().map(|arena| arena.used_in(page)).sum::<u64>();
+        ours.into_iter().filter(|(page, bytes)| used(*page) == *bytes).map(|(page, _)| page).collect()
+    }
+
+    /// Takes over arenas that were reserved.
+    pub(crate) fn add_arenas(&mut self, reservations: &Reservations) {
+        self.arenas.extend(reservations.code.iter().cloned().map(Arena::new));
+        self.served.extend(reservations.clusters.iter().cloned());
+    }
+
+    /// Takes over a data mapping.
+    pub(crate) fn add_data(&mut self, mapping: DataMapping) {
+        self.data.push(Data { mapping, used: 0 });
+    }
+
+    /// A fresh quadword, in reach of `near` if there is one.
+    pub(crate) fn quadword(&mut self, near: Addr) -> Option<Addr> {
+        let fits = |data: &Data| data.used + 8 <= data.mapping.len();
+        let index = self
+            .data
+            .iter()
+            .position(|data| fits(data) && data.mapping.addr().in_rel32_of(near))
+            .or_else(|| self.data.iter().position(fits))?;
+        let data = &mut self.data[index];
+        let at = data.mapping.addr() + data.used;
+        data.used += 8;
+        Some(at)
+    }
+
+    /// The data mapping that holds `at`.
+    pub(crate) fn mapping_of(&self, at: Addr) -> Option<&DataMapping> {
+        let holds = |m: &DataMapping| (m.addr()..m.addr() + m.len()).contains(&at);
+        self.data.iter().map(|data| &data.mapping).find(|m| holds(m))
+    }
+
+    /// All reservations: what to unmap at the end.
+    pub(crate) fn reservations(&self) -> impl Iterator<Item = Range<Addr>> + '_ {
+        let data = self.data.iter().map(|data| data.mapping.addr().span(data.mapping.len()));
+        self.arenas.iter().map(Arena::range).chain(data)
+    }
+}
+
+/// The stretches of `sites` that one arena can serve.
+fn clusters(sites: &[Addr]) -> Vec<Range<Addr>> {
+    let mut clusters: Vec<Range<Addr>> = Vec::new();
+    for &site in sites {
+        match clusters.last_mut() {
+            Some(last) if site.offset_from(last.end) <= CLUSTER as i64 => last.end = last.end.max(site + 1),
+            _ => clusters.push(site..site + 1),
+        }
+    }
+    clusters
+}
+
+/// The addresses a trampoline may have for any site of `cluster` when only the topmost displacement byte is
+/// a trap: the window every constrained placement lies in.
+fn window(place: &Placement, first: Addr, cluster: &Range<Addr>) -> Range<Addr> {
+    let displacement = i64::from(place.value as i32 & !0x00FF_FFFF);
+    let low = place.base.offset(displacement);
+    let high = low + (1 << 24) + cluster.end.offset_from(first) as u64;
+    low.align_down(PAGE)..high.align_up(PAGE)
+}
+
+/// Whether some top byte's window for `cluster` lies in `arena`, or (for what little memory there is) any
+/// address in reach does.
+fn serves(arena: &Range<Addr>, cluster: &Range<Addr>) -> bool {
+    let inside = |window: Range<Addr>| arena.start <= window.start && window.end <= arena.end;
+    Springboard::new(cluster.start, 1 << 4)
+        .placements()
+        .any(|place| inside(window(&place, cluster.start, cluster)))
+}
+
+/// Free memory for the trampolines of `cluster`: the first window that is wholly free, else the largest
+/// free piece of any window, else any free piece in reach.
+fn choose_arena(map: &MemoryMap, cluster: &Range<Addr>, taken: &[Range<Addr>]) -> Option<Range<Addr>> {
+    let mut best: Option<Range<Addr>> = None;
+    for place in Springboard::new(cluster.start, 1 << 4).placements() {
+        let window = window(&place, cluster.start, cluster);
+        if window.start < LOWEST || window.end > HIGHEST || window.start >= window.end {
+            continue;
+        }
+        if map.is_free(&window) && !taken.iter().any(|t| overlap(t, &window)) {
+            return Some(window);
+        }
+        for hole in free(map, window.start, window.end, taken) {
+            if best.as_ref().is_none_or(|b| len(b) < len(&hole)) {
+                best = Some(hole);
+            }
+        }
+    }
+    if let Some(best) = best.filter(|b| len(b) >= ARENA_MIN) {
+        return Some(best);
+    }
+    let reach = (1 << 31) - (len(cluster) + PAGE);
+    let low = Addr(cluster.start.0.saturating_sub(reach)).max(LOWEST);
+    let high = (cluster.end + reach).min(HIGHEST);
+    let hole = free(map, low.align_up(PAGE), high.align_down(PAGE), taken).into_iter().max_by_key(len)?;
+    let at = if len(&hole) > 2 * ARENA_MIN { hole.end - 2 * ARENA_MIN } else { hole.start };
+    (len(&hole) >= PAGE).then_some(at..hole.end)
+}
+
+/// The free `len` bytes nearest to `near`, in reach of a displacement from around it.
+fn nearest_hole(map: &MemoryMap, near: Addr, size: u64, taken: &[Range<Addr>]) -> Option<Addr> {
+    let reach = (1u64 << 31) - (256 << 20);
+    let low = Addr(near.0.saturating_sub(reach)).max(LOWEST).align_up(PAGE);
+    let high = (near + reach).min(HIGHEST).align_down(PAGE);
+    free(map, low, high, taken)
+        .into_iter()
+        .filter(|hole| len(hole) >= size)
+        .map(|hole| near.max(hole.start).min(hole.end - size).align_down(PAGE).max(hole.start))
+        .min_by_key(|at| at.offset_from(near).unsigned_abs())
+}
+
+/// The free ranges between `low` and `high`.
+fn free(map: &MemoryMap, low: Addr, high: Addr, taken: &[Range<Addr>]) -> Vec<Range<Addr>> {
+    let mut holes: Vec<Range<Addr>> = map.holes(low, high).collect();
+    for used in taken {
+        holes = holes
+            .into_iter()
+            .flat_map(|hole| [hole.start..hole.end.min(used.start), hole.start.max(used.end)..hole.end])
+            .filter(|hole| hole.start < hole.end)
+            .collect();
+    }
+    holes
+}
+
+fn overlap(a: &Range<Addr>, b: &Range<Addr>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+fn len(range: &Range<Addr>) -> u64 {
+    range.end.offset_from(range.start).max(0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(text: &str) -> MemoryMap {
+        MemoryMap::parse(text)
+    }
+
+    #[test]
+    fn libraries_share_one_arena_below_them() {
+        let map =
+            map("7f0000000000-7f0000200000 r-xp 0 00:00 1 /a\n7f0000400000-7f0000600000 r-xp 0 00:00 2 /b\n");
+        let memory = Memory::default();
+        let sites = [Addr(0x7f00_0000_1000), Addr(0x7f00_0050_0000)];
+        let wanted = memory.missing(&map, &sites, 2);
+        assert_eq!(wanted.code.len(), 1);
+        assert_eq!(wanted.data.len(), 1);
+        for site in sites {
+            let place = Springboard::new(site, 1 << 4).placements().next().expect("int3");
+            let at = place.next(wanted.code[0].start, wanted.code[0].end).expect("a place");
+            assert!(at + (15 << 20) < wanted.code[0].end, "the whole window is there");
+            assert!(wanted.data[0].start.in_rel32_of(at));
+        }
+    }
+
+    #[test]
+    fn a_fixed_program_at_the_bottom_gets_memory_above() {
+        let map = map("00400000-00600000 r-xp 0 00:00 1 /a\n00600000-30000000 rw-p 0 00:00 0 [heap]\n");
+        let wanted = Memory::default().missing(&map, &[Addr(0x40_1000)], 0);
+        assert_eq!(wanted.code.len(), 1);
+        assert!(map.is_free(&wanted.code[0]) && wanted.code[0].start >= LOWEST);
+        assert!(serves(&wanted.code[0], &(Addr(0x40_1000)..Addr(0x40_1001))));
+    }
+
+    #[test]
+    fn a_crowded_neighbourhood_still_gives_what_it_has() {
+        let map = map(
+            "00010000-7effffff0000 rw-p 0 00:00 0\n7efffffff000-7f0000001000 r-xp 0 00:00 1 /a\n7f0000001000-7fffffff0000 rw-p 0 00:00 0\n",
+        );
+        let wanted = Memory::default().missing(&map, &[Addr(0x7f00_0000_0100)], 0);
+        assert_eq!(wanted.code, [Addr(0x7eff_ffff_0000)..Addr(0x7eff_ffff_f000)]);
+    }
+}

@@ -1,0 +1,58 @@
+//! What runs at a point.
+
+use std::sync::Arc;
+
+use incise_isa::Addr;
+use incise_isa::native::GprSet;
+
+/// A quadword in the target that probes increment.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CounterId(pub(crate) u32);
+
+/// Machine code of the user's, run at the point as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MachineCode {
+    /// Position-independent code that runs off its end.
+    pub bytes: Arc<[u8]>,
+    /// General registers it changes.
+    pub clobbers: GprSet,
+    /// It changes arithmetic flags.
+    pub flags: bool,
+    /// It writes to the stack below rsp.
+    pub stack: bool,
+}
+
+/// What shall run at a point.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Snippet {
+    /// Adds one to a counter, atomically.
+    Counter(CounterId),
+    /// Runs machine code.
+    Code(MachineCode),
+    /// Calls `entry`, which finds its [`CallRecord`] behind the call and returns with every register as the
+    /// program shall see it. The red zone is already skipped; the stack is not aligned.
+    Callback {
+        /// Address of the entry code, in the target.
+        entry: Addr,
+        /// First two quadwords of the record.
+        payload: [u64; 2],
+    },
+}
+
+/// What a callback entry finds in a trampoline.
+///
+/// The instruction behind the call to the entry is a seven-byte `nop` (0f 1f 80 disp32): the record lies
+/// `disp32` bytes from the return address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CallRecord {
+    /// As given in [`Snippet::Callback`].
+    pub payload: [u64; 2],
+    /// Address of the probed instruction.
+    pub site: Addr,
+}
+
+impl CallRecord {
+    /// Offset of the 32-bit displacement from the return address of the entry.
+    pub const DISPLACEMENT: usize = 3;
+}

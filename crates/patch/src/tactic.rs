@@ -1,0 +1,122 @@
+//! How a springboard fits at a site, and why one may not.
+
+use std::fmt;
+
+use incise_isa::Addr;
+use incise_isa::native::RelocateError;
+
+/// The way a site was patched.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Tactic {
+    /// The site is padding made for patching: nothing is displaced, or a short jump leads into the padding.
+    Nop,
+    /// The site is a direct call or jump whose target was changed.
+    Retarget,
+    /// One instruction of five bytes or more became a jump.
+    Jump,
+    /// The last instruction before padding: the jump covers unreachable bytes.
+    Tail,
+    /// Several instructions share a jump; every interior head is a trap byte inside it.
+    Group,
+    /// A trap byte.
+    Trap,
+}
+
+impl Tactic {
+    /// The name used in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tactic::Nop => "nop",
+            Tactic::Retarget => "retarget",
+            Tactic::Jump => "jump",
+            Tactic::Tail => "tail",
+            Tactic::Group => "group",
+            Tactic::Trap => "trap",
+        }
+    }
+}
+
+impl fmt::Display for Tactic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What to do where only a trap fits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TrapPolicy {
+    /// Refuse the site.
+    Forbid,
+    /// Trap there (a hit costs microseconds), and say so in the report.
+    #[default]
+    Fallback,
+    /// Trap everywhere, also where a jump would fit.
+    Force,
+}
+
+/// Why a site could not be patched.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nothing executable is mapped there.
+    #[error("{0} is not in executable memory")]
+    NotExecutable(Addr),
+    /// The bytes are no instruction.
+    #[error("no instruction can be decoded at {0}")]
+    Undecodable(Addr),
+    /// The address lies inside an instruction that is already displaced.
+    #[error("{at} lies inside the instruction at {head}, which is already patched")]
+    NotABoundary {
+        /// The address asked for.
+        at: Addr,
+        /// Where the instruction that holds it begins.
+        head: Addr,
+    },
+    /// An instruction that has to move cannot run elsewhere.
+    #[error("the instruction cannot run elsewhere: {0}")]
+    Immovable(#[from] RelocateError),
+    /// Code between the addresses of a restartable sequence must stay where it is (rseq(2)).
+    #[error("{0} is in a restartable sequence, which must run in place")]
+    RestartableSequence(Addr),
+    /// The entry is an `endbr64`, which is never overwritten, and the instruction behind it is a loop's head.
+    #[error("the instruction behind the endbr64 at {0} is also the head of a loop")]
+    LoopBehindEndbr(Addr),
+    /// No jump fits, and traps are forbidden.
+    #[error("no jump fits at {at}: {why}; only a trap would, and the trap policy forbids it")]
+    TrapForbidden {
+        /// The site.
+        at: Addr,
+        /// What keeps a jump from fitting.
+        why: Obstacle,
+    },
+    /// No free memory from which the site can be reached.
+    #[error("no free memory within reach of {0}")]
+    NoRoom(Addr),
+    /// The code is not there any more: its module was unloaded or replaced.
+    #[error("the code at {0} was unmapped or replaced")]
+    Gone(Addr),
+}
+
+/// What keeps a jump from fitting at a site.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Obstacle {
+    /// A jump leads to an instruction the springboard would cover.
+    BranchTarget(Addr),
+    /// Another function begins there.
+    FunctionEntry(Addr),
+    /// Bytes behind the site cannot be displaced.
+    Immovable(Addr),
+    /// The trap bytes inside the jump leave no free place for a trampoline.
+    NoPlace,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Obstacle::BranchTarget(at) => write!(f, "{at}, which it would cover, is a branch target"),
+            Obstacle::FunctionEntry(at) => write!(f, "another function begins at {at}"),
+            Obstacle::Immovable(at) => write!(f, "the code at {at} cannot be displaced"),
+            Obstacle::NoPlace => write!(f, "no free place for its trampoline"),
+        }
+    }
+}

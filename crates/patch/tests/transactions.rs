@@ -1,0 +1,249 @@
+//! Transactions against an address space of bytes: what is written where, and that all of it comes back.
+
+mod common;
+
+use common::FakeSpace;
+use incise_isa::Addr;
+use incise_isa::native::decode;
+use incise_patch::{
+    Atomicity, Batch, CommitError, Engine, NoFacts, Outcome, Policy, Position, Refusal, Snippet, Tactic,
+    TrapPolicy,
+};
+
+const TEXT: u64 = 0x7f00_1234_5000;
+const BEST: Policy = Policy { atomicity: Atomicity::BestEffort, traps: TrapPolicy::Fallback };
+
+/// push rbp; mov rbp,rsp; push r15; push rbx; sub rsp,8; mov eax,[rip+0x100]; test eax,eax; jne +2; nop; nop;
+/// add rsp,8; pop rbx; pop r15; pop rbp; ret; int3...
+const FUNCTION: &[u8] = &[
+    0x55, 0x48, 0x89, 0xE5, 0x41, 0x57, 0x53, 0x48, 0x83, 0xEC, 0x08, 0x8B, 0x05, 0x00, 0x01, 0x00, 0x00,
+    0x85, 0xC0, 0x75, 0x02, 0x90, 0x90, 0x48, 0x83, 0xC4, 0x08, 0x5B, 0x41, 0x5F, 0x5D, 0xC3, 0xCC, 0xCC,
+    0xCC, 0xCC, 0xCC, 0xCC,
+];
+
+fn heads(code: &[u8], at: u64) -> Vec<u64> {
+    let mut heads = Vec::new();
+    let mut offset = 0;
+    while offset < code.len() && code[offset] != 0xCC {
+        heads.push(at + offset as u64);
+        offset += decode(&code[offset..], Addr(at + offset as u64)).expect("good code").len();
+    }
+    heads
+}
+
+fn count_at(engine: &mut Engine, space: &mut FakeSpace, sites: &[u64], policy: Policy) -> Vec<Outcome> {
+    let mut batch = Batch::default();
+    for &site in sites {
+        let counter = engine.counter();
+        engine.insert(&mut batch, Addr(site), Snippet::Counter(counter), Position::Last);
+    }
+    let report = engine.commit(space, &NoFacts, &batch, policy).expect("a best-effort commit");
+    report.entries.into_iter().map(|entry| entry.outcome).collect()
+}
+
+fn remove_all(engine: &mut Engine, space: &mut FakeSpace) {
+    let batch = engine.removal(engine.instances().collect::<Vec<_>>());
+    engine.commit(space, &NoFacts, &batch, BEST).expect("removal");
+}
+
+#[test]
+fn a_group_keeps_every_covered_head_a_trap_with_a_landing() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Group)]);
+    let now = space.bytes(TEXT, 5);
+    assert_eq!(
+        (now[0], now[1], now[4]),
+        (0xE9, 0xCC, 0xCC),
+        "jmp with traps at the second and third instruction"
+    );
+    let target = (TEXT + 5).wrapping_add(i32::from_le_bytes([now[1], now[2], now[3], now[4]]) as i64 as u64);
+    assert_eq!(space.landing(TEXT), Some(target));
+    for head in [TEXT + 1, TEXT + 4] {
+        let landing = space.landing(head).expect("a landing");
+        let offset = (head - TEXT) as usize;
+        let len = decode(&FUNCTION[offset..], Addr(head)).expect("code").len();
+        assert_eq!(space.bytes(landing, len), FUNCTION[offset..offset + len], "the instruction itself");
+        assert_eq!(engine.translate(Addr(landing)), Some(Addr(head)));
+    }
+    remove_all(&mut engine, &mut space);
+    assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+    assert_eq!(engine.release(&mut space).expect("release"), 0);
+    assert!(space.mapped.is_empty(), "all memory given back");
+}
+
+#[test]
+fn every_boundary_can_be_probed_in_any_order_and_all_bytes_come_back() {
+    let heads = heads(FUNCTION, TEXT);
+    for seed in 1..200u64 {
+        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut random = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % n
+        };
+        for _ in 0..12 {
+            if random(3) == 0 && !engine.is_empty() {
+                let mut all: Vec<_> = engine.instances().collect();
+                all.sort();
+                let some = all.into_iter().filter(|_| random(2) == 0).collect();
+                let batch = engine.removal(some);
+                engine.commit(&mut space, &NoFacts, &batch, BEST).expect("removal");
+            } else {
+                let sites: Vec<u64> = (0..1 + random(4)).map(|_| heads[random(heads.len())]).collect();
+                let outcomes = count_at(&mut engine, &mut space, &sites, BEST);
+                assert!(outcomes.iter().all(|o| matches!(o, Outcome::Installed(_))), "{outcomes:?}");
+            }
+            check_boundaries(&engine, &space, &heads);
+        }
+        remove_all(&mut engine, &mut space);
+        assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION, "seed {seed}");
+    }
+}
+
+/// Every original boundary is intact, leads to a trampoline, or is a trap with a landing.
+fn check_boundaries(engine: &Engine, space: &FakeSpace, heads: &[u64]) {
+    for &head in heads {
+        let offset = (head - TEXT) as usize;
+        let len = decode(&FUNCTION[offset..], Addr(head)).expect("code").len();
+        let now = space.bytes(head, len);
+        if now == FUNCTION[offset..offset + len] {
+            continue;
+        }
+        let landing = space.landing(head).expect("a landing for a changed head");
+        assert_eq!(engine.translate(Addr(landing)), Some(Addr(head)));
+        assert!(matches!(now[0], 0xE9 | 0xCC), "{head:#x}: {now:02x?}");
+    }
+}
+
+#[test]
+fn a_failure_at_any_step_changes_no_byte() {
+    for fail in 0.. {
+        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+        space.fail = Some(fail);
+        let mut batch = Batch::default();
+        let counter = engine.counter();
+        for site in [TEXT, TEXT + 11] {
+            engine.insert(&mut batch, Addr(site), Snippet::Counter(counter), Position::Last);
+        }
+        match engine.commit(&mut space, &NoFacts, &batch, Policy::default()) {
+            Ok(_) => {
+                assert!(fail >= 4, "every step was tried: {fail}");
+                return;
+            }
+            Err(error) => assert!(matches!(error, CommitError::Space(_)), "{error}"),
+        }
+        assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION, "step {fail}");
+        assert!(engine.is_empty());
+        // The same transaction goes through afterwards.
+        space.fail = None;
+        let mut batch = Batch::default();
+        engine.insert(&mut batch, Addr(TEXT), Snippet::Counter(counter), Position::Last);
+        engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect("a second try");
+        assert_ne!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+    }
+}
+
+#[test]
+fn all_or_nothing_changes_nothing_when_one_site_is_refused() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    let mut batch = Batch::default();
+    let counter = engine.counter();
+    for site in [TEXT, 0x1234] {
+        engine.insert(&mut batch, Addr(site), Snippet::Counter(counter), Position::Last);
+    }
+    let error =
+        engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect_err("0x1234 is not mapped");
+    let CommitError::Refused(entries) = &error else { panic!("{error}") };
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].outcome, Outcome::Refused(Refusal::NotExecutable(Addr(0x1234))));
+    assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+}
+
+#[test]
+fn a_loop_head_behind_the_site_makes_it_a_trap() {
+    // inc eax; 7f..: dec ecx; jne -4; ret
+    let code = [0xFF, 0xC0, 0xFF, 0xC9, 0x75, 0xFC, 0xC3, 0xCC, 0xCC, 0xCC];
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Trap)]);
+    assert_eq!(space.bytes(TEXT, 7), [0xCC, 0xC0, 0xFF, 0xC9, 0x75, 0xFC, 0xC3], "one byte only");
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    let forbid = Policy { traps: TrapPolicy::Forbid, ..BEST };
+    let outcomes = count_at(&mut engine, &mut space, &[TEXT], forbid);
+    assert!(matches!(outcomes[0], Outcome::Refused(Refusal::TrapForbidden { .. })), "{outcomes:?}");
+    assert_eq!(space.bytes(TEXT, code.len()), code);
+}
+
+#[test]
+fn hot_patch_padding_takes_the_long_jump() {
+    let mut code = vec![0xC3];
+    code.extend([0x90; 5]);
+    code.extend([0x8B, 0xFF, 0x55, 0x8B, 0xEC, 0x5D, 0xC3]);
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT + 6], BEST), [Outcome::Installed(Tactic::Nop)]);
+    let now = space.bytes(TEXT, code.len());
+    assert_eq!(now[1], 0xE9);
+    assert_eq!(now[6..8], [0xEB, 0xF9]);
+    assert_eq!(now[8..], code[8..]);
+    remove_all(&mut engine, &mut space);
+    assert_eq!(space.bytes(TEXT, code.len()), code);
+}
+
+#[test]
+fn a_compiler_s_five_byte_nop_displaces_nothing() {
+    let code = [0x0F, 0x1F, 0x44, 0x00, 0x00, 0x55, 0xC3];
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Nop)]);
+    // Five one-byte nops, as -fpatchable-function-entry=5 emits them: every one stays a boundary.
+    let code = [0x90, 0x90, 0x90, 0x90, 0x90, 0x55, 0xC3];
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Nop)]);
+    assert_eq!(space.bytes(TEXT, 5), [0xE9, 0xCC, 0xCC, 0xCC, 0xCC]);
+}
+
+#[test]
+fn a_call_is_retargeted_and_its_landing_still_calls() {
+    // call +0x100; ret
+    let code = [0xE8, 0x00, 0x01, 0x00, 0x00, 0xC3];
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Retarget)]);
+    let now = space.bytes(TEXT, 5);
+    assert_eq!(now[0], 0xE8);
+    let thunk = (TEXT + 5).wrapping_add(i32::from_le_bytes([now[1], now[2], now[3], now[4]]) as i64 as u64);
+    assert_ne!(space.landing(TEXT), Some(thunk), "a trapped thread has not pushed the return address yet");
+}
+
+#[test]
+fn endbr_is_never_overwritten() {
+    let mut code = vec![0xF3, 0x0F, 0x1E, 0xFA];
+    code.extend_from_slice(FUNCTION);
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Group)]);
+    assert_eq!(space.bytes(TEXT, 5), [0xF3, 0x0F, 0x1E, 0xFA, 0xE9]);
+}
+
+#[test]
+fn a_trampoline_in_use_is_not_used_again() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    count_at(&mut engine, &mut space, &[TEXT], BEST);
+    let first = space.landing(TEXT).expect("installed");
+    space.busy.insert(Addr(first + 3));
+    remove_all(&mut engine, &mut space);
+    assert!(engine.release(&mut space).expect("release") > 0, "a thread is inside");
+    count_at(&mut engine, &mut space, &[TEXT], BEST);
+    assert_ne!(space.landing(TEXT), Some(first));
+    space.busy.clear();
+    remove_all(&mut engine, &mut space);
+    assert_eq!(engine.release(&mut space).expect("release"), 0);
+}
+
+#[test]
+fn a_module_that_went_away_is_not_written_to() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    count_at(&mut engine, &mut space, &[TEXT], BEST);
+    let other = vec![0xC3; FUNCTION.len()];
+    for (i, &byte) in other.iter().enumerate() {
+        space.memory.insert(TEXT + i as u64, byte);
+    }
+    remove_all(&mut engine, &mut space);
+    assert_eq!(space.bytes(TEXT, FUNCTION.len()), other, "another module's bytes stay");
+}
