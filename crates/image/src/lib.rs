@@ -4,6 +4,41 @@
 
 #![deny(unsafe_code)]
 
+mod addr;
+mod bytes;
+mod debug_files;
+mod demangle;
+mod dynamic;
+mod elf;
+mod error;
+mod find;
+mod glob;
+mod ifunc;
+mod layout;
 mod maps;
+mod memory;
+mod module;
+mod patchable;
+mod pattern;
+mod relocations;
+mod rseq;
+mod suggest;
+mod symbols;
+mod symtab;
+mod unwind;
+mod versions;
 
+pub use addr::{FileOffset, LinkAddr};
+pub use debug_files::{DebugLink, debug_file_candidates};
+pub use demangle::demangle;
+pub use elf::{Image, Kind};
+pub use error::ImageError;
+pub use find::{Target, find, nameless};
+pub use ifunc::{Slot, SlotTarget, implementations};
+pub use layout::{Section, Segment};
 pub use maps::{Mapping, MemoryMap, Permissions};
+pub use memory::MemoryReader;
+pub use module::{Module, mark_main_by_entry, modules};
+pub use pattern::{Pattern, PatternError};
+pub use rseq::CriticalSection;
+pub use symbols::{Dropped, Function, FunctionKind, Name};

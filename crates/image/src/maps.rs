@@ -61,6 +61,13 @@ impl MemoryMap {
         self.mappings.get(index).filter(|m| m.range.contains(&at))
     }
 
+    /// The mappings that share an address with `range`, ascending.
+    pub fn overlapping(&self, range: &Range<Addr>) -> impl Iterator<Item = &Mapping> {
+        let index = self.mappings.partition_point(|m| m.range.end <= range.start);
+        let rest = self.mappings.get(index..).unwrap_or(&[]);
+        rest.iter().take_while(|m| m.range.start < range.end)
+    }
+
     /// Whether nothing is mapped in `range`.
     pub fn is_free(&self, range: &Range<Addr>) -> bool {
         let index = self.mappings.partition_point(|m| m.range.end <= range.start);

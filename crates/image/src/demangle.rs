@@ -1,0 +1,110 @@
+//! Names as the programmer wrote them: C++ (Itanium ABI) and Rust (both schemes).
+
+use std::fmt;
+
+use cpp_demangle::{DemangleOptions, Symbol};
+
+/// Longest demangled name made, in bytes; substitutions can make a short symbol exponentially long.
+const LIMIT: usize = 1 << 16;
+
+/// The source form of a mangled symbol, with parameters; `None` if it is not mangled.
+pub fn demangle(symbol: &str) -> Option<String> {
+    rust(symbol).or_else(|| cpp(symbol, DemangleOptions::new()))
+}
+
+/// The forms of a mangled symbol that a pattern may mean: with parameters, without, and without the
+/// template arguments at the end.
+pub(crate) fn forms(symbol: &str) -> Vec<String> {
+    if let Some(name) = rust(symbol) {
+        return vec![name];
+    }
+    let Some(full) = cpp(symbol, DemangleOptions::new()) else { return Vec::new() };
+    let mut forms = vec![full];
+    if let Some(bare) = cpp(symbol, DemangleOptions::new().no_params().no_return_type()) {
+        let plain = without_template_arguments(&bare).map(str::to_owned);
+        forms.push(bare);
+        forms.extend(plain);
+    }
+    forms
+}
+
+fn rust(symbol: &str) -> Option<String> {
+    let name = rustc_demangle::try_demangle(symbol).ok()?;
+    let mut text = Bounded(String::new());
+    // The alternate form leaves out the hash.
+    fmt::write(&mut text, format_args!("{name:#}")).ok().map(|()| text.0)
+}
+
+fn cpp(symbol: &str, options: DemangleOptions) -> Option<String> {
+    if !symbol.starts_with("_Z") {
+        return None;
+    }
+    let mut text = Bounded(String::new());
+    Symbol::new(symbol).ok()?.structured_demangle(&mut text, &options).ok().map(|()| text.0)
+}
+
+/// A string that refuses to grow beyond [`LIMIT`].
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > LIMIT {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
+/// `name` without the `<…>` it ends in.
+fn without_template_arguments(name: &str) -> Option<&str> {
+    let mut depth = 0usize;
+    for (index, byte) in name.bytes().enumerate().rev() {
+        match byte {
+            b'>' => depth += 1,
+            b'<' => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+        if depth == 0 {
+            let bare = &name[..index];
+            return (byte == b'<' && !bare.ends_with("operator")).then_some(bare);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{demangle, forms};
+
+    #[test]
+    fn symbols_become_source_names() {
+        assert_eq!(
+            demangle("_ZNSt6vectorIiSaIiEE9push_backERKi").as_deref(),
+            Some("std::vector<int, std::allocator<int> >::push_back(int const&)")
+        );
+        assert_eq!(demangle("_ZN4core3fmt5write17h0123456789abcdefE").as_deref(), Some("core::fmt::write"));
+        assert_eq!(demangle("_RNvC7mycrate4main").as_deref(), Some("mycrate::main"));
+        assert_eq!(demangle("malloc"), None);
+    }
+
+    #[test]
+    fn a_template_is_found_by_its_bare_name() {
+        assert_eq!(
+            forms("_ZN2ns3maxIiEET_S1_S1_"),
+            ["int ns::max<int>(int, int)", "ns::max<int>", "ns::max"]
+        );
+    }
+
+    #[test]
+    fn exponential_names_are_refused() {
+        // Each pair nests the ones before it: 2^n types.
+        let mut symbol = String::from("_Z1fISt4pairIiiE");
+        for index in 0..28 {
+            let id = char::from_digit(index, 36).map(|c| c.to_ascii_uppercase()).unwrap_or('0');
+            symbol.push_str(&format!("St4pairIS{id}_S{id}_E"));
+        }
+        symbol.push_str("EvT_");
+        assert!(demangle(&symbol).is_none_or(|name| name.len() <= super::LIMIT));
+    }
+}

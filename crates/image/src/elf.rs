@@ -1,0 +1,311 @@
+//! [`Image`]: what an ELF file says about the program or library in it.
+
+use std::ops::Range;
+
+use object::elf;
+
+use crate::addr::find_range;
+use crate::bytes::{Bytes, LE};
+use crate::debug_files::{DebugLink, debug_link};
+use crate::dynamic::Dynamic;
+use crate::ifunc::{Slot, SlotTarget};
+use crate::layout::{self, Layout, Section, Segment};
+use crate::rseq::CriticalSection;
+use crate::symbols::{Dropped, Function, Name, Symbols};
+use crate::symtab;
+use crate::unwind::Unwind;
+use crate::{FileOffset, ImageError, LinkAddr, patchable, relocations, rseq};
+
+/// What kind of program a file is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A program at fixed addresses (`ET_EXEC`), static or not.
+    Executable,
+    /// A program that runs at any address and is dynamically linked.
+    PositionIndependent,
+    /// A program that runs at any address and needs no dynamic linker.
+    StaticPie,
+    /// A library; also the dynamic linker and the vdso.
+    SharedObject,
+}
+
+/// A parsed ELF file. It owns what it keeps and does not borrow the file.
+pub struct Image {
+    kind: Kind,
+    entry: Option<LinkAddr>,
+    interpreter: Option<String>,
+    build_id: Option<Box<[u8]>>,
+    debug_link: Option<DebugLink>,
+    soname: Option<String>,
+    needed: Vec<String>,
+    debug_pointer: Option<LinkAddr>,
+    r_debug: Option<LinkAddr>,
+    segments: Vec<Segment>,
+    sections: Vec<Section>,
+    text: Vec<Range<LinkAddr>>,
+    plt: Vec<Range<LinkAddr>>,
+    symbols: Symbols,
+    has_symtab: bool,
+    slots: Vec<Slot>,
+    critical_sections: Vec<CriticalSection>,
+    patchable_entries: Vec<LinkAddr>,
+    unwind: Unwind,
+}
+
+impl Image {
+    /// Reads the contents of an ELF file.
+    ///
+    /// # Errors
+    /// What is not a 64-bit x86-64 program or library, and what the loader could not use either. Tables
+    /// that only tools read (sections, static symbols, versions) may be damaged: then they count as empty.
+    pub fn parse(file: &[u8]) -> Result<Image, ImageError> {
+        let layout = Layout::parse(Bytes::file(file))?;
+        let header = layout::header(layout.file)?;
+        let dynamic = Dynamic::parse(&layout)?;
+        let mut reader = symtab::Reader::new(&layout);
+        if let Some(dynamic) = &dynamic {
+            reader.dynamic(dynamic)?;
+        }
+        let has_symtab = reader.static_table()?;
+        let collected = reader.finish();
+        let rela = relocations::rela_tables(&layout, dynamic.as_ref());
+        let entry = LinkAddr(header.e_entry.get(LE));
+        Ok(Image {
+            kind: kind(header.e_type.get(LE), &layout, dynamic.as_ref()),
+            entry: Some(entry).filter(|&at| find_range(&layout.text, at).is_some()),
+            build_id: layout::note(&layout.notes, b"GNU", elf::NT_GNU_BUILD_ID.0).map(Box::from),
+            debug_link: debug_link(&layout),
+            debug_pointer: dynamic.as_ref().and_then(|d| d.debug),
+            r_debug: collected.r_debug,
+            sections: layout.public_sections(),
+            symbols: collected.symbols,
+            has_symtab,
+            slots: relocations::slots(&layout, &rela, &collected.import_of),
+            critical_sections: rseq::critical_sections(&layout, &rela),
+            patchable_entries: patchable::entries(&layout, &rela),
+            unwind: Unwind::find(&layout),
+            soname: dynamic.as_ref().and_then(|d| d.soname.clone()),
+            needed: dynamic.map(|d| d.needed).unwrap_or_default(),
+            interpreter: layout.interpreter,
+            segments: layout.segments,
+            text: layout.text,
+            plt: layout.plt,
+        })
+    }
+
+    /// Adds the symbols of a separate debug file (`debug`: its contents).
+    ///
+    /// # Errors
+    /// [`ImageError::OtherBuild`] if the build-ids differ or one is missing; the reasons of
+    /// [`parse`](Self::parse) if the file is no ELF file. The image is unchanged then.
+    pub fn merge_debug(&mut self, debug: &[u8]) -> Result<(), ImageError> {
+        let file = Bytes::file(debug);
+        let sections = layout::sections(file, layout::header(file)?);
+        let notes: Vec<Bytes<'_>> =
+            sections.iter().filter(|s| s.kind == elf::SHT_NOTE.0).map(|s| s.bytes).collect();
+        let build_id = layout::note(&notes, b"GNU", elf::NT_GNU_BUILD_ID.0);
+        if build_id.is_none() || build_id != self.build_id.as_deref() {
+            return Err(ImageError::OtherBuild);
+        }
+        let layout = Layout::with_text(file, sections, self.text.clone(), self.plt.clone());
+        let mut reader = symtab::Reader::new(&layout);
+        reader.resume(&self.symbols);
+        self.has_symtab |= reader.static_table()?;
+        self.symbols = reader.finish().symbols;
+        Ok(())
+    }
+
+    /// What kind of program it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// It is a program, not a library.
+    pub fn is_program(&self) -> bool {
+        self.kind != Kind::SharedObject
+    }
+
+    /// It is a program that no dynamic linker loads.
+    pub fn is_static(&self) -> bool {
+        self.is_program() && self.interpreter.is_none() && self.needed.is_empty()
+    }
+
+    /// Where it begins to run, if that is in its code.
+    pub fn entry(&self) -> Option<LinkAddr> {
+        self.entry
+    }
+
+    /// Path of the dynamic linker it asks for.
+    pub fn interpreter(&self) -> Option<&str> {
+        self.interpreter.as_deref()
+    }
+
+    /// The note that names the build.
+    pub fn build_id(&self) -> Option<&[u8]> {
+        self.build_id.as_deref()
+    }
+
+    /// Name and checksum of its debug file.
+    pub fn debug_link(&self) -> Option<&DebugLink> {
+        self.debug_link.as_ref()
+    }
+
+    /// The name other modules ask for (`DT_SONAME`).
+    pub fn soname(&self) -> Option<&str> {
+        self.soname.as_deref()
+    }
+
+    /// The libraries it asks for (`DT_NEEDED`).
+    pub fn needed(&self) -> &[String] {
+        &self.needed
+    }
+
+    /// Address of the value of `DT_DEBUG`, where the dynamic linker puts the address of its `r_debug`.
+    pub fn debug_pointer(&self) -> Option<LinkAddr> {
+        self.debug_pointer
+    }
+
+    /// In the dynamic linker (or a static program that holds it): the `r_debug` structure.
+    pub fn r_debug(&self) -> Option<LinkAddr> {
+        self.r_debug
+    }
+
+    /// In the dynamic linker: the function it calls when the list of loaded modules changes.
+    pub fn debug_state(&self) -> Option<LinkAddr> {
+        let named = |f: &&Function| self.names(f).any(|name| name.text == "_dl_debug_state");
+        self.functions().iter().find(named).map(|f| f.addr)
+    }
+
+    /// What the loader maps, ascending.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The named parts in memory, ascending; empty if the file has no section headers.
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// Addresses of the executable segments, ascending.
+    pub fn text_segments(&self) -> impl Iterator<Item = Range<LinkAddr>> + '_ {
+        self.segments.iter().filter(|s| s.permissions.execute).map(Segment::range)
+    }
+
+    /// Where instructions are, ascending: the executable sections if there are headers, else the
+    /// executable segments. Linkage stubs are part of it.
+    pub fn text(&self) -> &[Range<LinkAddr>] {
+        &self.text
+    }
+
+    /// Procedure linkage tables, ascending.
+    pub fn plt(&self) -> &[Range<LinkAddr>] {
+        &self.plt
+    }
+
+    /// The functions that symbols name, ascending, one per address.
+    pub fn functions(&self) -> &[Function] {
+        &self.symbols.functions
+    }
+
+    /// The best known name of one of [`functions`](Self::functions).
+    pub fn name(&self, function: &Function) -> &str {
+        let name = self.symbols.first_name(function);
+        name.map_or("", |name| name.text)
+    }
+
+    /// All names of one of [`functions`](Self::functions), the best known first.
+    pub fn names(&self, function: &Function) -> impl ExactSizeIterator<Item = Name<'_>> {
+        self.symbols.names(function)
+    }
+
+    /// The innermost function that covers `at`.
+    pub fn function_at(&self, at: LinkAddr) -> Option<&Function> {
+        self.symbols.function_at(at)
+    }
+
+    /// The function that begins at `at`.
+    pub fn function_starting_at(&self, at: LinkAddr) -> Option<&Function> {
+        let index = self.functions().binary_search_by_key(&at, |f| f.addr).ok()?;
+        self.functions().get(index)
+    }
+
+    /// The first function that begins behind `at`.
+    pub fn next_function_start(&self, at: LinkAddr) -> Option<LinkAddr> {
+        self.symbols.next_start(at)
+    }
+
+    /// Ranges of code the unwind tables describe, ascending by start: functions, and parts of functions
+    /// that compilers put elsewhere. For stripped files; read on the first call.
+    pub fn unwind_functions(&self) -> &[Range<LinkAddr>] {
+        self.unwind.ranges()
+    }
+
+    /// The file has a static symbol table (or got one by [`merge_debug`](Self::merge_debug)).
+    pub fn has_symtab(&self) -> bool {
+        self.has_symtab
+    }
+
+    /// Symbols that are not among the functions, by reason.
+    pub fn dropped(&self) -> Dropped {
+        self.symbols.dropped
+    }
+
+    /// Names the dynamic linker binds: functions that are not defined here, and indirect functions of the
+    /// file itself.
+    pub fn imports(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.symbols.imports()
+    }
+
+    /// Indices of [`imports`](Self::imports) with that name (one per version).
+    pub fn import_indices(&self, name: &str) -> impl Iterator<Item = u32> {
+        self.symbols.import_indices(name)
+    }
+
+    /// Slots that the loader fills with what `target` stands for.
+    pub fn slots_of(&self, target: SlotTarget) -> &[Slot] {
+        let start = self.slots.partition_point(|s| s.target < target);
+        let len = self.slots[start..].partition_point(|s| s.target == target);
+        &self.slots[start..start + len]
+    }
+
+    /// All slots of imported and indirect functions, sorted by target.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Restartable sequences, ascending. Nothing may be moved out of them.
+    pub fn critical_sections(&self) -> &[CriticalSection] {
+        &self.critical_sections
+    }
+
+    /// Addresses of nop runs that the compiler left for patching, ascending.
+    pub fn patchable_entries(&self) -> &[LinkAddr] {
+        &self.patchable_entries
+    }
+
+    /// Where in the file the byte at `at` is; `None` if it does not come from the file.
+    pub fn link_to_file(&self, at: LinkAddr) -> Option<FileOffset> {
+        layout::link_to_file(&self.segments, at, 1)
+    }
+
+    /// The `len` bytes at `at` in `file`, which must be the contents this image was parsed from.
+    pub fn bytes_at<'a>(&self, file: &'a [u8], at: LinkAddr, len: u64) -> Option<&'a [u8]> {
+        let offset = layout::link_to_file(&self.segments, at, len)?;
+        Bytes::file(file).get(offset.0, len).map(Bytes::data)
+    }
+}
+
+fn kind(file_type: elf::FileType, layout: &Layout<'_>, dynamic: Option<&Dynamic<'_>>) -> Kind {
+    if file_type == elf::ET_EXEC {
+        return Kind::Executable;
+    }
+    // libc.so.6 has an interpreter as well, for running it by hand. Programs of linkers before DF_1_PIE
+    // have an interpreter and no name.
+    let named = dynamic.is_some_and(|d| d.soname.is_some());
+    match (dynamic.is_some_and(|d| d.pie), layout.interpreter.is_some()) {
+        (true, false) => Kind::StaticPie,
+        (true, true) => Kind::PositionIndependent,
+        (false, true) if !named => Kind::PositionIndependent,
+        (false, _) => Kind::SharedObject,
+    }
+}

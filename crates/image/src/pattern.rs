@@ -1,0 +1,370 @@
+//! Patterns: how users name functions and addresses.
+
+use incise_isa::Addr;
+
+use crate::glob::Glob;
+use crate::{LinkAddr, Module};
+
+/// What a user writes to name functions or addresses.
+///
+/// | form | means |
+/// |---|---|
+/// | `GLOB` | functions whose name fits the shell pattern |
+/// | `NAME@VERSION`, `NAME@@VERSION` | only that symbol version; only if it is the default one |
+/// | `NAME+OFFSET` | an address inside a function; the offset is decimal or `0x` hexadecimal |
+/// | `*0xADDRESS` | a run-time address |
+/// | `MODULE!…` | any of these in modules that fit only; with `*0x…` the address is a link address |
+///
+/// A pattern with `::`, `(` or `<` is compared with demangled names: as a whole, and, where the pattern
+/// has no parameters, without them. A module is named by a shell pattern on its file name, with or without
+/// the version behind it: `libc` means `libc.so.6`. One with a `/` is compared with the path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pattern {
+    pub(crate) text: String,
+    pub(crate) module: Option<ModuleGlob>,
+    pub(crate) what: What,
+}
+
+/// What a pattern names inside its modules.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    Name(NamePattern),
+    Address(Addr),
+    Link(LinkAddr),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NamePattern {
+    pub glob: Glob,
+    pub version: Option<VersionPattern>,
+    /// Bytes behind the start of the function.
+    pub offset: u64,
+    /// Compare with demangled names; then this is an identifier that must be in the mangled name.
+    pub demangled: Option<Option<String>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct VersionPattern {
+    pub glob: Glob,
+    pub only_default: bool,
+}
+
+/// Why a text is no pattern, or names nothing.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PatternError {
+    /// The text makes no sense.
+    #[error("`{pattern}` is not a pattern: {what}")]
+    Malformed {
+        /// The pattern as given.
+        pattern: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// No module fits.
+    #[error("`{pattern}`: no module is called `{module}`{}", list(", there are: ", .loaded))]
+    NoModule {
+        /// The pattern as given.
+        pattern: String,
+        /// The module's pattern.
+        module: String,
+        /// Names of the modules there are.
+        loaded: Vec<String>,
+    },
+    /// No function fits.
+    #[error("no function matches `{pattern}`{}{}{}",
+        list("; imported, but not defined, by ", .imported_by),
+        list("; there is ", .elsewhere),
+        list("; did you mean ", .near))]
+    NoFunction {
+        /// The pattern as given.
+        pattern: String,
+        /// Modules (of those searched) that refer to a function of that name, which no one of them defines.
+        imported_by: Vec<String>,
+        /// Functions that match in modules that were not searched, as `MODULE!NAME`.
+        elsewhere: Vec<String>,
+        /// Names that are spelled nearly so, nearest first.
+        near: Vec<String>,
+    },
+    /// The offset is not inside the function.
+    #[error("`{pattern}`: the function {function} has only {size} bytes")]
+    OutsideFunction {
+        /// The pattern as given.
+        pattern: String,
+        /// The function.
+        function: String,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The address is not in the executable memory of any module (that fits).
+    #[error("`{pattern}`: {address:#x} is not in the code of any module")]
+    NotCode {
+        /// The pattern as given.
+        pattern: String,
+        /// The address: at run time, or, with a module, as linked.
+        address: u64,
+    },
+}
+
+fn list(introduction: &str, names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!("{introduction}{}", names.join(", ")) }
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// [`PatternError::Malformed`] says what is wrong.
+    pub fn parse(text: &str) -> Result<Pattern, PatternError> {
+        let malformed = |what| PatternError::Malformed { pattern: text.to_owned(), what };
+        let (module, rest) = match split_module(text) {
+            Some((module, rest)) => (Some(ModuleGlob::new(module)), rest),
+            None => (None, text),
+        };
+        if rest.is_empty() {
+            return Err(malformed("a function name is missing"));
+        }
+        let what = match rest.strip_prefix("*0x") {
+            Some(digits) => {
+                let address = hexadecimal(digits)
+                    .ok_or_else(|| malformed("the address is not a hexadecimal number"))?;
+                if module.is_some() { What::Link(LinkAddr(address)) } else { What::Address(Addr(address)) }
+            }
+            None => What::Name(NamePattern::parse(rest).map_err(malformed)?),
+        };
+        Ok(Pattern { text: text.to_owned(), module, what })
+    }
+
+    /// The text it was made from.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl std::str::FromStr for Pattern {
+    type Err = PatternError;
+    fn from_str(text: &str) -> Result<Pattern, PatternError> {
+        Pattern::parse(text)
+    }
+}
+
+impl NamePattern {
+    fn parse(text: &str) -> Result<NamePattern, &'static str> {
+        let (name, offset) = split_offset(text)?;
+        let is_source_name = name.contains("::") || name.contains('(') || name.contains('<');
+        if is_source_name {
+            let glob = Glob::new(&squeeze(name));
+            return Ok(NamePattern {
+                glob,
+                version: None,
+                offset,
+                demangled: Some(required_identifier(name)),
+            });
+        }
+        let (name, version) = match name.split_once('@') {
+            Some(("", _)) => return Err("a function name is missing before `@`"),
+            Some((name, version)) => (name, Some(version)),
+            None => (name, None),
+        };
+        let version = version.map(|text| {
+            let (only_default, text) = text.strip_prefix('@').map_or((false, text), |text| (true, text));
+            VersionPattern { glob: Glob::new(text), only_default }
+        });
+        Ok(NamePattern { glob: Glob::new(name), version, offset, demangled: None })
+    }
+}
+
+/// Parts `MODULE!REST`. C++ operators (`operator!=`) and types have a `!` of their own.
+fn split_module(text: &str) -> Option<(&str, &str)> {
+    let (module, rest) = text.split_once('!')?;
+    let is_name = !module.is_empty() && !module.contains(['(', '<', ' ']) && !module.contains("::");
+    // `[!a-z]` is a shell pattern's negation.
+    let in_class = module.ends_with('[');
+    (is_name && !in_class && !module.ends_with("operator")).then_some((module, rest))
+}
+
+/// Parts `NAME+OFFSET`. What follows the last `+` is an offset if it begins with a digit.
+fn split_offset(text: &str) -> Result<(&str, u64), &'static str> {
+    let Some((name, digits)) = text.rsplit_once('+') else { return Ok((text, 0)) };
+    if name.is_empty() || name.ends_with("operator") || !digits.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok((text, 0));
+    }
+    let offset = match digits.strip_prefix("0x") {
+        Some(digits) => hexadecimal(digits),
+        None if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok(),
+        None => None,
+    };
+    Ok((name, offset.ok_or("the offset is not a number")?))
+}
+
+fn hexadecimal(digits: &str) -> Option<u64> {
+    // `from_str_radix` would take a sign.
+    let valid = digits.bytes().all(|b| b.is_ascii_hexdigit());
+    valid.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// Takes out blanks that only style puts in: behind commas and between closing brackets.
+pub(crate) fn squeeze(name: &str) -> String {
+    name.replace(", ", ",").replace("> >", ">>")
+}
+
+/// The longest identifier of a source name that its mangled name spells out too, to sort out most symbols
+/// without demangling them. Identifiers beside `::` are spelled, except the abbreviated ones of `std`
+/// (Itanium C++ ABI, 5.1.10).
+fn required_identifier(name: &str) -> Option<String> {
+    const ABBREVIATED: [&str; 11] = [
+        "std",
+        "allocator",
+        "basic_string",
+        "string",
+        "basic_istream",
+        "istream",
+        "basic_ostream",
+        "ostream",
+        "basic_iostream",
+        "iostream",
+        "char_traits",
+    ];
+    // Other scripts are encoded, and classes of a shell pattern spell nothing.
+    if !name.is_ascii() || name.contains(['[', '\\']) {
+        return None;
+    }
+    let scope = &name[..name.find(['(', '<']).unwrap_or(name.len())];
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let bytes = scope.as_bytes();
+    let mut best: Option<&str> = None;
+    let mut start = 0;
+    while start < bytes.len() {
+        let len = bytes[start..].iter().take_while(|&&b| is_part(b)).count();
+        let word = &scope[start..start + len];
+        let qualified = scope[..start].ends_with("::") || scope[start + len..].starts_with("::");
+        // A piece of an identifier (beside a `*`) might be a piece of an abbreviated one.
+        let whole = !scope[..start].ends_with(['*', '?']) && !scope[start + len..].starts_with(['*', '?']);
+        let spelled = qualified && whole && word != "operator" && !ABBREVIATED.contains(&word);
+        if spelled && word.len() > best.map_or(0, str::len) {
+            best = Some(word);
+        }
+        start += len.max(1);
+    }
+    best.map(str::to_owned)
+}
+
+/// A shell pattern on modules.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ModuleGlob {
+    pub text: String,
+    glob: Glob,
+}
+
+impl ModuleGlob {
+    pub(crate) fn new(text: &str) -> ModuleGlob {
+        ModuleGlob { text: text.to_owned(), glob: Glob::new(text) }
+    }
+
+    /// Whether `module` is meant.
+    pub(crate) fn matches(&self, module: &Module) -> bool {
+        if self.text.contains('/') {
+            return self.text == module.path || self.glob.matches(&module.path);
+        }
+        // `[vdso]` is also a class of characters; taken literally first.
+        self.text == module.name
+            || self.fits_file(&module.name)
+            || self.fits_file(module.name.trim_matches(['[', ']']))
+            || module.image.soname().is_some_and(|soname| self.fits_file(soname))
+    }
+
+    fn fits_file(&self, name: &str) -> bool {
+        stems(name).any(|stem| self.glob.matches(stem))
+    }
+}
+
+/// A file name and what is left when versions are taken off: `libc.so.6`, `libc.so`, `libc`;
+/// `libx-2.31.so`, `libx-2.31`, `libx`.
+fn stems(name: &str) -> impl Iterator<Item = &str> {
+    let is_version = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let base = name.find(".so").filter(|&at| {
+        at > 0 && {
+            let behind = &name[at + 3..];
+            behind.is_empty() || behind.starts_with('.')
+        }
+    });
+    let versions = base.into_iter().flat_map(move |at| {
+        let cuts = name[at + 1..].match_indices('.').map(move |(cut, _)| at + 1 + cut);
+        cuts.map(|cut| &name[..cut]).chain(std::iter::once(&name[..at]))
+    });
+    let without_number = base.and_then(move |at| {
+        let (stem, version) = name[..at].rsplit_once('-')?;
+        is_version(version).then_some(stem)
+    });
+    std::iter::once(name).chain(versions).chain(without_number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> NamePattern {
+        match Pattern::parse(text).map(|p| p.what) {
+            Ok(What::Name(name)) => name,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(Pattern::parse("*0x4010f0").map(|p| p.what), Ok(What::Address(Addr(0x4010f0))));
+        let inside = Pattern::parse("libc!*0x1000").expect("a link address");
+        assert_eq!(inside.what, What::Link(LinkAddr(0x1000)));
+        assert_eq!(inside.module.map(|m| m.text).as_deref(), Some("libc"));
+    }
+
+    #[test]
+    fn offsets_are_decimal_or_hexadecimal() {
+        assert_eq!(name("main+16").offset, 16);
+        assert_eq!(name("prog!main+0x1f").offset, 0x1f);
+        assert_eq!(name("ns::operator+").offset, 0);
+        assert!(name("operator+").glob.matches("operator+"));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_reason() {
+        for text in [
+            "",
+            "libc!",
+            "*0x",
+            "*0xzz",
+            "*0x+5",
+            "*0x11112222333344445",
+            "main+0x",
+            "main+9z",
+            "@V",
+            "main+99999999999999999999",
+        ] {
+            assert!(matches!(Pattern::parse(text), Err(PatternError::Malformed { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_exclamation_mark_of_cpp_is_no_module() {
+        assert!(Pattern::parse("operator!=").is_ok_and(|p| p.module.is_none()));
+        assert!(Pattern::parse("ns::operator!").is_ok_and(|p| p.module.is_none()));
+        assert!(Pattern::parse("str[!a]*").is_ok_and(|p| p.module.is_none()));
+    }
+
+    #[test]
+    fn versions_are_taken_off_library_names() {
+        let all = |name| stems(name).collect::<Vec<_>>();
+        assert_eq!(all("libc.so.6"), ["libc.so.6", "libc.so", "libc"]);
+        assert_eq!(all("libstdc++.so.6.0.30").last(), Some(&"libstdc++"));
+        assert!(all("libLLVM-14.so.1").contains(&"libLLVM"));
+        assert_eq!(all("python3.11"), ["python3.11"]);
+    }
+
+    #[test]
+    fn the_identifier_to_look_for_is_one_that_is_spelled_out() {
+        assert_eq!(required_identifier("std::vector*::push_back").as_deref(), Some("push_back"));
+        assert_eq!(required_identifier("std::string::size()").as_deref(), Some("size"));
+        assert_eq!(required_identifier("llvm::Module*::*(int)").as_deref(), Some("llvm"));
+        assert_eq!(required_identifier("std::*"), None);
+    }
+}

@@ -1,0 +1,81 @@
+//! Where functions begin and end according to the unwind tables: all there is in stripped programs.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use gimli::{
+    BaseAddresses, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer,
+    UnwindSection,
+};
+
+use crate::LinkAddr;
+use crate::addr::find_range;
+use crate::layout::Layout;
+
+/// A copy of `.eh_frame`, read when first asked.
+#[derive(Default)]
+pub(crate) struct Unwind {
+    eh_frame: Box<[u8]>,
+    at: LinkAddr,
+    text: Vec<Range<LinkAddr>>,
+    plt: Vec<Range<LinkAddr>>,
+    ranges: OnceLock<Vec<Range<LinkAddr>>>,
+}
+
+impl Unwind {
+    /// Finds the table by its section, or else through the header that `PT_GNU_EH_FRAME` names.
+    pub(crate) fn find(layout: &Layout<'_>) -> Unwind {
+        let section = layout.section(".eh_frame").filter(|s| s.bytes.len() > 0);
+        let found = section.map(|s| (LinkAddr(s.addr), s.bytes.data())).or_else(|| {
+            let at = eh_frame_of_header(layout)?;
+            Some((at, layout.from(at)?.data()))
+        });
+        let (at, bytes) = found.unwrap_or((LinkAddr(0), &[]));
+        let (text, plt) = (layout.text.clone(), layout.plt.clone());
+        Unwind { eh_frame: bytes.into(), at, text, plt, ranges: OnceLock::new() }
+    }
+
+    /// The ranges of code that have an unwind description, ascending; linkage stubs left out.
+    pub(crate) fn ranges(&self) -> &[Range<LinkAddr>] {
+        self.ranges.get_or_init(|| self.read())
+    }
+
+    fn read(&self) -> Vec<Range<LinkAddr>> {
+        let table = EhFrame::new(&self.eh_frame, LittleEndian);
+        let text = self.text.first().map_or(0, |r| r.start.0);
+        let bases = BaseAddresses::default().set_eh_frame(self.at.0).set_text(text);
+        // Each common entry is parsed once: a long one that many refer to would cost quadratic time.
+        let mut common: HashMap<usize, gimli::Result<CommonInformationEntry<_>>> = HashMap::new();
+        let mut found: Vec<Range<LinkAddr>> = Vec::new();
+        let mut entries = table.entries(&bases);
+        // A malformed entry ends the table; what came before it stands.
+        while let Ok(Some(entry)) = entries.next() {
+            let CieOrFde::Fde(partial) = entry else { continue };
+            let parsed = partial.parse(|section, bases, offset| {
+                common.entry(offset.0).or_insert_with(|| section.cie_from_offset(bases, offset)).clone()
+            });
+            let Ok(entry) = parsed else { continue };
+            let start = LinkAddr(entry.initial_address());
+            let Some(hull) = find_range(&self.text, start) else { continue };
+            if entry.len() != 0 && find_range(&self.plt, start).is_none() {
+                let end = start.span(entry.len()).end.min(hull.end);
+                found.push(start..end);
+            }
+        }
+        found.sort_unstable_by_key(|r| (r.start, r.end));
+        found.dedup_by_key(|r| r.start);
+        found
+    }
+}
+
+fn eh_frame_of_header(layout: &Layout<'_>) -> Option<LinkAddr> {
+    let at = layout.eh_frame_hdr?;
+    let bytes = layout.from(at)?;
+    let bases = BaseAddresses::default().set_eh_frame_hdr(at.0);
+    let header: EhFrameHdr<EndianSlice<'_, LittleEndian>> = EhFrameHdr::new(bytes.data(), LittleEndian);
+    match header.parse(&bases, 8).ok()?.eh_frame_ptr() {
+        Pointer::Direct(address) => Some(LinkAddr(address)),
+        Pointer::Indirect(_) => None,
+    }
+}
