@@ -192,7 +192,9 @@ impl<'a> IpRelative<'a> {
     }
 }
 
-/// All general-purpose registers that an instruction uses, explicitly or implicitly.
+/// All general-purpose registers that an instruction uses, explicitly or implicitly. What a hint of the
+/// reserved space names is no register operand: to processors that know it, it is part of the opcode or
+/// a bound register.
 pub(super) fn used_registers(insn: &Insn) -> GprSet {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info_options(insn.iced(), InstructionInfoOptions::NO_MEMORY_USAGE);

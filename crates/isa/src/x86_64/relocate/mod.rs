@@ -22,6 +22,8 @@ mod call;
 mod encoding;
 mod jump;
 mod memory;
+#[cfg(test)]
+mod properties;
 mod special;
 mod stack;
 #[cfg(test)]
