@@ -45,6 +45,30 @@ pub enum SpaceError {
         /// Bytes found.
         found: Vec<u8>,
     },
+    /// Code that this writer must not change.
+    #[error("the code at {at} cannot be changed: {reason}")]
+    Unsuitable {
+        /// Address of the edit.
+        at: Addr,
+        /// What stands against it.
+        reason: &'static str,
+    },
+    /// An edit that breaks the rules of [`AddressSpace::apply`](crate::AddressSpace::apply).
+    #[error("the edit at {at} is malformed: {reason}")]
+    BadEdit {
+        /// Address of the edit.
+        at: Addr,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Memory that this space did not map.
+    #[error("{len} bytes at {at} are not memory of this address space's own")]
+    NotReserved {
+        /// First byte.
+        at: Addr,
+        /// Bytes asked for.
+        len: u64,
+    },
     /// There is no such process.
     #[error("there is no process {pid}")]
     NoProcess {
@@ -116,12 +140,15 @@ impl SpaceError {
     /// Who has to act.
     pub fn fault(&self) -> Fault {
         match self {
-            SpaceError::NoProcess { .. } | SpaceError::Launch { .. } | SpaceError::WrongArchitecture { .. } => {
-                Fault::Caller
-            }
+            SpaceError::NoProcess { .. }
+            | SpaceError::Launch { .. }
+            | SpaceError::WrongArchitecture { .. }
+            | SpaceError::BadEdit { .. }
+            | SpaceError::NotReserved { .. } => Fault::Caller,
             SpaceError::Unreadable { .. }
             | SpaceError::Occupied { .. }
             | SpaceError::Changed { .. }
+            | SpaceError::Unsuitable { .. }
             | SpaceError::AlreadyTraced { .. }
             | SpaceError::Seccomp { .. }
             | SpaceError::Gone { .. } => Fault::Target,

@@ -8,6 +8,9 @@
 mod data;
 mod edit;
 mod error;
+pub mod faults;
+pub mod own;
+mod sys;
 pub mod trap;
 
 pub use data::DataMapping;

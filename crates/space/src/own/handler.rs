@@ -1,0 +1,226 @@
+//! The trap handler of this process: its memory, its tables, its place in the chain of signal actions.
+//!
+//! # Safety
+//! The header's fields are shared with the handler, which runs in any thread: they are accessed atomically.
+//! Image and header are never unmapped: a thread may be in the handler at any time.
+
+#![allow(unsafe_code, reason = "installs a signal handler and shares memory with it")]
+
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use incise_isa::Addr;
+
+use super::PAGE;
+use super::memory::CodeWriter;
+use super::swap::{self, Pages};
+use crate::sys::{self, Errno};
+use crate::trap::{self, KernelSigaction, Previous, SIGNALS, TrapHeader};
+use crate::{Landing, SpaceError};
+
+/// Memory of a table.
+#[derive(Clone, Copy)]
+struct Table {
+    at: u64,
+    len: u64,
+}
+
+impl Table {
+    fn new(bytes: &[u8]) -> Result<Table, SpaceError> {
+        let len = (bytes.len() as u64).next_multiple_of(PAGE);
+        let flags = libc::MAP_PRIVATE | libc::MAP_POPULATE;
+        // SAFETY: takes unused addresses.
+        let at = unsafe { sys::mmap_anonymous(0, len, libc::PROT_READ | libc::PROT_WRITE, flags) }
+            .map_err(|errno| SpaceError::system("mapping memory for the table of landings", errno))?;
+        sys::name_memory(at, len, c"incise landings");
+        // SAFETY: fresh memory of at least that size.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
+        Ok(Table { at, len })
+    }
+
+    /// # Safety
+    /// No thread may read the table any more.
+    unsafe fn free(self) {
+        // SAFETY: as the caller says.
+        let _ = unsafe { sys::munmap(self.at, self.len) };
+    }
+}
+
+/// One copy of the handler with a header of its own.
+struct Layer {
+    header: u64,
+    image: Addr,
+    /// For each of [`SIGNALS`]: the action this layer was put over.
+    over: [Option<KernelSigaction>; 2],
+}
+
+/// The handler of this process.
+///
+/// If the program puts a handler of its own over ours, ours has to go on top again. The program's may chain
+/// to the one it found, so the new one must not be the same: each time it is another layer, whose
+/// previous action is the program's.
+pub(super) struct Handler {
+    layers: Vec<Layer>,
+    table: Option<Table>,
+    /// Tables that were in force and may still be read.
+    retired: Vec<Table>,
+    pages: Pages,
+}
+
+impl Handler {
+    /// Nothing is in memory nor in force yet.
+    pub(super) fn new(pages: Pages) -> Handler {
+        Handler { layers: Vec::new(), table: None, retired: Vec::new(), pages }
+    }
+
+    /// Puts a table of `landings` in force, and sees to it that SIGTRAP comes to us.
+    pub(super) fn publish(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
+        let table = Table::new(&trap::table_bytes(landings))?;
+        if let Err(error) = self.install(libc::SIGTRAP) {
+            // SAFETY: never published.
+            unsafe { table.free() };
+            return Err(error);
+        }
+        self.retired.extend(self.table.replace(table));
+        for layer in &self.layers {
+            layer.field(TrapHeader::TABLE).store(table.at, Ordering::SeqCst);
+        }
+        self.free_retired();
+        Ok(())
+    }
+
+    /// Frees the retired tables if no thread can be reading one.
+    pub(super) fn free_retired(&mut self) {
+        let idle = |layer: &Layer| layer.field(TrapHeader::ACTIVE).load(Ordering::SeqCst) == 0;
+        if self.layers.iter().all(idle) {
+            for table in self.retired.drain(..) {
+                // SAFETY: `active` was zero after another table was put in force (see `crate::trap`).
+                unsafe { table.free() };
+            }
+        }
+    }
+
+    /// Forgets the threads that were in the handler when this process was forked off: they are not in it.
+    pub(super) fn after_fork(&mut self) {
+        for layer in &self.layers {
+            layer.field(TrapHeader::ACTIVE).store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Sees to it that `signal` (one of [`SIGNALS`]) comes to our handler, also if the program has put its own
+    /// over it since.
+    pub(super) fn install(&mut self, signal: i32) -> Result<(), SpaceError> {
+        let index = usize::from(signal != SIGNALS[0]);
+        let failed = |errno| SpaceError::system("installing the trap handler", errno);
+        let mut over = exchange_action(signal, None).map_err(failed)?;
+        while !self.layers.iter().any(|layer| layer.handler() == over.handler) {
+            let usable = |layer: &Layer| layer.over[index].is_none_or(|before| before == over);
+            let layer = match self.layers.iter().position(usable) {
+                Some(found) => &mut self.layers[found],
+                None => {
+                    let layer = Layer::new(self.pages)?;
+                    let table = self.table.map_or(0, |table| table.at);
+                    layer.field(TrapHeader::TABLE).store(table, Ordering::SeqCst);
+                    self.layers.push(layer);
+                    self.layers.last_mut().expect("just pushed")
+                }
+            };
+            layer.set_previous(index, Previous::new(signal, over));
+            let ours = trap::handler_action(layer.image, &over);
+            let replaced = exchange_action(signal, Some(&ours)).map_err(failed)?;
+            layer.over[index] = Some(over);
+            if replaced == over {
+                break;
+            }
+            // Another thread changed the action between the two calls: chain to what it set.
+            layer.set_previous(index, Previous::new(signal, replaced));
+            layer.over[index] = Some(replaced);
+            over = ours;
+        }
+        Ok(())
+    }
+
+    /// Puts the actions that were in force before back, where ours are on top. Tables stay.
+    pub(super) fn uninstall(&mut self) {
+        for (index, signal) in SIGNALS.into_iter().enumerate() {
+            while let Ok(action) = exchange_action(signal, None)
+                && let Some(layer) = self.layers.iter_mut().find(|layer| layer.handler() == action.handler)
+                && layer.over[index].is_some()
+                && exchange_action(signal, Some(&layer.previous(index))).is_ok()
+            {
+                layer.over[index] = None;
+            }
+        }
+    }
+}
+
+impl Layer {
+    fn new(pages: Pages) -> Result<Layer, SpaceError> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: takes unused addresses.
+        let header = unsafe { sys::mmap_anonymous(0, PAGE, prot, libc::MAP_PRIVATE) }
+            .map_err(|errno| SpaceError::system("mapping memory for the trap handler", errno))?;
+        sys::name_memory(header, PAGE, c"incise trap header");
+        match map_image(&trap::handler_image(Addr(header)), pages) {
+            Ok(image) => Ok(Layer { header, image, over: [None; 2] }),
+            Err(error) => {
+                // SAFETY: nobody knows of it.
+                let _ = unsafe { sys::munmap(header, PAGE) };
+                Err(error)
+            }
+        }
+    }
+
+    fn handler(&self) -> u64 {
+        self.image.0 + trap::HANDLER as u64
+    }
+
+    fn set_previous(&self, index: usize, previous: Previous) {
+        let offset = TrapHeader::previous_offset(index);
+        let KernelSigaction { handler, flags, restorer, mask } = previous.action;
+        for (word, value) in [flags, restorer, mask, previous.blocked].into_iter().enumerate() {
+            self.field(offset + 8 * (word + 1)).store(value, Ordering::Release);
+        }
+        self.field(offset).store(handler, Ordering::Release);
+    }
+
+    fn previous(&self, index: usize) -> KernelSigaction {
+        let word = |n: usize| self.field(TrapHeader::previous_offset(index) + 8 * n).load(Ordering::Acquire);
+        KernelSigaction { handler: word(0), flags: word(1), restorer: word(2), mask: word(3) }
+    }
+
+    fn field(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: the header is mapped for good, and `offset` is that of one of its quadwords.
+        unsafe { AtomicU64::from_ptr((self.header as usize + offset) as *mut u64) }
+    }
+}
+
+fn map_image(image: &[u8], pages: Pages) -> Result<Addr, SpaceError> {
+    let failed = |errno| SpaceError::system("mapping memory for the trap handler", errno);
+    let prot = libc::PROT_READ | libc::PROT_EXEC;
+    // SAFETY: takes unused addresses.
+    let at = unsafe { sys::mmap_anonymous(0, PAGE, prot, libc::MAP_PRIVATE) }.map_err(failed)?;
+    sys::name_memory(at, PAGE, c"incise trap handler");
+    let written = match pages {
+        // SAFETY: nobody runs the page yet.
+        Pages::Anonymous => CodeWriter::open().and_then(|writer| unsafe { writer.write(Addr(at), image) }),
+        Pages::MemoryFile => swap::fill(&[(Addr(at), image)]),
+    };
+    if let Err(error) = written {
+        // SAFETY: as above.
+        let _ = unsafe { sys::munmap(at, PAGE) };
+        return Err(error);
+    }
+    Ok(Addr(at))
+}
+
+/// The action in force; it is replaced by `action`, if one is given.
+fn exchange_action(signal: i32, action: Option<&KernelSigaction>) -> Result<KernelSigaction, Errno> {
+    let mut before = KernelSigaction::default();
+    let new = action.map_or(0, |action| ptr::from_ref(action) as usize);
+    let arguments = [signal as usize, new, &raw mut before as usize, size_of::<u64>(), 0, 0];
+    // SAFETY: reads one structure, writes another; the handler is good for any thread at any time, or was in
+    // force before.
+    unsafe { sys::call(libc::SYS_rt_sigaction, arguments) }?;
+    Ok(before)
+}

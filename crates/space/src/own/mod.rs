@@ -1,0 +1,303 @@
+//! The process this code runs in.
+//!
+//! # Safety
+//! Memory is mapped only at addresses that were unused, and unmapped only where this space mapped it; who
+//! unmaps code memory has shown by [`OwnSpace::quiescent`] that nobody runs it.
+
+#![allow(unsafe_code, reason = "maps and unmaps memory")]
+
+mod handler;
+mod memory;
+mod poke;
+mod runs;
+mod swap;
+mod sync;
+
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use incise_image::MemoryMap;
+use incise_isa::Addr;
+use incise_isa::native::{SPRINGBOARD_LEN, TRAP};
+
+use crate::sys::{self, Errno};
+use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
+use handler::Handler;
+use memory::CodeWriter;
+use swap::Pages;
+
+/// Bytes in a page (x86-64 psABI, 3.3.1: the smallest one).
+const PAGE: u64 = 4096;
+
+/// How live code is changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Writer {
+    /// The one that suits the change: see [`OwnSpace`].
+    #[default]
+    Auto,
+    /// Byte by byte, with traps in between.
+    Poke,
+    /// Page by page, by replacing mappings.
+    Swap,
+}
+
+/// The process this code runs in.
+///
+/// Two writers change live code. **Poke** costs 5 to 10 microseconds a site and leaves the mappings as they
+/// are, but a thread that runs a site meanwhile takes a trap, and a thread that has SIGTRAP blocked
+/// (the C library does that while it creates threads and processes) is killed by it. **Swap** costs about
+/// as much a page and some microseconds a run of pages, needs no traps, and splits mappings. So with
+/// [`Writer::Auto`] code is poked if there are few sites and no other thread, or where a swap is
+/// not possible; else it is swapped.
+pub struct OwnSpace {
+    writer: Writer,
+    pages: Pages,
+    handler: Handler,
+    /// What is mapped for the engines.
+    reserved: Vec<Range<Addr>>,
+    /// The process that used this value last; another one is a forked child.
+    pid: i32,
+}
+
+/// Settings of an [`OwnSpace`].
+#[derive(Clone, Copy, Debug)]
+pub struct Builder {
+    writer: Writer,
+    memory_files: bool,
+}
+
+impl Builder {
+    /// Which writer to use. Default: [`Writer::Auto`].
+    pub fn writer(mut self, writer: Writer) -> Builder {
+        self.writer = writer;
+        self
+    }
+
+    /// Writes code through memory files even if /proc/self/mem could be used; there is no poke then. Default:
+    /// only where /proc/self/mem is missing or refuses to write to code.
+    pub fn memory_files(mut self, always: bool) -> Builder {
+        self.memory_files = always;
+        self
+    }
+
+    /// The space.
+    ///
+    /// # Errors
+    /// None is known; a machine on which code cannot be changed says so when it is tried.
+    pub fn build(self) -> Result<OwnSpace, SpaceError> {
+        let anonymous = !self.memory_files && CodeWriter::works();
+        let pages = if anonymous { Pages::Anonymous } else { Pages::MemoryFile };
+        let handler = Handler::new(pages);
+        Ok(OwnSpace { writer: self.writer, pages, handler, reserved: Vec::new(), pid: own_pid() })
+    }
+}
+
+impl OwnSpace {
+    /// A space with default settings.
+    ///
+    /// # Errors
+    /// As for [`Builder::build`].
+    pub fn new() -> Result<OwnSpace, SpaceError> {
+        OwnSpace::builder().build()
+    }
+
+    /// Settings to choose.
+    pub fn builder() -> Builder {
+        Builder { writer: Writer::Auto, memory_files: false }
+    }
+
+    /// Puts back the program's own actions for SIGTRAP and SIGILL. To be called once no trap byte is left and
+    /// no thread can still be on its way from one to its landing; the next landings published
+    /// install the handler again.
+    pub fn restore_signal_actions(&mut self) {
+        self.handler.uninstall();
+    }
+
+    /// Notices that this is a forked child of the process that used the value last.
+    fn notice_fork(&mut self) {
+        let pid = own_pid();
+        if pid != self.pid {
+            self.pid = pid;
+            self.handler.after_fork();
+        }
+    }
+
+    fn is_reserved(&self, mut range: Range<Addr>) -> bool {
+        while range.start < range.end {
+            match self.reserved.iter().find(|ours| ours.contains(&range.start)) {
+                Some(ours) => range.start = ours.end,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn choose(&self, edits: &[Edit]) -> Writer {
+        let can_poke = self.pages == Pages::Anonymous && !poke::touches_poke(edits);
+        match self.writer {
+            Writer::Auto if can_poke && edits.len() <= FEW && thread_count() == Some(1) => Writer::Poke,
+            Writer::Auto => Writer::Swap,
+            Writer::Poke if !can_poke => Writer::Swap,
+            forced => forced,
+        }
+    }
+}
+
+/// Up to this many sites a poke costs less than a swap.
+const FEW: usize = 8;
+
+impl AddressSpace for OwnSpace {
+    fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
+        memory::read(at, into)
+    }
+
+    fn mappings(&self) -> Result<MemoryMap, SpaceError> {
+        let text = sys::read_file(c"/proc/self/maps")
+            .map_err(|errno| SpaceError::system("reading /proc/self/maps", errno))?;
+        Ok(MemoryMap::parse(&String::from_utf8_lossy(&text)))
+    }
+
+    fn map_code(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        let prot = libc::PROT_READ | libc::PROT_EXEC;
+        map_exactly(at, len, prot, libc::MAP_PRIVATE | libc::MAP_NORESERVE)?;
+        sys::name_memory(at.0, len, c"incise code");
+        self.reserved.push(at.span(len));
+        Ok(())
+    }
+
+    fn map_data(&mut self, at: Addr, len: u64) -> Result<DataMapping, SpaceError> {
+        map_exactly(at, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE)?;
+        sys::name_memory(at.0, len, c"incise data");
+        self.reserved.push(at.span(len));
+        let view = NonNull::new(at.0 as *mut u8).ok_or(SpaceError::Occupied { at, len })?;
+        // SAFETY: just mapped; the view is the memory itself, which lives until `unmap`.
+        Ok(unsafe { DataMapping::new(at, len, view, |_, _| ()) })
+    }
+
+    fn unmap(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        let Some(index) = self.reserved.iter().position(|range| *range == at.span(len)) else {
+            return Err(SpaceError::NotReserved { at, len });
+        };
+        // SAFETY: ours, and the caller has shown that nobody uses it.
+        unsafe { sys::munmap(at.0, len) }.map_err(|errno| SpaceError::system("unmapping memory", errno))?;
+        self.reserved.swap_remove(index);
+        Ok(())
+    }
+
+    fn write_code(&mut self, runs: &[(Addr, &[u8])]) -> Result<(), SpaceError> {
+        for &(at, bytes) in runs {
+            if !self.is_reserved(at.span(bytes.len() as u64)) {
+                return Err(SpaceError::NotReserved { at, len: bytes.len() as u64 });
+            }
+        }
+        if self.pages == Pages::MemoryFile {
+            return swap::fill(runs);
+        }
+        let writer = CodeWriter::open()?;
+        for (at, bytes) in runs {
+            // SAFETY: memory of `map_code` that no thread runs.
+            unsafe { writer.write(*at, bytes) }?;
+        }
+        Ok(())
+    }
+
+    fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
+        self.notice_fork();
+        self.handler.publish(landings)
+    }
+
+    fn apply(&mut self, edits: &[Edit], _: &dyn Fn(Addr) -> Option<Addr>) -> Result<Applied, SpaceError> {
+        self.notice_fork();
+        check(edits)?;
+        if edits.is_empty() {
+            return Ok(Applied::default());
+        }
+        let writer = self.choose(edits);
+        if writer == Writer::Poke
+            || edits.iter().any(|edit| edit.head_offsets().any(|head| edit.new[head] == TRAP))
+        {
+            self.handler.install(libc::SIGTRAP)?;
+        }
+        if edits.iter().any(leaves_illegal_byte) {
+            self.handler.install(libc::SIGILL)?;
+        }
+        let mappings = match writer {
+            Writer::Poke => {
+                poke::poke(edits)?;
+                0
+            }
+            Writer::Swap | Writer::Auto => swap::swap(edits, &self.mappings()?, self.pages)?,
+        };
+        Ok(Applied { mappings: mappings.max(0) as usize, ..Applied::default() })
+    }
+
+    fn quiescent(&mut self, ranges: &[Range<Addr>]) -> Result<Vec<bool>, SpaceError> {
+        self.notice_fork();
+        self.handler.free_retired();
+        Ok(vec![false; ranges.len()])
+    }
+
+    fn features(&self) -> Features {
+        const ARCH_SHSTK_STATUS: usize = 0x5005;
+        const ARCH_SHSTK_SHSTK: u64 = 1;
+        let mut enabled = 0u64;
+        let arguments = [ARCH_SHSTK_STATUS, &raw mut enabled as usize, 0, 0, 0, 0];
+        // SAFETY: writes `enabled`, if the kernel knows the call.
+        let known = unsafe { sys::call(libc::SYS_arch_prctl, arguments) }.is_ok();
+        Features { shadow_stack: known && enabled & ARCH_SHSTK_SHSTK != 0 }
+    }
+}
+
+/// Checks what [`AddressSpace::apply`] asks of its edits.
+fn check(edits: &[Edit]) -> Result<(), SpaceError> {
+    for (index, edit) in edits.iter().enumerate() {
+        let in_order = index == 0 || {
+            let before = &edits[index - 1];
+            before.at + before.old.len() as u64 <= edit.at
+        };
+        let reason = match () {
+            () if !in_order => "it is not behind the edit before it",
+            () if edit.old.is_empty() || edit.old.len() != edit.new.len() => {
+                "its old and new bytes differ in number"
+            }
+            () if edit.heads & 1 == 0 => "its first byte is not among its heads",
+            () => continue,
+        };
+        return Err(SpaceError::BadEdit { at: edit.at, reason });
+    }
+    Ok(())
+}
+
+/// Whether the new bytes hold an illegal byte on a head. The only place for one is inside the displacement of
+/// a springboard, where `int3` would lead out of reach.
+fn leaves_illegal_byte(edit: &Edit) -> bool {
+    edit.new[0] == 0xE9
+        && edit.head_offsets().any(|head| (1..SPRINGBOARD_LEN).contains(&head) && edit.new[head] != TRAP)
+}
+
+fn map_exactly(at: Addr, len: u64, prot: i32, flags: i32) -> Result<(), SpaceError> {
+    // SAFETY: takes unused addresses, or fails.
+    match unsafe { sys::mmap_anonymous(at.0, len, prot, flags | libc::MAP_FIXED_NOREPLACE) } {
+        Ok(got) if got == at.0 => Ok(()),
+        Ok(elsewhere) => {
+            // A kernel older than 4.17 takes the address for a hint.
+            // SAFETY: just mapped, nobody knows of it.
+            let _ = unsafe { sys::munmap(elsewhere, len) };
+            Err(SpaceError::Occupied { at, len })
+        }
+        Err(Errno(libc::EEXIST)) => Err(SpaceError::Occupied { at, len }),
+        Err(errno) => Err(SpaceError::system("mapping memory", errno)),
+    }
+}
+
+fn own_pid() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { sys::raw(libc::SYS_getpid, [0; 6]) as i32 }
+}
+
+/// How many threads the process has, if that can be told (proc(5), /proc/PID/stat, field 20).
+fn thread_count() -> Option<u64> {
+    let stat = sys::read_file(c"/proc/self/stat").ok()?;
+    let stat = str::from_utf8(stat.rsplit(|&byte| byte == b')').next()?).ok()?;
+    stat.split_whitespace().nth(17)?.parse().ok()
+}

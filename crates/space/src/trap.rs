@@ -1,1 +1,0 @@
-//! The trap handler that runs in the target.

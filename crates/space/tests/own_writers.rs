@@ -1,0 +1,139 @@
+//! Poke and swap: the code does what it should at every instant, and all bytes come back.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use incise_isa::Addr;
+use incise_space::own::{OwnSpace, Writer};
+use incise_space::{AddressSpace, Edit, SpaceError};
+use support::*;
+
+fn space(writer: Writer, memory_files: bool) -> OwnSpace {
+    OwnSpace::builder().writer(writer).memory_files(memory_files).build().expect("an own space")
+}
+
+const KINDS: [(Writer, bool); 4] =
+    [(Writer::Poke, false), (Writer::Swap, false), (Writer::Swap, true), (Writer::Auto, false)];
+
+/// Functions spread over a few pages; one of them lies across a page boundary.
+fn spread(space: &mut OwnSpace, top: usize) -> Vec<Patchable> {
+    let base = fresh(64 * PAGE);
+    let offsets = [16, 40, PAGE - 3, 3 * PAGE, 3 * PAGE + 9, 30 * PAGE + 8, 60 * PAGE];
+    offsets.map(|offset| Patchable::new(space, base + offset, top)).into()
+}
+
+#[test]
+fn an_edit_changes_the_code_and_its_inverse_restores_every_byte() {
+    for (writer, files) in KINDS {
+        for top in [0, 3] {
+            let mut space = space(writer, files);
+            let functions = spread(&mut space, top);
+            space.publish_landings(&landings(&functions)).expect("landings");
+            let edits: Vec<Edit> = functions.iter().map(Patchable::edit).collect();
+            apply(&mut space, &edits).expect("install");
+            for function in &functions {
+                for entry in Patchable::ENTRIES {
+                    assert_eq!(call(function.at + entry), 2, "{writer:?} {files} {top} +{entry}");
+                }
+            }
+            let inverse: Vec<Edit> = edits.iter().map(Edit::inverse).collect();
+            apply(&mut space, &inverse).expect("remove");
+            for function in &functions {
+                assert_eq!(bytes(&space, function.at, 7), Patchable::CODE);
+                assert_eq!(call(function.at), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_see_old_or_new_while_edits_flip() {
+    for (writer, files) in KINDS {
+        for traps_only in [false, true] {
+            flip_under_threads(writer, files, traps_only);
+        }
+    }
+}
+
+fn flip_under_threads(writer: Writer, files: bool, traps_only: bool) {
+    let mut space = space(writer, files);
+    let functions = spread(&mut space, 0);
+    space.publish_landings(&landings(&functions)).expect("landings");
+    let edit = |f: &Patchable| if traps_only { f.trap_edit() } else { f.edit() };
+    let edits: Vec<Edit> = functions.iter().map(edit).collect();
+    let inverse: Vec<Edit> = edits.iter().map(Edit::inverse).collect();
+    let places: Vec<Addr> = functions.iter().map(|f| f.at).collect();
+    let stop = AtomicBool::new(false);
+    let results = [const { AtomicU64::new(0) }; 3];
+    let mut flips = 0;
+    std::thread::scope(|scope| {
+        for seed in 0..4u64 {
+            let (places, stop, results) = (&places, &stop, &results);
+            scope.spawn(move || {
+                let mut n = seed;
+                while !stop.load(Ordering::Relaxed) {
+                    n = n.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    let at = places[(n >> 33) as usize % places.len()] + (n >> 60) % 3;
+                    match call(at) {
+                        result @ 1..=2 => results[result as usize].fetch_add(1, Ordering::Relaxed),
+                        _ => results[0].fetch_add(1, Ordering::Relaxed),
+                    };
+                }
+            });
+        }
+        let end = Instant::now() + Duration::from_millis(700);
+        while Instant::now() < end {
+            apply(&mut space, &edits).expect("install");
+            apply(&mut space, &inverse).expect("remove");
+            flips += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let [wrong, old, new] = results.map(AtomicU64::into_inner);
+    println!("{writer:?} files={files} traps={traps_only}: {flips} flips, {old} old, {new} new");
+    assert_eq!(wrong, 0);
+    assert!(flips > 20 && old > 0 && new > 0, "{flips} flips, {old} old, {new} new");
+    for function in &functions {
+        assert_eq!(bytes(&space, function.at, 7), Patchable::CODE);
+    }
+}
+
+#[test]
+fn code_that_differs_from_the_plan_is_left_alone() {
+    for (writer, files) in KINDS {
+        let mut space = space(writer, files);
+        let functions = spread(&mut space, 0);
+        space.publish_landings(&landings(&functions)).expect("landings");
+        let mut edits: Vec<Edit> = functions.iter().map(Patchable::edit).collect();
+        edits[3].old = edits[3].new;
+        match apply(&mut space, &edits) {
+            Err(SpaceError::Changed { at, found, .. }) => {
+                assert_eq!((at, &found[..]), (functions[3].at, &Patchable::CODE[..5]));
+            }
+            other => panic!("{other:?}"),
+        }
+        for function in &functions {
+            assert_eq!(bytes(&space, function.at, 7), Patchable::CODE);
+        }
+    }
+}
+
+#[test]
+fn unmapped_code_is_unreadable_and_nothing_is_touched() {
+    for (writer, files) in KINDS {
+        let mut space = space(writer, files);
+        let functions = spread(&mut space, 0);
+        space.publish_landings(&landings(&functions)).expect("landings");
+        let edits: Vec<Edit> = functions.iter().map(Patchable::edit).collect();
+        space.unmap(functions[6].at, PAGE).expect("unmap");
+        match apply(&mut space, &edits) {
+            Err(SpaceError::Unreadable { at, .. }) => assert_eq!(at, functions[6].at),
+            other => panic!("{other:?}"),
+        }
+        for function in &functions[..6] {
+            assert_eq!(bytes(&space, function.at, 7), Patchable::CODE);
+        }
+    }
+}
