@@ -1,0 +1,37 @@
+//! The relocation oracle: the processor judges displaced code.
+//!
+//! For every encoding form the decoder lists, instructions are made with many operands. Each runs
+//! natively at its own address and, as relocated, at others: within rel32 of what it refers to, out
+//! of it, and just at the edge. Both start from the same random machine state in a forked child. All
+//! that a program could see must then be equal: general registers, flags, vectors, masks, x87,
+//! segments, data, stack and red zone, where control went, and the fault if there was one.
+//!
+//! Left out, because displacing changes them by nature: the instruction pointer and opcode that x87
+//! keeps of its last instruction, and the memory below the red zone. When an instruction faults that
+//! became a sequence, the general registers inside the sequence are not compared (and counted).
+
+#![deny(unsafe_code)]
+
+pub mod case;
+mod compare;
+mod forms;
+mod generate;
+mod layout;
+mod native;
+mod operands;
+mod outcome;
+mod prefixes;
+mod relocator;
+mod report;
+mod rng;
+mod shapes;
+mod special;
+mod start;
+mod tape;
+mod trials;
+mod xstate;
+
+pub use native::NativeError;
+pub use relocator::{Incise, Refusal, Relocator, Verbatim};
+pub use report::{Finding, Report};
+pub use trials::{Options, run};
