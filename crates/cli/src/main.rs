@@ -1,2 +1,5 @@
-//! The incise command.
-fn main() {}
+//! The incise command; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    incise_cli::main()
+}

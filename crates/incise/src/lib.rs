@@ -1,1 +1,38 @@
-//! Placeholder.
+//! Put code into programs that already exist.
+//!
+//! ```
+//! use incise::{Query, Session};
+//!
+//! let session = Session::own()?;
+//! let points = session.find(Query::functions("libc!getpid"))?;
+//! let hits = session.counter("hits");
+//! let mut batch = session.batch();
+//! for point in &points {
+//!     batch.push_back(point, hits.increment());
+//! }
+//! let report = batch.commit()?;
+//! assert_eq!(report.installed(), points.len());
+//! # unsafe extern "C" { fn getpid() -> i32; }
+//! unsafe { getpid() };
+//! assert_eq!(hits.read(), 1);
+//! session.remove_all()?;
+//! # Ok::<(), incise::Error>(())
+//! ```
+
+#![deny(unsafe_code)]
+
+pub mod callback;
+mod point;
+mod program;
+mod session;
+
+pub use incise_image as image;
+pub use incise_isa::{self as isa, Addr};
+pub use incise_patch::{
+    Atomicity, CommitError, CounterId, Engine, Entry, InstanceId, MachineCode, Obstacle, Outcome, Policy,
+    Position, Refusal, Report, Snippet, Tactic, TrapPolicy,
+};
+pub use incise_space as space;
+pub use point::{Found, Point, PointKind, Query, Unresolved};
+pub use program::{Images, Program};
+pub use session::{Batch, Counter, Error, Session};

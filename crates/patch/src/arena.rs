@@ -18,7 +18,7 @@ pub(crate) const PAGE: u64 = 4096;
 const ANCHOR: u64 = 4 << 20;
 
 /// One reservation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Arena {
     range: Range<Addr>,
     pages: FxHashMap<u64, Box<Page>>,

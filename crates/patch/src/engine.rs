@@ -56,7 +56,7 @@ pub struct Batch {
 }
 
 /// Trampolines that nothing leads to any more, but a thread may still be in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Retired {
     ranges: Vec<Range<Addr>>,
     landings: Vec<Landing>,
@@ -265,6 +265,21 @@ impl Engine {
         Ok(self.retired_bytes)
     }
 
+    /// What this engine knows, for a forked child: its patches are the child's too, and its counters are
+    /// shared. New counters of the child get memory of their own.
+    pub fn for_child(&self) -> Engine {
+        Engine {
+            instances: self.instances.clone(),
+            heads: self.heads.clone(),
+            groups: self.groups.clone(),
+            memory: self.memory.for_child(),
+            counters: self.counters.clone(),
+            retired: self.retired.clone(),
+            retired_bytes: self.retired_bytes,
+            next: self.next,
+        }
+    }
+
     /// Forgets what lies in `range` without touching it: its module was unloaded.
     pub fn forget(&mut self, range: Range<Addr>) {
         let starts: Vec<Addr> = self.groups.range(range.clone()).map(|(start, _)| *start).collect();
@@ -352,6 +367,7 @@ impl Engine {
                 .filter_map(|instance| match &instance.snippet {
                     Snippet::Counter(id) => (*self.counters.get(id.0 as usize)?).map(Ready::Counter),
                     Snippet::Code(code) => Some(Ready::Code(code.clone())),
+                    Snippet::Gate => Some(Ready::Gate),
                     Snippet::Callback { entry, payload } => {
                         Some(Ready::Callback { entry: *entry, payload: *payload })
                     }

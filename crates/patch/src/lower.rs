@@ -6,10 +6,11 @@ use incise_isa::native::{Assembler, Gpr, GprSet, Live};
 use crate::snippet::{CallRecord, MachineCode};
 
 /// A snippet whose addresses are known.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Ready {
     Counter(Addr),
     Code(MachineCode),
+    Gate,
     Callback { entry: Addr, payload: [u64; 2] },
 }
 
@@ -100,7 +101,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                 flags |= code.flags;
                 stack |= code.stack;
             }
-            Ready::Callback { .. } => {}
+            Ready::Gate | Ready::Callback { .. } => {}
         }
     }
     let keep_flags = flags && live.flags;
@@ -133,7 +134,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                 }
             }
             Ready::Code(code) => asm.raw(&code.bytes),
-            Ready::Callback { .. } => {}
+            Ready::Gate | Ready::Callback { .. } => {}
         }
     }
     if keep_flags {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use incise_image::MemoryMap;
 use incise_isa::Addr;
@@ -31,7 +32,7 @@ pub(crate) struct Memory {
 }
 
 struct Data {
-    mapping: DataMapping,
+    mapping: Arc<DataMapping>,
     used: u64,
 }
 
@@ -104,6 +105,16 @@ impl Memory {
         self.arenas.iter().map(Arena::used).sum()
     }
 
+    /// The same for a forked child: trampolines are its own copies, data is shared and counts as full.
+    pub(crate) fn for_child(&self) -> Memory {
+        let full = |data: &Data| Data { mapping: data.mapping.clone(), used: data.mapping.len() };
+        Memory {
+            arenas: self.arenas.clone(),
+            data: self.data.iter().map(full).collect(),
+            served: self.served.clone(),
+        }
+    }
+
     /// The pages of `code` on which nothing else lies.
     pub(crate) fn fresh_pages(&self, code: &[(Addr, Vec<u8>)]) -> BTreeSet<Addr> {
         let mut ours: BTreeMap<Addr, u64> = BTreeMap::new();
@@ -129,7 +140,7 @@ impl Memory {
 
     /// Takes over a data mapping.
     pub(crate) fn add_data(&mut self, mapping: DataMapping) {
-        self.data.push(Data { mapping, used: 0 });
+        self.data.push(Data { mapping: Arc::new(mapping), used: 0 });
     }
 
     /// A fresh quadword, in reach of `near` if there is one.
@@ -149,7 +160,7 @@ impl Memory {
     /// The data mapping that holds `at`.
     pub(crate) fn mapping_of(&self, at: Addr) -> Option<&DataMapping> {
         let holds = |m: &DataMapping| (m.addr()..m.addr() + m.len()).contains(&at);
-        self.data.iter().map(|data| &data.mapping).find(|m| holds(m))
+        self.data.iter().map(|data| &*data.mapping).find(|m| holds(m))
     }
 
     /// All reservations: what to unmap at the end.

@@ -102,7 +102,9 @@ fn shapes(input: &Input, plan: &mut Plan) -> Vec<Shape> {
         }
         let snippets = &input.wanted[&head];
         let retargetable = snippets.iter().all(|s| matches!(s, Ready::Counter(_)));
-        let shape = match shape(input.code, head, input.policy, retargetable) {
+        let gate = snippets.contains(&Ready::Gate);
+        let policy = if gate { TrapPolicy::Force } else { input.policy };
+        let shape = match shape(input.code, head, policy, retargetable) {
             Ok(shape) => shape,
             Err(refusal) => {
                 plan.refused.push((head, refusal));

@@ -29,6 +29,8 @@ pub enum Snippet {
     Counter(CounterId),
     /// Runs machine code.
     Code(MachineCode),
+    /// Nothing, by way of a trap, however well a jump would fit: a tracer sees the thread come by.
+    Gate,
     /// Calls `entry`, which finds its [`CallRecord`] behind the call and returns with every register as the
     /// program shall see it. The red zone is already skipped; the stack is not aligned.
     Callback {

@@ -1,0 +1,37 @@
+//! The incise command.
+
+#![deny(unsafe_code)]
+
+pub mod args;
+mod count;
+mod doctor;
+mod list;
+mod report;
+mod signals;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+
+/// Exit code of a run that failed for a reason of ours, as env(1) and time(1) have it.
+const FAILED: u8 = 125;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Count(args) => {
+            let _ = args;
+            unreachable!()
+        }
+        Command::List(args) => list::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("incise: {error}");
+        ExitCode::from(FAILED)
+    })
+}
+
+/// Anything that ends a command, with a text for the user.
+type Failure = Box<dyn std::error::Error>;

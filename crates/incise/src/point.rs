@@ -1,0 +1,157 @@
+//! Places to put snippets, and how they are asked for.
+
+use incise_image::{
+    FunctionKind, MemoryReader, Module, Pattern, PatternError, Target, find, implementations,
+};
+use incise_isa::Addr;
+
+use crate::program::Program;
+
+/// Where in the control flow a point is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum PointKind {
+    /// The first instruction of a function.
+    #[default]
+    FunctionEntry,
+    /// Before one instruction.
+    BeforeInstruction,
+}
+
+/// A place in a program's control flow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Point {
+    /// What kind of place.
+    pub kind: PointKind,
+    /// The instruction.
+    pub addr: Addr,
+    /// File name of the module, such as `libc.so.6`.
+    pub module: String,
+    /// The name that was asked for; for an indirect function its own, not its implementation's.
+    pub name: String,
+    /// The function as its programmer wrote it (C++ and Rust names demangled).
+    pub display_name: String,
+    /// For an indirect function, the symbol of the implementation the program uses.
+    pub implementation: Option<String>,
+    /// All symbols of the function.
+    pub names: Vec<String>,
+}
+
+/// An indirect function whose implementation is not known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unresolved {
+    /// File name of the module.
+    pub module: String,
+    /// The name that was asked for.
+    pub name: String,
+    /// Address of the resolver.
+    pub resolver: Addr,
+}
+
+/// What a query found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The points, module by module, ascending.
+    pub points: Vec<Point>,
+    /// Indirect functions that nothing in the program refers to (yet): which implementation a call would
+    /// reach is decided when something does.
+    pub unresolved: Vec<Unresolved>,
+}
+
+/// Which points are wanted: names or addresses, in which modules.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    patterns: Vec<String>,
+    module: Option<String>,
+    kind: PointKind,
+}
+
+impl Query {
+    /// Functions whose names match `pattern`: a name or glob (`str*`), `MODULE!NAME`, `NAME+OFFSET`,
+    /// `*0xADDRESS`.
+    pub fn functions(pattern: impl Into<String>) -> Query {
+        Query { patterns: vec![pattern.into()], ..Query::default() }
+    }
+
+    /// Also what `pattern` matches.
+    pub fn or(mut self, pattern: impl Into<String>) -> Query {
+        self.patterns.push(pattern.into());
+        self
+    }
+
+    /// Only in modules whose file name matches (`libc` means `libc.so.6` too).
+    pub fn module(mut self, pattern: impl Into<String>) -> Query {
+        self.module = Some(pattern.into());
+        self
+    }
+
+    /// Only points of this kind. An address or an offset inside a function is a
+    /// [`PointKind::BeforeInstruction`]; function names give entries by default.
+    pub fn kind(mut self, kind: PointKind) -> Query {
+        self.kind = kind;
+        self
+    }
+
+    /// Finds the points in `program`; `memory` tells which implementations of indirect functions are in use.
+    ///
+    /// # Errors
+    /// A pattern that is malformed or that nothing matches.
+    pub fn run(&self, program: &Program, memory: &dyn MemoryReader) -> Result<Found, PatternError> {
+        let patterns =
+            self.patterns.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let modules = program.modules();
+        let mut found = Found::default();
+        for target in find(modules, &patterns, self.module.as_deref())? {
+            if target.kind == FunctionKind::Plain || target.addr != target.start {
+                found.points.push(point(&modules[target.module], &target));
+                continue;
+            }
+            let module = &modules[target.module];
+            let used = implementations(modules, &target, memory);
+            if used.is_empty() {
+                found.unresolved.push(Unresolved {
+                    module: module.name.clone(),
+                    name: target.name.clone(),
+                    resolver: target.start,
+                });
+            }
+            for addr in used {
+                let symbol = module.function_at(addr).filter(|(_, offset)| *offset == 0);
+                let symbol = symbol.map(|(function, _)| module.image.name(function).to_owned());
+                found.points.push(Point { addr, implementation: symbol, ..point(module, &target) });
+            }
+        }
+        merge(&mut found.points);
+        Ok(found)
+    }
+}
+
+fn point(module: &Module, target: &Target) -> Point {
+    let inside = target.addr != target.start;
+    Point {
+        kind: if inside { PointKind::BeforeInstruction } else { PointKind::FunctionEntry },
+        addr: target.addr,
+        module: module.name.clone(),
+        name: target.name.clone(),
+        display_name: target.display_name().into_owned(),
+        implementation: None,
+        names: target.names.clone(),
+    }
+}
+
+/// One point per address: the implementation of an indirect function that also matched by its own name takes
+/// the name the programmer calls it by.
+fn merge(points: &mut Vec<Point>) {
+    points.sort_by(|a, b| (a.addr, a.implementation.is_none()).cmp(&(b.addr, b.implementation.is_none())));
+    points.dedup_by(|later, first| {
+        let same = later.addr == first.addr;
+        if same {
+            for name in later.names.drain(..) {
+                if !first.names.contains(&name) {
+                    first.names.push(name);
+                }
+            }
+        }
+        same
+    });
+}

@@ -1,0 +1,157 @@
+//! A program as it is mapped: its modules, and what planning wants to know about its code.
+
+use std::collections::HashMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use incise_image::{Image, ImageError, Mapping, MemoryMap, MemoryReader, Module, modules};
+use incise_isa::Addr;
+use incise_patch::Facts;
+use incise_space::{AddressSpace, SpaceError};
+
+/// Parsed files, kept so that a file is parsed once however many processes map it.
+#[derive(Default)]
+pub struct Images {
+    parsed: HashMap<FileId, Option<Arc<Image>>>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct FileId {
+    device: (u32, u32),
+    inode: u64,
+    name: String,
+}
+
+impl Images {
+    /// The image of a mapped file of process `pid` (`self` for this one). Files that are not ELF programs give
+    /// nothing.
+    fn of(&mut self, pid: &str, mapping: &Mapping, memory: &dyn MemoryReader) -> Option<Arc<Image>> {
+        let id = FileId { device: mapping.device, inode: mapping.inode, name: mapping.name.clone() };
+        if let Some(image) = self.parsed.get(&id) {
+            return image.clone();
+        }
+        let bytes = if mapping.name == "[vdso]" { in_memory(memory, mapping) } else { file(pid, mapping) };
+        let image = bytes.and_then(|bytes| Image::parse(&bytes).ok()).map(Arc::new);
+        self.parsed.insert(id, image.clone());
+        image
+    }
+}
+
+fn in_memory(memory: &dyn MemoryReader, mapping: &Mapping) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; mapping.range.end.offset_from(mapping.range.start) as usize];
+    memory.read(mapping.range.start, &mut bytes).then_some(bytes)
+}
+
+/// The file's bytes: by the mapping itself, which also works when the file was deleted or replaced, else by
+/// its path as the process sees it.
+fn file(pid: &str, mapping: &Mapping) -> Option<Vec<u8>> {
+    if !mapping.name.starts_with('/') {
+        return None;
+    }
+    let Range { start, end } = &mapping.range;
+    let linked = format!("/proc/{pid}/map_files/{:x}-{:x}", start.0, end.0);
+    let rooted = format!("/proc/{pid}/root{}", mapping.name);
+    let by_path = [rooted, mapping.name.clone()].into_iter().filter(|_| !mapping.deleted);
+    std::iter::once(linked).chain(by_path).map(PathBuf::from).find_map(|path| fs::read(path).ok())
+}
+
+/// The modules of a program and what is known about their code.
+#[derive(Default)]
+pub struct Program {
+    modules: Vec<Module>,
+    /// Executable ranges, ascending, with the module each belongs to.
+    text: Vec<(Range<Addr>, usize)>,
+    /// Ranges that must stay in place for rseq(2), ascending.
+    restartable: Vec<Range<Addr>>,
+}
+
+impl Program {
+    /// Reads the memory map of process `pid` (`self` for this one) and the files in it.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn read(space: &dyn AddressSpace, pid: &str, images: &mut Images) -> Result<Program, SpaceError> {
+        let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
+        Ok(Program::of_map(&space.mappings()?, pid, images, &memory))
+    }
+
+    /// The modules in a memory map of process `pid`.
+    pub fn of_map(map: &MemoryMap, pid: &str, images: &mut Images, memory: &dyn MemoryReader) -> Program {
+        Program::new(modules(map, &mut |mapping| images.of(pid, mapping, memory)))
+    }
+
+    /// A file, as if it were mapped where it is linked.
+    ///
+    /// # Errors
+    /// If it is not an x86-64 ELF program or library.
+    pub fn of_file(path: &Path, bytes: &[u8]) -> Result<Program, ImageError> {
+        let image = Arc::new(Image::parse(bytes)?);
+        let text: Vec<_> = image.text_segments().map(|r| Addr(r.start.0)..Addr(r.end.0)).collect();
+        let ends = image.segments().iter().map(|s| Addr(s.range().start.0)..Addr(s.range().end.0));
+        let range = ends.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or_default();
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let path = path.to_string_lossy().into_owned();
+        Ok(Program::new(vec![Module { name, path, deleted: false, bias: 0, image, range, text, main: true }]))
+    }
+
+    fn new(modules: Vec<Module>) -> Program {
+        let mut text: Vec<(Range<Addr>, usize)> = Vec::new();
+        let mut restartable = Vec::new();
+        for (index, module) in modules.iter().enumerate() {
+            text.extend(module.text.iter().map(|range| (range.clone(), index)));
+            for section in module.image.critical_sections() {
+                for range in [section.range.clone(), section.signature()] {
+                    restartable.push(module.to_addr(range.start)..module.to_addr(range.end));
+                }
+            }
+        }
+        text.sort_by_key(|(range, _)| range.start);
+        restartable.sort_by_key(|range| range.start);
+        Program { modules, text, restartable }
+    }
+
+    /// The modules: the program first, then by address.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// The module whose code holds `at`.
+    pub fn module_at(&self, at: Addr) -> Option<&Module> {
+        let index = self.text.partition_point(|(range, _)| range.end <= at);
+        let (range, module) = self.text.get(index)?;
+        range.contains(&at).then(|| &self.modules[*module])
+    }
+}
+
+impl Facts for Program {
+    fn function(&self, at: Addr) -> Option<Range<Addr>> {
+        let module = self.module_at(at)?;
+        let link = module.to_link(at)?;
+        let range = match module.image.function_at(link) {
+            Some(function) => function.addr..function.addr + function.size,
+            None => {
+                let ranges = module.image.unwind_functions();
+                let index = ranges.partition_point(|range| range.end <= link);
+                ranges.get(index).filter(|range| range.contains(&link))?.clone()
+            }
+        };
+        Some(module.to_addr(range.start)..module.to_addr(range.end))
+    }
+
+    fn is_entry(&self, at: Addr) -> bool {
+        let Some(module) = self.module_at(at) else { return false };
+        let Some(link) = module.to_link(at) else { return false };
+        module.image.function_starting_at(link).is_some_and(|function| !function.label)
+            || module.image.unwind_functions().binary_search_by_key(&link, |range| range.start).is_ok()
+    }
+
+    fn is_restartable(&self, at: Addr) -> bool {
+        let index = self.restartable.partition_point(|range| range.end <= at);
+        self.restartable[index..]
+            .iter()
+            .take_while(|range| range.start <= at)
+            .any(|range| range.contains(&at))
+    }
+}

@@ -1,0 +1,221 @@
+//! A session: one program, its probes, and the transactions that change them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use incise_image::PatternError;
+use incise_isa::Addr;
+use incise_patch::{
+    Atomicity, Batch as Draft, CommitError, CounterId, Engine, InstanceId, Policy, Position, Report, Snippet,
+    TrapPolicy,
+};
+use incise_space::own::OwnSpace;
+use incise_space::{AddressSpace, SpaceError};
+
+use crate::point::{Found, Point, Query};
+use crate::program::{Images, Program};
+
+/// Why something could not be found or done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A pattern is malformed or matches nothing.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// The address space could not do it.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// A transaction changed nothing.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// The probes in the process this code runs in.
+///
+/// A session can be cloned and used from any thread; all clones are the same session. Dropping it leaves the
+/// probes in place: [`Session::remove_all`] takes them out.
+#[derive(Clone)]
+pub struct Session {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    space: OwnSpace,
+    engine: Engine,
+    program: Program,
+    images: Images,
+}
+
+impl Session {
+    /// The process this code runs in.
+    ///
+    /// # Errors
+    /// If /proc is not there, or memory cannot be changed.
+    pub fn own() -> Result<Session, Error> {
+        Session::with(OwnSpace::new()?)
+    }
+
+    /// The same, with a space that was set up differently.
+    ///
+    /// # Errors
+    /// As for [`Session::own`].
+    pub fn with(space: OwnSpace) -> Result<Session, Error> {
+        let mut images = Images::default();
+        let program = Program::read(&space, "self", &mut images)?;
+        let state = State { space, engine: Engine::new(), program, images };
+        Ok(Session { state: Arc::new(Mutex::new(state)) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock cannot leave a transaction half-done: commit returns before it adopts.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The points a query names, in the modules that are loaded now.
+    ///
+    /// # Errors
+    /// [`Error::Pattern`] if a pattern is malformed or matches nothing.
+    pub fn find(&self, query: Query) -> Result<Vec<Point>, Error> {
+        Ok(self.look(query)?.points)
+    }
+
+    /// As [`find`](Self::find), and the indirect functions whose implementation is not decided.
+    ///
+    /// # Errors
+    /// As for [`find`](Self::find).
+    pub fn look(&self, query: Query) -> Result<Found, Error> {
+        let state = &mut *self.state();
+        state.program = Program::read(&state.space, "self", &mut state.images)?;
+        let memory = |at: Addr, into: &mut [u8]| state.space.read(at, into).is_ok();
+        Ok(query.run(&state.program, &memory)?)
+    }
+
+    /// A counter, zero. `name` is for reports.
+    pub fn counter(&self, name: impl Into<String>) -> Counter {
+        let id = self.state().engine.counter();
+        Counter { session: self.clone(), id, name: name.into() }
+    }
+
+    /// An empty transaction.
+    pub fn batch(&self) -> Batch {
+        Batch { session: self.clone(), draft: Draft::default(), policy: Policy::default() }
+    }
+
+    /// The instances at an address, in the order they run.
+    pub fn instances_at(&self, at: Addr) -> Vec<InstanceId> {
+        self.state().engine.instances_at(at).collect()
+    }
+
+    /// How many instances there are.
+    pub fn instance_count(&self) -> usize {
+        self.state().engine.len()
+    }
+
+    /// The original address a trampoline address stands for.
+    pub fn translate(&self, ip: Addr) -> Option<Addr> {
+        self.state().engine.translate(ip)
+    }
+
+    /// Takes all probes out, in one transaction, and gives back what memory no thread is in. Returns the bytes
+    /// of trampolines that had to stay.
+    ///
+    /// # Errors
+    /// [`Error::Commit`] if code could not be changed back; then all of it is as it was.
+    pub fn remove_all(&self) -> Result<u64, Error> {
+        let state = &mut *self.state();
+        let batch = state.engine.removal(state.engine.instances().collect());
+        state.engine.commit(&mut state.space, &state.program, &batch, Policy::default())?;
+        Ok(state.engine.release(&mut state.space)?)
+    }
+
+    /// Frees the trampolines of removed probes that no thread is in.
+    ///
+    /// # Errors
+    /// [`Error::Space`] if the threads cannot be looked at.
+    pub fn reclaim(&self) -> Result<(), Error> {
+        let state = &mut *self.state();
+        Ok(state.engine.reclaim(&mut state.space)?)
+    }
+}
+
+/// A quadword that probes increment.
+#[derive(Clone)]
+pub struct Counter {
+    session: Session,
+    id: CounterId,
+    name: String,
+}
+
+impl Counter {
+    /// The snippet that adds one: atomic, so exact under any number of threads.
+    pub fn increment(&self) -> Snippet {
+        Snippet::Counter(self.id)
+    }
+
+    /// The value now.
+    pub fn read(&self) -> u64 {
+        self.session.state().engine.read(self.id)
+    }
+
+    /// The name it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// A transaction: insertions and removals that become visible at once.
+///
+/// All or nothing, with a trap where only a trap fits, unless told otherwise.
+pub struct Batch {
+    session: Session,
+    draft: Draft,
+    policy: Policy,
+}
+
+impl Batch {
+    /// What can be patched is, the rest is reported.
+    pub fn best_effort(mut self) -> Batch {
+        self.policy.atomicity = Atomicity::BestEffort;
+        self
+    }
+
+    /// What to do where only a trap fits.
+    pub fn traps(mut self, traps: TrapPolicy) -> Batch {
+        self.policy.traps = traps;
+        self
+    }
+
+    /// Runs `snippet` at `point`, after those that are there.
+    pub fn push_back(&mut self, point: &Point, snippet: Snippet) -> InstanceId {
+        self.insert(point.addr, snippet, Position::Last)
+    }
+
+    /// Runs `snippet` at `point`, before those that are there.
+    pub fn push_front(&mut self, point: &Point, snippet: Snippet) -> InstanceId {
+        self.insert(point.addr, snippet, Position::First)
+    }
+
+    /// Runs `snippet` before the instruction at `at`.
+    pub fn insert(&mut self, at: Addr, snippet: Snippet, position: Position) -> InstanceId {
+        self.session.state().engine.insert(&mut self.draft, at, snippet, position)
+    }
+
+    /// Takes an instance out.
+    pub fn remove(&mut self, instance: InstanceId) {
+        self.session.state().engine.remove(&mut self.draft, instance);
+    }
+
+    /// Lets an instance rest, or run again.
+    pub fn enable(&mut self, instance: InstanceId, enabled: bool) {
+        self.session.state().engine.switch(&mut self.draft, instance, enabled);
+    }
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    /// [`CommitError`]: then nothing was changed.
+    pub fn commit(self) -> Result<Report, Error> {
+        let state = &mut *self.session.state();
+        state.program = Program::read(&state.space, "self", &mut state.images)?;
+        Ok(state.engine.commit(&mut state.space, &state.program, &self.draft, self.policy)?)
+    }
+}
