@@ -1,5 +1,6 @@
 //! Modules: the files a process has mapped to run, and where.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -95,13 +96,22 @@ pub fn modules(map: &MemoryMap, open: &mut dyn FnMut(&Mapping) -> Option<Arc<Ima
         if group.len() < 2 && !group.iter().any(|m| m.permissions.execute) {
             continue;
         }
-        if let Some(image) = group.first().and_then(|first| open(first)) {
+        if let Some(image) = whole(&group).and_then(|mapping| open(&mapping)) {
             place(map, &group, &image, &mut found);
         }
     }
     found.sort_by_key(|m| m.range.start);
     mark_main(&mut found);
     found
+}
+
+/// The mapping to open: the first of a file; of the vdso, which is read from memory, all pieces as one.
+fn whole<'a>(group: &[&'a Mapping]) -> Option<Cow<'a, Mapping>> {
+    let (first, last) = (*group.first()?, *group.last()?);
+    if first.inode != 0 || group.len() == 1 {
+        return Some(Cow::Borrowed(first));
+    }
+    Some(Cow::Owned(Mapping { range: first.range.start..last.range.end, ..first.clone() }))
 }
 
 /// Finds where `group`, the mappings of one file, makes modules of `image`.
