@@ -6,11 +6,11 @@
 //! value of a dead register or flag.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions,
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions,
     Mnemonic, OpAccess, OpKind, RflagsBits,
 };
 
-use super::{Gpr, GprSet};
+use super::{Gpr, GprSet, Insn};
 use crate::Addr;
 
 /// How many instructions a scan looks at.
@@ -64,11 +64,35 @@ pub fn live_before(code: &[u8], at: Addr) -> Live {
 pub fn flags_live_before(code: &[u8], at: Addr) -> bool {
     let mut flags = Pending::new(STATUS_FLAGS);
     scan(code, at, |insn| {
-        flags.step(insn.rflags_read(), overwritten_flags(insn));
+        flags.step(read_flags(insn), overwritten_flags(insn));
         // One live flag is enough.
         flags.undecided != 0 && flags.undecided | flags.dead == STATUS_FLAGS
     });
     flags.dead != STATUS_FLAGS
+}
+
+/// What one instruction does with the status flags, as bits of RFLAGS (AMD APM vol. 1, 3.1.4): CF is
+/// 0x1, PF 0x4, AF 0x10, ZF 0x40, SF 0x80, OF 0x800.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlagUse {
+    /// Flags its effect may depend on.
+    pub read: u64,
+    /// Flags it overwrites for certain, with a value that does not depend on the old one.
+    pub overwritten: u64,
+}
+
+/// What `insn` does with the status flags.
+pub fn flag_use(insn: &Insn) -> FlagUse {
+    const POSITIONS: [(u32, u64); 6] = [
+        (RflagsBits::CF, 0x1),
+        (RflagsBits::PF, 0x4),
+        (RflagsBits::AF, 0x10),
+        (RflagsBits::ZF, 0x40),
+        (RflagsBits::SF, 0x80),
+        (RflagsBits::OF, 0x800),
+    ];
+    let place = |bits: u32| POSITIONS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, place)| place).sum();
+    FlagUse { read: place(read_flags(insn.iced())), overwritten: place(overwritten_flags(insn.iced())) }
 }
 
 /// Shows `visit` the instructions that are certain to run from `at` on, until it says `false`.
@@ -102,13 +126,35 @@ fn scan(code: &[u8], at: Addr, mut visit: impl FnMut(&Instruction) -> bool) {
     }
 }
 
-/// Instructions that are not known to read only what they name.
+/// Instructions that are not known to read and write exactly what they name. Where user mode may not run
+/// `sldt`, `str` and `smsw` (UMIP), Linux acts for them and leaves the upper half of the register.
 fn is_opaque(insn: &Instruction) -> bool {
     insn.is_privileged()
         || matches!(
-            insn.code(),
-            Code::INVALID | Code::Hlt | Code::Xabort_imm8 | Code::Enclu | Code::Getsecd | Code::Getsecq
+            insn.mnemonic(),
+            Mnemonic::INVALID
+                | Mnemonic::Hlt
+                | Mnemonic::Xabort
+                | Mnemonic::Enclu
+                | Mnemonic::Getsec
+                | Mnemonic::Sldt
+                | Mnemonic::Str
+                | Mnemonic::Smsw
+                // Without a shadow stack it writes nothing.
+                | Mnemonic::Rdsspd
+                | Mnemonic::Rdsspq
         )
+        // With REX.B, AMD processors run `pause` as `xchg eax, r8d`.
+        || insn.mnemonic() == Mnemonic::Pause && insn.len() > 2
+}
+
+/// The flags an instruction reads.
+fn read_flags(insn: &Instruction) -> u32 {
+    match insn.mnemonic() {
+        // All the way around, the result is the old one, but OF may come from CF.
+        Mnemonic::Rcl | Mnemonic::Rcr => insn.rflags_read() | RflagsBits::CF,
+        _ => insn.rflags_read(),
+    }
 }
 
 /// The status flags an instruction overwrites, whatever its operands are.
@@ -201,7 +247,7 @@ struct State {
 
 impl State {
     fn step(&mut self, insn: &Instruction, factory: &mut InstructionInfoFactory) {
-        self.flags.step(insn.rflags_read(), overwritten_flags(insn));
+        self.flags.step(read_flags(insn), overwritten_flags(insn));
         let (mut gprs, mut vectors) = ((0, 0), (0, 0));
         if insn.is_save_restore_instruction() {
             vectors.0 = u32::MAX;
