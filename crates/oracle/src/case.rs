@@ -98,8 +98,8 @@ pub struct Start {
     pub x87_status: u16,
     /// x87 tag word in its short form: bit n is set if register n is in use.
     pub x87_tags: u8,
-    /// Offsets into the tape of what fills low data, high data, the stack and the vectors.
-    pub windows: [usize; 4],
+    /// Offsets into the tape of what fills low data, high data, low stack, high stack, vectors.
+    pub windows: [usize; 5],
     /// Memory set afterwards.
     pub pokes: Vec<Poke>,
     /// Vector registers set to chosen values (indexes of gathers and scatters).

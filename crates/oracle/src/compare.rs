@@ -1,12 +1,14 @@
 //! The comparison of two runs.
 
+use iced_x86::Mnemonic;
+
 use crate::case::{Body, Case, Displaced};
 use crate::layout::{DATA_LEN, Place, STACK_LEN};
 use crate::outcome::{Aspect, CopyVerdict, Ending, Outcome, trap};
 use crate::xstate::Xstate;
 
-/// Length of the memory that is compared: both data areas, then the stack.
-pub const IMAGE_LEN: usize = 2 * DATA_LEN + STACK_LEN;
+/// Length of the memory that is compared: both data areas, then both stacks.
+pub const IMAGE_LEN: usize = 2 * (DATA_LEN + STACK_LEN);
 const RED_ZONE: u64 = 128;
 /// All but IF (always set) and RF, which says how an exception was reported.
 const FLAGS: u64 = 0x3f_fdff & !(1 << 16);
@@ -61,10 +63,12 @@ pub fn ending(outcome: &Outcome, body: &Body) -> Ending {
     }
 }
 
-/// Judges a copy by its original. The images are data low, data high, stack; see [`IMAGE_LEN`].
+/// Judges a copy by its original. The images are data low and high, stack low and high; `pristine`
+/// is the stack of the case before the runs.
 pub fn compare(
     case: &Case,
     copy: &Displaced,
+    pristine: &[u8],
     (original, original_memory): (&Outcome, &[u8]),
     (actual, actual_memory): (&Outcome, &[u8]),
     verdict: &mut CopyVerdict,
@@ -86,7 +90,7 @@ pub fn compare(
     for (index, (&expected, &got)) in original.selectors.iter().zip(&actual.selectors).enumerate() {
         differ(verdict, Aspect::Selector, index as u64, expected.into(), got.into());
     }
-    memory(case, original.gpr[RSP], original_memory, actual_memory, verdict);
+    memory(case, pristine, (original, original_memory), actual_memory, verdict);
     if original.xstate != actual.xstate {
         xstate(&original.xstate, &actual.xstate, verdict);
     }
@@ -133,36 +137,70 @@ fn fault(original: &Outcome, actual: &Outcome, verdict: &mut CopyVerdict) {
     }
 }
 
-/// All data, and the stack from the lower of the old red zone and the new stack pointer upwards:
-/// what lies below belongs to nobody.
-fn memory(case: &Case, rsp: u64, original: &[u8], actual: &[u8], verdict: &mut CopyVerdict) {
+/// All data and the other neighbourhood's stack; and this one's stack, from the red zone upwards.
+///
+/// Bytes that lay below the red zone belonged to nobody (psABI 3.2.2), so there only what the original
+/// wrote is compared: the far end of a deep push, such as `enter`'s. A call that faults while it
+/// fetches its target may have pushed its return address already; that is noted.
+fn memory(
+    case: &Case,
+    pristine: &[u8],
+    (original, original_memory): (&Outcome, &[u8]),
+    actual_memory: &[u8],
+    verdict: &mut CopyVerdict,
+) {
+    let own = stack_offset(case.place);
     let stack = case.place.stack();
-    let (data, stack_image) = original.split_at(2 * DATA_LEN);
-    let (actual_data, actual_stack) = actual.split_at(2 * DATA_LEN);
-    if data != actual_data
-        && let Some(offset) = data.iter().zip(actual_data).position(|(a, b)| a != b)
-    {
-        let place = Place::ALL[offset / DATA_LEN];
-        let at = place.base() + (offset % DATA_LEN) as u64;
-        verdict.add(Aspect::Data, at, data[offset].into(), actual_data[offset].into());
-    }
     let before = case.start.gpr[RSP];
-    let lowest = if stack.contains(&rsp) { rsp.min(before - RED_ZONE) } else { before - RED_ZONE };
-    let from = lowest.clamp(stack.start, stack.end).wrapping_sub(stack.start) as usize;
-    if stack_image[from..] == actual_stack[from..] {
+    let after = original.gpr[RSP];
+    let top = if stack.contains(&after) { after.min(before) } else { before };
+    if original_memory == actual_memory {
         return;
     }
-    let differing =
-        |range: &mut std::ops::Range<usize>| range.find(|&at| stack_image[at] != actual_stack[at]);
-    let top = (before.min(if stack.contains(&rsp) { rsp } else { before }) - stack.start) as usize;
-    for (aspect, mut range) in
-        [(Aspect::Stack, top.max(from)..STACK_LEN), (Aspect::RedZone, from..top.max(from))]
-    {
-        if let Some(at) = differing(&mut range) {
-            let address = stack.start + at as u64;
-            verdict.add(aspect, address, stack_image[at].into(), actual_stack[at].into());
+    let returns = case.form.mnemonic() == Mnemonic::Call;
+    let (mut data, mut above, mut red_zone) = (true, true, true);
+    let lines = original_memory.chunks_exact(64).zip(actual_memory.chunks_exact(64)).enumerate();
+    let bytes = lines.filter(|(_, (expected, got))| expected != got).flat_map(|(line, (expected, got))| {
+        expected.iter().zip(got).enumerate().map(move |(byte, pair)| (64 * line + byte, pair))
+    });
+    let (faulted, mut pushed_early) = (verdict.registers_skipped, false);
+    for (offset, (&expected, &got)) in bytes.filter(|(_, (expected, got))| expected != got) {
+        let mut note = |first: &mut bool, aspect, at| {
+            if std::mem::take(first) {
+                verdict.add(aspect, at, expected.into(), got.into());
+            }
+        };
+        if !(own..own + STACK_LEN).contains(&offset) {
+            note(&mut data, Aspect::Data, address(offset));
+            continue;
+        }
+        let at = stack.start + (offset - own) as u64;
+        let nobodys = at < before - RED_ZONE && expected == pristine[offset - own];
+        if returns && faulted && (before - 8..before).contains(&at) {
+            pushed_early = true;
+            continue;
+        }
+        if at >= top && at >= before - RED_ZONE || at < before - RED_ZONE && !nobodys {
+            note(&mut above, Aspect::Stack, at);
+        } else if !nobodys {
+            note(&mut red_zone, Aspect::RedZone, at);
         }
     }
+    verdict.pushed_early = pushed_early;
+}
+
+/// Offset in the images of a neighbourhood's stack.
+pub const fn stack_offset(place: Place) -> usize {
+    2 * DATA_LEN + place.index() * STACK_LEN
+}
+
+/// The address of a byte of the images.
+fn address(offset: usize) -> u64 {
+    if offset < 2 * DATA_LEN {
+        return Place::ALL[offset / DATA_LEN].base() + (offset % DATA_LEN) as u64;
+    }
+    let offset = offset - 2 * DATA_LEN;
+    Place::ALL[offset / STACK_LEN].stack().start + (offset % STACK_LEN) as u64
 }
 
 fn xstate(original: &Xstate, actual: &Xstate, verdict: &mut CopyVerdict) {

@@ -12,6 +12,9 @@ pub fn listed() -> Vec<Code> {
 
 /// Why a form is only decoded and relocated, never run; `None` if it is run.
 pub fn decode_only(code: Code) -> Option<&'static str> {
+    if code.op_code().fwait() {
+        return Some("is two instructions, fwait and the form without it");
+    }
     let option = code.op_code().decoder_option();
     if option != DecoderOptions::NONE {
         return Some("needs a decoder option for processors that are no longer made");

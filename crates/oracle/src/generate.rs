@@ -2,7 +2,7 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
-use iced_x86::{Code, Encoder, FlowControl, Instruction, InstructionInfoFactory, OpKind};
+use iced_x86::{Code, Encoder, FlowControl, Instruction, InstructionInfoFactory, OpKind, Register};
 
 use crate::case::{Body, Case, Displaced, Reach};
 use crate::forms;
@@ -116,6 +116,13 @@ impl<'a> Generator<'a> {
         let encoded = self.encoder.encode(&insn, site.at).is_ok();
         let middle = self.encoder.take_buffer();
         let Some(insn) = decode(&middle, site.at).filter(|_| encoded) else { return };
+        // With another stack pointer the loads would read what belongs to nobody.
+        let stack = |op| {
+            insn.op_kind(op) == OpKind::Register && insn.op_register(op).full_register() == Register::RSP
+        };
+        if (0..insn.op_count()).any(stack) {
+            return;
+        }
         let mut original = Body { at: first.at, ..Body::default() };
         let mut append = |bytes: &[u8]| {
             original.starts.push(original.bytes.len() as u16);

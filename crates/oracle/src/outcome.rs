@@ -163,6 +163,8 @@ pub struct CopyVerdict {
     pub run: bool,
     /// A fault inside a sequence: general registers were left out of the comparison.
     pub registers_skipped: bool,
+    /// A call that faulted had pushed its return address in the copy, not in the original.
+    pub pushed_early: bool,
     /// The differences found, first the gravest.
     pub details: [Option<Detail>; MAX_DETAILS],
 }

@@ -28,6 +28,8 @@ pub struct FormTally {
     pub different: u64,
     /// Equal pairs that faulted inside a sequence: their general registers were not compared.
     pub registers_skipped: u64,
+    /// Of these, calls whose copy had pushed the return address before the fault.
+    pub pushed_early: u64,
     /// Originals that fell through or arrived at a branch target.
     pub completed: u64,
     /// Originals that faulted.
@@ -157,6 +159,7 @@ impl Tally {
                         let form = self.form(case.form);
                         *form.equal.entry(copy.reach.name()).or_default() += 1;
                         form.registers_skipped += u64::from(judged.registers_skipped);
+                        form.pushed_early += u64::from(judged.pushed_early);
                     }
                     _ => {
                         self.form(case.form).different += 1;
@@ -176,6 +179,7 @@ impl Tally {
             form.relocated_only += tally.relocated_only;
             form.different += tally.different;
             form.registers_skipped += tally.registers_skipped;
+            form.pushed_early += tally.pushed_early;
             form.completed += tally.completed;
             form.faulted += tally.faulted;
             form.undefined += tally.undefined;
@@ -253,6 +257,8 @@ pub struct Report {
     pub equal_pairs: BTreeMap<&'static str, u64>,
     /// Equal pairs whose general registers were left out (a fault inside a sequence).
     pub registers_skipped: u64,
+    /// Of these, calls whose copy had pushed the return address before the fault.
+    pub pushed_early: u64,
     /// Trials whose original could not be judged.
     pub originals_lost: Vec<String>,
     /// Every breach.
@@ -279,6 +285,7 @@ impl Report {
             not_made: Vec::new(),
             equal_pairs: BTreeMap::new(),
             registers_skipped: 0,
+            pushed_early: 0,
             originals_lost: tally.originals_lost,
             findings: tally.findings,
             seconds,
@@ -289,6 +296,7 @@ impl Report {
                 *report.equal_pairs.entry(reach).or_default() += count;
             }
             report.registers_skipped += form.registers_skipped;
+            report.pushed_early += form.pushed_early;
             let decode_only = tally.decode_only.get(number);
             if let Some(reason) = decode_only {
                 *report.decode_only.entry((*reason).to_owned()).or_default() += 1;
@@ -342,6 +350,7 @@ impl fmt::Display for Report {
             "\n  faults inside a sequence  {:6}  (general registers not compared)",
             self.registers_skipped
         )?;
+        writeln!(f, "    calls, already pushed    {:6}", self.pushed_early)?;
         writeln!(f, "originals lost              {:6}", self.originals_lost.len())?;
         self.originals_lost.iter().take(20).try_for_each(|lost| writeln!(f, "  {lost}"))?;
         writeln!(f, "findings                    {:6}", self.findings.len())

@@ -13,8 +13,15 @@
 use std::ops::Range;
 use std::ptr;
 
-use crate::compare::IMAGE_LEN;
 use crate::layout::{self, DATA_LEN, Place, READ_ONLY_LEN, STACK_LEN};
+
+/// Address and length of what is filled before each run and compared after it.
+pub const MEMORY: [(u64, usize); 4] = [
+    (Place::Low.data().start, DATA_LEN),
+    (Place::High.data().start, DATA_LEN),
+    (Place::Low.stack().start, STACK_LEN),
+    (Place::High.stack().start, STACK_LEN),
+];
 
 /// Which step of building the address space failed, in the order they are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,17 +136,15 @@ impl Memory {
         known.then(|| unsafe { std::slice::from_raw_parts_mut(at as *mut u8, len) })
     }
 
-    /// Copies what is compared into `image`: data low, data high, the stack of `place`.
-    pub fn snapshot(&mut self, place: Place, image: &mut [u8]) {
-        debug_assert_eq!(image.len(), IMAGE_LEN);
-        let mut done = 0;
-        let areas = [Place::Low.data(), Place::High.data(), place.stack()];
-        for area in areas {
-            let len = (area.end - area.start) as usize;
-            if let Some(bytes) = self.bytes(area.start, len) {
-                image[done..done + len].copy_from_slice(bytes);
+    /// Copies what is compared into `image`; see [`MEMORY`].
+    pub fn snapshot(&mut self, image: &mut [u8]) {
+        let mut rest = image;
+        for (at, len) in MEMORY {
+            let Some((to, behind)) = rest.split_at_mut_checked(len) else { return };
+            if let Some(bytes) = self.bytes(at, len) {
+                to.copy_from_slice(bytes);
             }
-            done += len;
+            rest = behind;
         }
     }
 }

@@ -15,11 +15,11 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use super::map::Memory;
+use super::map::{MEMORY, Memory};
 use super::segments::{self, Segments};
 use crate::case::{Body, Case, Start};
 use crate::compare::{self, IMAGE_LEN};
-use crate::layout::{DATA_LEN, Place, STACK_LEN};
+use crate::layout::{Place, STACK_LEN};
 use crate::outcome::{MAX_COPIES, Outcome, Verdict};
 use crate::tape::Tape;
 use crate::xstate::{Components, Xstate};
@@ -71,6 +71,7 @@ pub struct Runner<'a> {
     start_state: Xstate,
     original_image: Vec<u8>,
     actual_image: Vec<u8>,
+    pristine: Vec<u8>,
     written: (u64, usize),
     stack: Vec<u8>,
 }
@@ -100,6 +101,7 @@ impl<'a> Runner<'a> {
             start_state: Xstate::default(),
             original_image: vec![0; IMAGE_LEN],
             actual_image: vec![0; IMAGE_LEN],
+            pristine: vec![0; STACK_LEN],
             written: (0, 0),
             stack: vec![0; 1 << 18],
         }
@@ -148,18 +150,19 @@ impl<'a> Runner<'a> {
             Phase::Original => {
                 let case = &cases[self.index];
                 frame.capture(&mut self.original, segments, &self.components);
-                self.memory.snapshot(case.place, &mut self.original_image);
+                self.memory.snapshot(&mut self.original_image);
                 self.verdict().original = compare::ending(&self.original, &case.original);
             }
             Phase::Copy(number) => {
                 let case = &cases[self.index];
                 frame.capture(&mut self.actual, segments, &self.components);
-                self.memory.snapshot(case.place, &mut self.actual_image);
+                self.memory.snapshot(&mut self.actual_image);
                 // SAFETY: as in `verdict`, written out because other fields are borrowed too.
                 let verdict = unsafe { &mut *self.verdicts.add(self.index) };
                 compare::compare(
                     case,
                     &case.copies[number],
+                    &self.pristine,
                     (&self.original, &self.original_image),
                     (&self.actual, &self.actual_image),
                     &mut verdict.copies[number],
@@ -188,9 +191,7 @@ impl<'a> Runner<'a> {
     }
 
     fn prepare(&mut self, frame: &mut Frame, place: Place, body: &Body, start: &Start) {
-        let areas = [Place::Low.data().start, Place::High.data().start, place.stack().start];
-        let lengths = [DATA_LEN, DATA_LEN, STACK_LEN];
-        for ((&at, &len), &window) in areas.iter().zip(&lengths).zip(&start.windows) {
+        for ((at, len), &window) in MEMORY.into_iter().zip(&start.windows) {
             if let Some(bytes) = self.memory.bytes(at, len) {
                 bytes.copy_from_slice(self.tape.window(window, len));
             }
@@ -199,6 +200,11 @@ impl<'a> Runner<'a> {
             if let Some(bytes) = self.memory.bytes(poke.at, poke.bytes.len()) {
                 bytes.copy_from_slice(&poke.bytes);
             }
+        }
+        if matches!(self.phase, Phase::Original)
+            && let Some(bytes) = self.memory.bytes(place.stack().start, STACK_LEN)
+        {
+            self.pristine.copy_from_slice(bytes);
         }
         self.memory.write_code(body.at, &body.bytes);
         self.written = (body.at, body.bytes.len());
@@ -215,7 +221,7 @@ impl<'a> Runner<'a> {
 }
 
 fn fill(state: &mut Xstate, tape: &Tape, start: &Start) {
-    let bytes = tape.window(start.windows[3], 2048 + 64 + 80);
+    let bytes = tape.window(start.windows[4], 2048 + 64 + 80);
     let (vectors, rest) = bytes.split_at(2048);
     for (register, bytes) in state.zmm.iter_mut().zip(vectors.chunks_exact(64)) {
         register.copy_from_slice(bytes);
