@@ -111,6 +111,12 @@ fn what_is_no_program_is_refused_by_its_reason() {
     assert_eq!(changed(16, 1), Some(ImageError::NotExecutable { file_type: 1 }));
     assert_eq!(changed(16, 4), Some(ImageError::NotExecutable { file_type: 4 }));
     assert!(matches!(changed(54, 1), Some(ImageError::Malformed { .. })));
+    // The size in the file of the one segment, at offset 32 of its header, is more than that in memory.
+    let mut file = program(4096, b"\0", &[]);
+    assert!(Image::parse(&file).is_ok());
+    file[64 + 40] = 63;
+    file[64 + 41] = 0;
+    assert!(matches!(Image::parse(&file).err(), Some(ImageError::Malformed { what: "segment size", .. })));
 }
 
 /// A program of one executable segment, `text` bytes at 0x400000, with these symbols: name offset, value
@@ -205,6 +211,16 @@ fn sizes_that_leave_the_section_are_cut() {
     let image = Image::parse(&file).expect("a program");
     let ends: Vec<u64> = image.functions().iter().map(|f| f.addr.0 + f.size).collect();
     assert_eq!(ends, [0x401000, 0x401000]);
+}
+
+#[test]
+fn behind_an_inner_function_is_the_outer_one() {
+    let file =
+        program(4096, b"\0f\0g\0h\0", &[(1, 0x400100, 0x100), (3, 0x400110, 0x10), (5, 0x400120, 0x10)]);
+    let image = Image::parse(&file).expect("a program");
+    let name_at = |at| image.function_at(LinkAddr(at)).map(|f| image.name(f));
+    let found = [0x4000ff, 0x400100, 0x400111, 0x400125, 0x400130, 0x4001ff, 0x400200].map(name_at);
+    assert_eq!(found, [None, Some("f"), Some("g"), Some("h"), Some("f"), Some("f"), None]);
 }
 
 #[test]

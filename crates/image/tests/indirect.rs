@@ -50,6 +50,28 @@ fn in_use(pid: u32, modules: &[Module], target: &Target) -> Vec<Addr> {
     implementations(modules, target, &|at: Addr, into: &mut [u8]| memory.read_exact_at(into, at.0).is_ok())
 }
 
+/// The program, stopped before its call and again behind it, with what `examine` finds at both times.
+fn run<T>(program: &str, preload: &str, mut examine: impl FnMut(u32) -> T) -> (T, T) {
+    let mut command = Command::new(program);
+    command.env("LD_PRELOAD", preload).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = Running(command.spawn().expect("the program"));
+    let mut lines = BufReader::new(child.0.stdout.take().expect("its output")).lines();
+    let mut line = || lines.next().and_then(Result::ok).expect("a line");
+    assert_eq!(line(), "before");
+    let before = examine(child.0.id());
+    child.0.stdin.as_mut().expect("its input").write_all(b"\n").expect("written");
+    assert_eq!(line(), "after");
+    (before, examine(child.0.id()))
+}
+
+/// The one target `pattern` names.
+fn target(modules: &[Module], pattern: &str) -> Target {
+    let pattern = Pattern::parse(pattern).expect("a pattern");
+    let mut targets = find(modules, &[pattern], None).expect("in the library");
+    assert_eq!(targets.len(), 1, "{targets:?}");
+    targets.remove(0)
+}
+
 #[test]
 fn a_slot_that_is_not_bound_yet_is_no_implementation() {
     let scratch = Scratch::new("lazy");
@@ -57,24 +79,31 @@ fn a_slot_that_is_not_bound_yet_is_no_implementation() {
     let Some(library) = scratch.compile("libpick.so", LIBRARY, &flags) else { return };
     let flags = [&library, "-Wl,-z,lazy", "-O1"];
     let Some(program) = scratch.compile("program", PROGRAM, &flags) else { return };
-    let child =
-        Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program");
-    let mut child = Running(child);
-    let pid = child.0.id();
-    let mut lines = BufReader::new(child.0.stdout.take().expect("its output")).lines();
-    let mut line = || lines.next().and_then(Result::ok).expect("a line");
+    let (before, (used, implementation)) = run(&program, "", |pid| {
+        let modules = modules_of(pid);
+        let pick = target(&modules, "libpick!pick");
+        assert_eq!(pick.kind, FunctionKind::Ifunc);
+        (in_use(pid, &modules, &pick), target(&modules, "libpick!impl").addr)
+    });
+    assert_eq!(before.0, []);
+    assert_eq!(used, [implementation]);
+}
 
-    assert_eq!(line(), "before");
-    let modules = modules_of(pid);
-    let pattern = |text| [Pattern::parse(text).expect("a pattern")];
-    let targets = find(&modules, &pattern("libpick!pick"), None).expect("in the library");
-    assert_eq!((targets.len(), targets[0].kind), (1, FunctionKind::Ifunc));
-    assert_eq!(in_use(pid, &modules, &targets[0]), []);
-
-    child.0.stdin.as_mut().expect("its input").write_all(b"\n").expect("written");
-    assert_eq!(line(), "after");
-    let implementation = find(&modules, &pattern("libpick!impl"), None).expect("in the library");
-    assert_eq!(in_use(pid, &modules, &targets[0]), [implementation[0].addr]);
+#[test]
+fn a_function_of_that_name_in_another_module_is_no_implementation() {
+    let scratch = Scratch::new("interposed");
+    let flags = ["-shared", "-fPIC", "-Wl,-z,now", "-O1"];
+    let Some(library) = scratch.compile("libpick.so", LIBRARY, &flags) else { return };
+    let other = "int pick(int x) { return 42; }";
+    let Some(preload) = scratch.compile("libother.so", other, &flags) else { return };
+    let Some(program) = scratch.compile("program", PROGRAM, &[&library]) else { return };
+    let (_, (used, plain)) = run(&program, &preload, |pid| {
+        let modules = modules_of(pid);
+        let used = in_use(pid, &modules, &target(&modules, "libpick!pick"));
+        (used, target(&modules, "libother!pick").kind)
+    });
+    assert_eq!(used, []);
+    assert_eq!(plain, FunctionKind::Plain);
 }
 
 #[test]

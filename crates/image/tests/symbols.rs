@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use incise_image::{FunctionKind, Image};
-use support::{image, libc_path, output};
+use support::{Scratch, image, libc_path, output};
 
 /// Names and addresses of functions as `readelf` lists them: typed symbols that are defined.
 fn readelf_functions(path: &str) -> Option<BTreeSet<(u64, String)>> {
@@ -76,4 +76,76 @@ fn versions_are_kept() {
     assert_eq!(versions.len(), 2, "{versions:?}");
     assert!(versions.contains(&(true, Some("GLIBC_2.14"))), "{versions:?}");
     assert!(versions.contains(&(false, Some("GLIBC_2.2.5"))), "{versions:?}");
+}
+
+/// A library with versioned names, names without a version, and two names of one function.
+fn versioned(scratch: &Scratch, name: &str, more: &[&str]) -> Option<String> {
+    let script = scratch.path("script");
+    std::fs::write(&script, "V1 { global: old; both; };\nV2 { global: both; } V1;").expect("written");
+    let source = r#"
+        __asm__(".symver both_1, both@V1\n.symver both_2, both@@V2");
+        int both_1(void) { return 1; }
+        int both_2(void) { return 2; }
+        int old(void) { return 3; }
+        int plain(void) { return 4; }
+        int alias(void) __attribute__((alias("plain")));
+    "#;
+    let script = format!("-Wl,--version-script={script}");
+    let mut flags = vec!["-shared", "-fPIC", &script];
+    flags.extend(more);
+    scratch.compile(name, source, &flags)
+}
+
+/// Every name with its version and whether that is the default, sorted.
+fn exported(image: &Image) -> Vec<(String, Option<String>, bool)> {
+    let names = image.functions().iter().flat_map(|f| image.names(f)).filter(|name| name.exported);
+    let mut names: Vec<_> =
+        names.map(|n| (n.text.to_owned(), n.version.map(str::to_owned), n.default_version)).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn both_symbol_tables_give_each_name_once() {
+    let scratch = Scratch::new("versioned");
+    let Some(path) = versioned(&scratch, "libv.so", &[]) else { return };
+    let image = image(path);
+    assert!(image.has_symtab());
+    let name =
+        |text: &str, version: Option<&str>, default| (text.to_owned(), version.map(str::to_owned), default);
+    assert_eq!(
+        exported(&image),
+        [
+            name("alias", None, true),
+            name("both", Some("V1"), false),
+            name("both", Some("V2"), true),
+            name("both_1", None, true),
+            name("both_2", None, true),
+            name("old", Some("V1"), true),
+            name("plain", None, true),
+        ]
+    );
+    for text in ["both", "old", "plain", "alias"] {
+        let names = image.functions().iter().flat_map(|f| image.names(f)).filter(|n| n.text == text);
+        assert_eq!(names.count(), if text == "both" { 2 } else { 1 }, "{text}");
+    }
+    let plain = image.functions().iter().find(|f| image.name(f) == "alias").expect("alias");
+    assert_eq!(image.names(plain).map(|n| n.text).collect::<Vec<_>>(), ["alias", "plain"]);
+}
+
+#[test]
+fn dynamic_symbols_are_found_without_section_headers() {
+    let scratch = Scratch::new("headless");
+    for style in ["gnu", "sysv"] {
+        let flag = format!("-Wl,--hash-style={style}");
+        let Some(path) = versioned(&scratch, &format!("lib{style}.so"), &["-s", &flag]) else { return };
+        let mut file = std::fs::read(path).expect("the library");
+        let whole = Image::parse(&file).expect("a library");
+        file[0x28..0x30].fill(0);
+        file[0x3c..0x40].fill(0);
+        let headless = Image::parse(&file).expect("a library");
+        assert!(headless.sections().is_empty());
+        assert_eq!(exported(&headless), exported(&whole), "{style}");
+        assert_eq!(exported(&headless).len(), 7, "{style}");
+    }
 }

@@ -4,8 +4,10 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use incise_image::{DebugLink, Image, ImageError, LinkAddr, debug_file_candidates};
+use incise_image::{DebugLink, Image, ImageError, LinkAddr, Module, Pattern, debug_file_candidates, find};
+use incise_isa::Addr;
 use support::{Scratch, image, output};
 
 const PROGRAM: &str = r#"
@@ -167,6 +169,8 @@ __asm__(".text\n"
         ".Lhidden: ret\n"
         "table: .quad 1, 2\n"
         ".globl typed\n.type typed, @function\ntyped: nop\ninside: nop\nret\n.size typed, .-typed\n"
+        ".section early, \"ax\"\nnop\n.globl early_end\nearly_end:\n"
+        ".section late, \"ax\"\n.globl late_start\nlate_start: nop\nret\n"
         ".data\n.globl data_label\ndata_label: .quad 0\n");
 int main(void) { return 0; }
 "#;
@@ -180,9 +184,45 @@ int main(void) { return 0; }
     assert!(function("local_label").expect("no function covers it").label);
     assert!(function("table").expect("assembly cannot tell").label);
     assert!(!function("typed").expect("a function").label);
-    for absent in ["inside", ".Lhidden", "data_label", "_edata", "__bss_start", "etext"] {
+    let late = function("late_start").expect("a global label is a function");
+    assert_eq!(
+        image.names(late).map(|n| n.text).collect::<Vec<_>>(),
+        ["late_start"],
+        "not the end of the section before"
+    );
+    for absent in ["early_end", "inside", ".Lhidden", "data_label", "_edata", "__bss_start", "etext"] {
         assert_eq!(function(absent), None, "{absent}");
     }
+}
+
+#[test]
+fn wildcards_leave_local_labels_alone() {
+    let scratch = Scratch::new("wild");
+    let source = r#"
+__asm__(".text\ntable_local: .quad 1, 2\n.globl table_global\ntable_global: ret\n");
+int main(void) { return 0; }
+"#;
+    let Some(path) = scratch.compile("wild", source, &[]) else { return };
+    let image = Arc::new(image(path));
+    let text: Vec<_> = image.text().iter().map(|r| Addr(r.start.0)..Addr(r.end.0)).collect();
+    let range = Addr(0)..Addr(1 << 32);
+    let module = Module {
+        name: "wild".to_owned(),
+        path: "/wild".to_owned(),
+        deleted: false,
+        bias: 0,
+        image,
+        range,
+        text,
+        main: true,
+    };
+    let names = |pattern: &str| -> Vec<String> {
+        let pattern = Pattern::parse(pattern).expect("a pattern");
+        let found = find(std::slice::from_ref(&module), &[pattern], None).expect("in the program");
+        found.into_iter().map(|target| target.name).collect()
+    };
+    assert_eq!(names("table_*"), ["table_global"]);
+    assert_eq!(names("table_local"), ["table_local"]);
 }
 
 #[test]
