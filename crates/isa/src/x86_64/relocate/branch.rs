@@ -1,10 +1,11 @@
 //! Conditional branches: `jcc`, `loop`, `loope`, `loopne`, `jrcxz`, `jecxz`.
 //!
-//! Branch hints (2e, 3e) and `bnd` are dropped: they have no architectural effect. Prefix 67, which
-//! chooses the counter, is kept where there is a counter.
+//! Before `jcc`, branch hints (2e, 3e) and `bnd` are dropped: they have no architectural effect. Before
+//! `loop` and its like all prefixes are kept: 67 chooses the counter, and AMD processors let f2 and f3
+//! choose the condition.
 
 use super::RelocateError;
-use super::encoding::{ADDRESS_SIZE, Prefixes};
+use super::encoding::Prefixes;
 use super::jump::check_operand_size;
 use crate::Addr;
 use crate::x86_64::{Assembler, Insn};
@@ -22,7 +23,7 @@ pub(super) fn displace(insn: &Insn, target: Addr, asm: &mut Assembler) -> Result
     match *opcode {
         [0x0F, second, ..] if iced.is_jcc_near() => jcc(second & 0x0F, target, asm),
         [first, _] if iced.is_jcc_short() => jcc(first & 0x0F, target, asm),
-        [first, _] => counted(first, prefixes.contain(insn, ADDRESS_SIZE), target, asm),
+        [_, _] => counted(&insn.bytes()[..insn.len() - 1], target, asm),
         _ => return Err(RelocateError::Encoding { at: insn.addr() }),
     }
     Ok(())
@@ -38,13 +39,11 @@ fn jcc(condition: u8, target: Addr, asm: &mut Assembler) {
     }
 }
 
-/// `loop` and its like have no long form and no opposite: taken goes over a jump that goes over the jump
-/// to the target.
-fn counted(opcode: u8, narrow: bool, target: Addr, asm: &mut Assembler) {
-    if narrow {
-        asm.raw(&[ADDRESS_SIZE]);
-    }
-    asm.raw(&[opcode, 2]);
+/// `loop` and its like (prefixes and opcode in `head`) have no long form and no opposite: taken goes over
+/// a jump that goes over the jump to the target.
+fn counted(head: &[u8], target: Addr, asm: &mut Assembler) {
+    asm.raw(head);
+    asm.raw(&[2]);
     let near = asm.reaches(target, 2 + 5);
     asm.raw(&[0xEB, if near { 5 } else { FAR_JUMP_LEN }]);
     if near { asm.jump(target) } else { asm.jump_far(target) }
@@ -84,6 +83,8 @@ mod tests {
             assert_bytes(&format!("{opcode} 10"), FAR, &format!("{opcode} 02 eb 0e {TARGET}"));
             assert_bytes(&format!("67 {opcode} 0f"), FAR, &format!("67 {opcode} 02 eb 0e {TARGET}"));
         }
-        assert_bytes("2e 48 67 e3 0d", FAR, &format!("67 e3 02 eb 0e {TARGET}"));
+        assert_bytes("2e 48 67 e3 0d", FAR, &format!("2e 48 67 e3 02 eb 0e {TARGET}"));
+        assert_bytes("f3 e0 0f", FAR, &format!("f3 e0 02 eb 0e {TARGET}"));
+        assert_bytes("67 f2 e1 0e", NEAR, "67 f2 e1 02 eb 05 e9 07 10 00 f0");
     }
 }

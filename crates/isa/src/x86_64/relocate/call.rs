@@ -1,5 +1,12 @@
 //! `call rel32` and `call r/m`: the original return address is pushed, then a jump goes to the target.
 //! Under a shadow stack that cannot work, and the caller has refused already.
+//!
+//! A memory operand is read once before anything has changed, so that a fault finds the registers and
+//! the red zone as the call would have left them:
+//!
+//! ```text
+//! push [mem] ; lea rsp, [rsp+8] ; push RETURN ; jmp [mem]
+//! ```
 
 use iced_x86::{OpKind, Register};
 
@@ -32,9 +39,16 @@ pub(super) fn indirect(insn: &Insn, asm: &mut Assembler) -> Result<(), RelocateE
         return ip_relative(insn, target, &pushed, asm);
     }
     match Operand::of(insn) {
-        Operand::Apart => push_and_jump(with_extension(insn, JMP)?.as_slice(), &pushed, asm),
+        Operand::Register => push_and_jump(with_extension(insn, JMP)?.as_slice(), &pushed, asm),
+        Operand::Memory => {
+            touch(with_extension(insn, PUSH)?.as_slice(), asm);
+            push_and_jump(with_extension(insn, JMP)?.as_slice(), &pushed, asm);
+        }
         Operand::Stack(displacement) => match jump_behind_push(insn, displacement) {
-            Some(jump) => push_and_jump(jump.as_slice(), &pushed, asm),
+            Some(jump) => {
+                touch(with_extension(insn, PUSH)?.as_slice(), asm);
+                push_and_jump(jump.as_slice(), &pushed, asm);
+            }
             None => read_then_push(insn, &pushed, asm)?,
         },
         Operand::MayBePushedOver => read_then_push(insn, &pushed, asm)?,
@@ -44,8 +58,10 @@ pub(super) fn indirect(insn: &Insn, asm: &mut Assembler) -> Result<(), RelocateE
 
 /// How the operand of `call r/m` is related to the stack pointer.
 enum Operand {
-    /// Not at all.
-    Apart,
+    /// A register, and not `rsp`.
+    Register,
+    /// Memory that has nothing to do with it.
+    Memory,
     /// `[rsp + displacement]`, and not in the slot that the call pushes.
     Stack(i32),
     /// It is `rsp`, or may lie in the slot that the call pushes.
@@ -58,7 +74,7 @@ impl Operand {
         if iced.op0_kind() == OpKind::Register {
             return match iced.op0_register() {
                 Register::RSP => Operand::MayBePushedOver,
-                _ => Operand::Apart,
+                _ => Operand::Register,
             };
         }
         let displacement = iced.memory_displacement64() as i32;
@@ -68,9 +84,15 @@ impl Operand {
                 Operand::Stack(displacement)
             }
             (Register::RSP | Register::ESP, _) => Operand::MayBePushedOver,
-            _ => Operand::Apart,
+            _ => Operand::Memory,
         }
     }
+}
+
+/// Reads the operand by `push`, and takes the push back.
+fn touch(push: &[u8], asm: &mut Assembler) {
+    asm.raw(push);
+    asm.lea_rsp(8);
 }
 
 fn push_and_jump(jump: &[u8], pushed: &ReturnAddress, asm: &mut Assembler) {
@@ -105,9 +127,13 @@ fn ip_relative(
     asm: &mut Assembler,
 ) -> Result<(), RelocateError> {
     let operand = IpRelative::of(insn, target)?;
-    if let Some(mut moved) = operand.moved(asm.here() + u64::from(pushed.push_len())) {
-        operand.set_extension(&mut moved, JMP);
-        push_and_jump(moved.as_slice(), pushed, asm);
+    // `lea rsp, [rsp+8]` is 5 bytes.
+    let jump_at = asm.here() + insn.len() as u64 + 5 + u64::from(pushed.push_len());
+    if let (Some(mut push), Some(mut jump)) = (operand.moved(asm.here()), operand.moved(jump_at)) {
+        operand.set_extension(&mut push, PUSH);
+        operand.set_extension(&mut jump, JMP);
+        touch(push.as_slice(), asm);
+        push_and_jump(jump.as_slice(), pushed, asm);
         return Ok(());
     }
     asm.lea_rsp(-144);
@@ -193,19 +219,31 @@ mod tests {
     #[test]
     fn calls_through_a_register_or_other_memory_push_and_jump() {
         const LITERAL_2: &str = "02 10 00 00 00 7f 00 00";
+        const BACK: &str = "48 8d 64 24 08";
         assert_bytes("ff d0", NEAR, &format!("ff 35 02 00 00 00 ff e0 {LITERAL_2}"));
-        assert_bytes("ff 10", NEAR, &format!("ff 35 02 00 00 00 ff 20 {LITERAL_2}"));
-        // r12 shares its encoding with rsp, not its meaning.
-        assert_bytes("41 ff 14 24", FAR, "ff 35 04 00 00 00 41 ff 24 24 04 10 00 00 00 7f 00 00");
         assert_bytes("3e ff d0", NEAR, "ff 35 03 00 00 00 3e ff e0 03 10 00 00 00 7f 00 00");
+        assert_bytes("ff 10", NEAR, &format!("ff 30 {BACK} ff 35 02 00 00 00 ff 20 {LITERAL_2}"));
+        // r12 shares its encoding with rsp, not its meaning.
+        assert_bytes(
+            "41 ff 14 24",
+            FAR,
+            &format!("41 ff 34 24 {BACK} ff 35 04 00 00 00 41 ff 24 24 04 10 00 00 00 7f 00 00"),
+        );
     }
 
     #[test]
     fn the_push_is_taken_into_account_where_rsp_is_the_base() {
-        // call [rsp+8]: jmp [rsp+16].
-        assert_bytes("ff 54 24 08", NEAR, "ff 35 07 00 00 00 ff a4 24 10 00 00 00 04 10 00 00 00 7f 00 00");
-        // call [rsp-16] reads just below the slot.
-        assert_bytes("ff 54 24 f0", NEAR, "ff 35 07 00 00 00 ff a4 24 f8 ff ff ff 04 10 00 00 00 7f 00 00");
+        // call [rsp+8]: jmp [rsp+16]; call [rsp-16], just below the slot: jmp [rsp-8].
+        for (displacement, behind) in [("08", "10 00 00 00"), ("f0", "f8 ff ff ff")] {
+            assert_bytes(
+                &format!("ff 54 24 {displacement}"),
+                NEAR,
+                &format!(
+                    "ff 74 24 {displacement} 48 8d 64 24 08 \
+                     ff 35 07 00 00 00 ff a4 24 {behind} 04 10 00 00 00 7f 00 00"
+                ),
+            );
+        }
     }
 
     #[test]
@@ -228,11 +266,11 @@ mod tests {
 
     #[test]
     fn calls_through_memory_relative_to_the_instruction_pointer() {
-        // In reach: the displacement counts from the jmp behind the push.
+        // In reach: push [0x7f0000001106]; lea; push [rip+6]; jmp [0x7f0000001106].
         assert_bytes(
             "ff 15 00 01 00 00",
             NEAR,
-            "ff 35 06 00 00 00 ff 25 fa 10 00 f0 06 10 00 00 00 7f 00 00",
+            "ff 35 00 11 00 f0 48 8d 64 24 08 ff 35 06 00 00 00 ff 25 ef 10 00 f0 06 10 00 00 00 7f 00 00",
         );
         assert_bytes(
             "ff 15 00 01 00 00",

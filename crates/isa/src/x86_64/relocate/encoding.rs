@@ -11,8 +11,7 @@ use crate::x86_64::{Gpr, GprSet, Insn, RawBytes};
 
 /// Prefix that makes operands 16 bits wide.
 pub(super) const OPERAND_SIZE: u8 = 0x66;
-/// Prefix that makes addresses and the counter of `loop` 32 bits wide.
-pub(super) const ADDRESS_SIZE: u8 = 0x67;
+const ADDRESS_SIZE: u8 = 0x67;
 
 /// ModRM.mod and ModRM.rm of a displacement relative to the instruction pointer.
 const IP_RELATIVE: u8 = 0x05;
@@ -77,8 +76,8 @@ pub(super) fn with_extension(insn: &Insn, extension: u8) -> Result<RawBytes, Rel
     Ok(raw)
 }
 
-/// The bytes of `call [rsp + x]` turned into `jmp [rsp + x + 8]`, for a stack pointer that has been
-/// pushed to once. Nothing if that is longer than an instruction may be.
+/// The bytes of `call [rsp + x]` turned into `jmp [rsp + x + 8]`, which reads the same pointer behind the
+/// push of a return address. Nothing if that is longer than an instruction may be.
 pub(super) fn jump_behind_push(insn: &Insn, displacement: i32) -> Option<RawBytes> {
     let head = &insn.bytes()[..modrm_index(insn, &Prefixes::of(insn))?];
     // [base + disp32], base in SIB, opcode extension 4: jmp.

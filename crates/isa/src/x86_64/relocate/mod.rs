@@ -11,8 +11,8 @@
 //!
 //! What can be told apart:
 //! - If the instruction faults, the handler sees the address in the copy. Where a memory operand is out
-//!   of reach it also sees a scratch register and a lowered `rsp`; in a displaced call, `rsp` behind
-//!   the push.
+//!   of reach it also sees a scratch register and a lowered `rsp`; where a call goes to an address that
+//!   is not canonical, `rsp` behind the push.
 //! - The x87 instruction pointer (`fnstenv`, `fxsave`) is that of the copy.
 //! - `call [mem]` reads its target behind the push of the return address, unless `mem` is based on
 //!   `rsp` or out of reach. It matters only if the pointer lies in the very slot that is pushed.
