@@ -135,6 +135,21 @@ impl File {
         unsafe { call(libc::SYS_memfd_create, arguments) }.map(|fd| File(fd as i32))
     }
 
+    /// Takes the descriptor that system call `number` makes.
+    ///
+    /// # Safety
+    /// As the system call demands; its result must be a new descriptor.
+    pub(crate) unsafe fn made_by(number: i64, arguments: [usize; 6]) -> Result<File, Errno> {
+        // SAFETY: as the caller says.
+        unsafe { call(number, arguments) }.map(|fd| File(fd as i32))
+    }
+
+    /// ftruncate(2).
+    pub(crate) fn set_len(&self, len: u64) -> Result<(), Errno> {
+        // SAFETY: changes only the file.
+        unsafe { call(libc::SYS_ftruncate, [self.0 as usize, len as usize, 0, 0, 0, 0]) }.map(drop)
+    }
+
     /// The number.
     pub(crate) fn number(&self) -> i32 {
         self.0

@@ -6,16 +6,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use incise_isa::Addr;
-use incise_space::own::{OwnSpace, Writer};
+use incise_space::own::{OwnSpace, Pages, Writer};
 use incise_space::{AddressSpace, Edit, SpaceError};
 use support::*;
 
-fn space(writer: Writer, memory_files: bool) -> OwnSpace {
-    OwnSpace::builder().writer(writer).memory_files(memory_files).build().expect("an own space")
+fn space(writer: Writer, pages: Pages) -> OwnSpace {
+    OwnSpace::builder().writer(writer).pages(pages).build().expect("an own space")
 }
 
-const KINDS: [(Writer, bool); 4] =
-    [(Writer::Poke, false), (Writer::Swap, false), (Writer::Swap, true), (Writer::Auto, false)];
+const KINDS: [(Writer, Pages); 5] = [
+    (Writer::Poke, Pages::Placed),
+    (Writer::Swap, Pages::Placed),
+    (Writer::Swap, Pages::Forced),
+    (Writer::Swap, Pages::MemoryFile),
+    (Writer::Auto, Pages::Placed),
+];
 
 /// Functions spread over a few pages; one of them lies across a page boundary.
 fn spread(space: &mut OwnSpace, top: usize) -> Vec<Patchable> {
@@ -26,16 +31,16 @@ fn spread(space: &mut OwnSpace, top: usize) -> Vec<Patchable> {
 
 #[test]
 fn an_edit_changes_the_code_and_its_inverse_restores_every_byte() {
-    for (writer, files) in KINDS {
+    for (writer, pages) in KINDS {
         for top in [0, 3] {
-            let mut space = space(writer, files);
+            let mut space = space(writer, pages);
             let functions = spread(&mut space, top);
             space.publish_landings(&landings(&functions)).expect("landings");
             let edits: Vec<Edit> = functions.iter().map(Patchable::edit).collect();
             apply(&mut space, &edits).expect("install");
             for function in &functions {
                 for entry in Patchable::ENTRIES {
-                    assert_eq!(call(function.at + entry), 2, "{writer:?} {files} {top} +{entry}");
+                    assert_eq!(call(function.at + entry), 2, "{writer:?} {pages:?} {top} +{entry}");
                 }
             }
             let inverse: Vec<Edit> = edits.iter().map(Edit::inverse).collect();
@@ -50,15 +55,15 @@ fn an_edit_changes_the_code_and_its_inverse_restores_every_byte() {
 
 #[test]
 fn threads_see_old_or_new_while_edits_flip() {
-    for (writer, files) in KINDS {
+    for (writer, pages) in KINDS {
         for traps_only in [false, true] {
-            flip_under_threads(writer, files, traps_only);
+            flip_under_threads(writer, pages, traps_only);
         }
     }
 }
 
-fn flip_under_threads(writer: Writer, files: bool, traps_only: bool) {
-    let mut space = space(writer, files);
+fn flip_under_threads(writer: Writer, pages: Pages, traps_only: bool) {
+    let mut space = space(writer, pages);
     let functions = spread(&mut space, 0);
     space.publish_landings(&landings(&functions)).expect("landings");
     let edit = |f: &Patchable| if traps_only { f.trap_edit() } else { f.edit() };
@@ -92,7 +97,7 @@ fn flip_under_threads(writer: Writer, files: bool, traps_only: bool) {
         stop.store(true, Ordering::Relaxed);
     });
     let [wrong, old, new] = results.map(AtomicU64::into_inner);
-    println!("{writer:?} files={files} traps={traps_only}: {flips} flips, {old} old, {new} new");
+    println!("{writer:?} {pages:?} traps={traps_only}: {flips} flips, {old} old, {new} new");
     assert_eq!(wrong, 0);
     assert!(flips > 20 && old > 0 && new > 0, "{flips} flips, {old} old, {new} new");
     for function in &functions {
@@ -102,8 +107,8 @@ fn flip_under_threads(writer: Writer, files: bool, traps_only: bool) {
 
 #[test]
 fn code_that_differs_from_the_plan_is_left_alone() {
-    for (writer, files) in KINDS {
-        let mut space = space(writer, files);
+    for (writer, pages) in KINDS {
+        let mut space = space(writer, pages);
         let functions = spread(&mut space, 0);
         space.publish_landings(&landings(&functions)).expect("landings");
         let mut edits: Vec<Edit> = functions.iter().map(Patchable::edit).collect();
@@ -122,8 +127,8 @@ fn code_that_differs_from_the_plan_is_left_alone() {
 
 #[test]
 fn unmapped_code_is_unreadable_and_nothing_is_touched() {
-    for (writer, files) in KINDS {
-        let mut space = space(writer, files);
+    for (writer, pages) in KINDS {
+        let mut space = space(writer, pages);
         let functions = spread(&mut space, 0);
         space.publish_landings(&landings(&functions)).expect("landings");
         let edits: Vec<Edit> = functions.iter().map(Patchable::edit).collect();

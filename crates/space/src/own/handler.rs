@@ -11,9 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use incise_isa::Addr;
 
-use super::PAGE;
-use super::memory::CodeWriter;
-use super::swap::{self, Pages};
+use super::pages::Pages;
+use super::{PAGE, swap};
 use crate::sys::{self, Errno};
 use crate::trap::{self, KernelSigaction, Previous, SIGNALS, TrapHeader};
 use crate::{Landing, SpaceError};
@@ -64,19 +63,18 @@ pub(super) struct Handler {
     table: Option<Table>,
     /// Tables that were in force and may still be read.
     retired: Vec<Table>,
-    pages: Pages,
 }
 
 impl Handler {
     /// Nothing is in memory nor in force yet.
-    pub(super) fn new(pages: Pages) -> Handler {
-        Handler { layers: Vec::new(), table: None, retired: Vec::new(), pages }
+    pub(super) fn new() -> Handler {
+        Handler { layers: Vec::new(), table: None, retired: Vec::new() }
     }
 
     /// Puts a table of `landings` in force, and sees to it that SIGTRAP comes to us.
-    pub(super) fn publish(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
+    pub(super) fn publish(&mut self, landings: &[Landing], pages: &mut Pages) -> Result<(), SpaceError> {
         let table = Table::new(&trap::table_bytes(landings))?;
-        if let Err(error) = self.install(libc::SIGTRAP) {
+        if let Err(error) = self.install(libc::SIGTRAP, pages) {
             // SAFETY: never published.
             unsafe { table.free() };
             return Err(error);
@@ -109,7 +107,7 @@ impl Handler {
 
     /// Sees to it that `signal` (one of [`SIGNALS`]) comes to our handler, also if the program has put its own
     /// over it since.
-    pub(super) fn install(&mut self, signal: i32) -> Result<(), SpaceError> {
+    pub(super) fn install(&mut self, signal: i32, pages: &mut Pages) -> Result<(), SpaceError> {
         let index = usize::from(signal != SIGNALS[0]);
         let failed = |errno| SpaceError::system("installing the trap handler", errno);
         let mut over = exchange_action(signal, None).map_err(failed)?;
@@ -118,7 +116,7 @@ impl Handler {
             let layer = match self.layers.iter().position(usable) {
                 Some(found) => &mut self.layers[found],
                 None => {
-                    let layer = Layer::new(self.pages)?;
+                    let layer = Layer::new(pages)?;
                     let table = self.table.map_or(0, |table| table.at);
                     layer.field(TrapHeader::TABLE).store(table, Ordering::SeqCst);
                     self.layers.push(layer);
@@ -155,7 +153,7 @@ impl Handler {
 }
 
 impl Layer {
-    fn new(pages: Pages) -> Result<Layer, SpaceError> {
+    fn new(pages: &mut Pages) -> Result<Layer, SpaceError> {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: takes unused addresses.
         let header = unsafe { sys::mmap_anonymous(0, PAGE, prot, libc::MAP_PRIVATE) }
@@ -195,17 +193,13 @@ impl Layer {
     }
 }
 
-fn map_image(image: &[u8], pages: Pages) -> Result<Addr, SpaceError> {
+fn map_image(image: &[u8], pages: &mut Pages) -> Result<Addr, SpaceError> {
     let failed = |errno| SpaceError::system("mapping memory for the trap handler", errno);
     let prot = libc::PROT_READ | libc::PROT_EXEC;
     // SAFETY: takes unused addresses.
     let at = unsafe { sys::mmap_anonymous(0, PAGE, prot, libc::MAP_PRIVATE) }.map_err(failed)?;
     sys::name_memory(at, PAGE, c"incise trap handler");
-    let written = match pages {
-        // SAFETY: nobody runs the page yet.
-        Pages::Anonymous => CodeWriter::open().and_then(|writer| unsafe { writer.write(Addr(at), image) }),
-        Pages::MemoryFile => swap::fill(&[(Addr(at), image)]),
-    };
+    let written = swap::fill(&[(Addr(at), image)], pages);
     if let Err(error) = written {
         // SAFETY: as above.
         let _ = unsafe { sys::munmap(at, PAGE) };

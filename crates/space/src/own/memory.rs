@@ -8,6 +8,7 @@
 
 use incise_isa::Addr;
 
+use super::scratch::Scratch;
 use crate::sys::{self, Errno, File};
 use crate::{Edit, SpaceError};
 
@@ -16,23 +17,58 @@ const PIECES: usize = 1024;
 
 /// Reads memory at `at`.
 pub(super) fn read(at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
-    let remote = [(at.0, into.len())];
-    match read_pieces(&remote, into)? {
+    match read_pieces(&[[at.0, into.len() as u64]], into)? {
         n if n == into.len() => Ok(()),
         _ => Err(SpaceError::Unreadable { at, len: into.len() }),
+    }
+}
+
+/// Reads memory in pieces, in the way that suits their number.
+pub(super) struct Reader {
+    scratch: Option<Scratch>,
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    /// The most bytes to read at once.
+    pub(super) const MOST: usize = Scratch::LEN;
+
+    /// For reading about `bytes` in `pieces` pieces.
+    pub(super) fn new(bytes: usize, pieces: usize) -> Reader {
+        // Setting up a scratch file costs as much as this.
+        let pays = bytes > 32 << 10 || pieces > 64;
+        Reader { scratch: if pays { Scratch::new().ok() } else { None }, buffer: Vec::new() }
+    }
+
+    /// Reads `len` bytes at `at`.
+    pub(super) fn read(&mut self, at: Addr, len: usize) -> Result<&mut [u8], SpaceError> {
+        let bytes = self.read_pieces(&[[at.0, len as u64]])?;
+        if bytes.len() == len { Ok(bytes) } else { Err(SpaceError::Unreadable { at, len }) }
+    }
+
+    /// Reads the pieces (address, length), one behind the other, as far as they are readable.
+    fn read_pieces(&mut self, pieces: &[[u64; 2]]) -> Result<&mut [u8], SpaceError> {
+        match &mut self.scratch {
+            Some(scratch) => {
+                scratch.read(pieces).map_err(|errno| SpaceError::system("reading own memory", errno))
+            }
+            None => {
+                self.buffer.resize(pieces.iter().map(|piece| piece[1] as usize).sum(), 0);
+                let read = read_pieces(pieces, &mut self.buffer)?;
+                Ok(&mut self.buffer[..read])
+            }
+        }
     }
 }
 
 /// Checks that the bytes of each edit are what `expected` says.
 pub(super) fn verify(edits: &[Edit], expected: impl Fn(&Edit) -> &[u8]) -> Result<(), SpaceError> {
     let mut pieces = Vec::with_capacity(PIECES.min(edits.len()));
-    let mut found = Vec::new();
+    let mut reader = Reader::new(0, edits.len());
     for edits in edits.chunks(PIECES) {
         pieces.clear();
-        pieces.extend(edits.iter().map(|edit| (edit.at.0, edit.old.len())));
-        found.resize(pieces.iter().map(|piece| piece.1).sum(), 0);
-        let read = read_pieces(&pieces, &mut found)?;
-        let mut rest = &found[..read];
+        pieces.extend(edits.iter().map(|edit| [edit.at.0, edit.old.len() as u64]));
+        let mut rest = &*reader.read_pieces(&pieces)?;
         for edit in edits {
             let Some((bytes, behind)) = rest.split_at_checked(edit.old.len()) else {
                 return Err(SpaceError::Unreadable { at: edit.at, len: edit.old.len() });
@@ -51,17 +87,12 @@ pub(super) fn changed(edit: &Edit, expected: &[u8], found: &[u8]) -> SpaceError 
     SpaceError::Changed { at: edit.at, expected: expected.to_vec(), found: found.to_vec() }
 }
 
-/// Reads the pieces (address, length), one behind the other, into `into`, as far as they are readable.
-/// Returns how many bytes were read.
-fn read_pieces(pieces: &[(u64, usize)], into: &mut [u8]) -> Result<usize, SpaceError> {
-    let local = (into.as_mut_ptr() as usize, into.len());
-    // SAFETY: no arguments.
-    let pid = unsafe { sys::raw(libc::SYS_getpid, [0; 6]) };
-    // struct iovec is an address and a length; (u64, usize) and (usize, usize) are laid out by rustc, so
-    // they are copied into arrays, whose layout is fixed.
-    let remote: Vec<[u64; 2]> = pieces.iter().map(|&(at, len)| [at, len as u64]).collect();
-    let local = [local.0, local.1];
-    let arguments = [pid as usize, local.as_ptr() as usize, 1, remote.as_ptr() as usize, remote.len(), 0];
+/// Reads the pieces, one behind the other, into `into`, as far as they are readable. Returns how many
+/// bytes were read.
+fn read_pieces(pieces: &[[u64; 2]], into: &mut [u8]) -> Result<usize, SpaceError> {
+    let local = [into.as_mut_ptr() as usize, into.len()];
+    let pid = super::own_pid() as usize;
+    let arguments = [pid, local.as_ptr() as usize, 1, pieces.as_ptr() as usize, pieces.len(), 0];
     // SAFETY: writes into `into` only.
     match unsafe { sys::call(libc::SYS_process_vm_readv, arguments) } {
         Ok(read) => Ok(read),
@@ -72,11 +103,12 @@ fn read_pieces(pieces: &[(u64, usize)], into: &mut [u8]) -> Result<usize, SpaceE
 }
 
 /// As [`read_pieces`], where a seccomp filter forbids process_vm_readv.
-fn read_pieces_by_file(pieces: &[(u64, usize)], into: &mut [u8]) -> Result<usize, SpaceError> {
+fn read_pieces_by_file(pieces: &[[u64; 2]], into: &mut [u8]) -> Result<usize, SpaceError> {
     let file = File::open(c"/proc/self/mem", libc::O_RDONLY)
         .map_err(|errno| SpaceError::system("opening /proc/self/mem to read", errno))?;
     let mut done = 0;
-    for &(at, len) in pieces {
+    for &[at, len] in pieces {
+        let len = len as usize;
         match file.read_at(&mut into[done..done + len], at) {
             Ok(read) if read == len => done += len,
             Ok(_) | Err(Errno(libc::EIO | libc::EFAULT)) => break,

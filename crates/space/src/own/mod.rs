@@ -8,10 +8,13 @@
 
 mod handler;
 mod memory;
+mod pages;
 mod poke;
 mod runs;
+mod scratch;
 mod swap;
 mod sync;
+mod userfault;
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -24,7 +27,7 @@ use crate::sys::{self, Errno};
 use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
 use handler::Handler;
 use memory::CodeWriter;
-use swap::Pages;
+pub use pages::Pages;
 
 /// Bytes in a page (x86-64 psABI, 3.3.1: the smallest one).
 const PAGE: u64 = 4096;
@@ -52,6 +55,8 @@ pub enum Writer {
 pub struct OwnSpace {
     writer: Writer,
     pages: Pages,
+    /// /proc/self/mem can be written to.
+    writes_code: bool,
     handler: Handler,
     /// What is mapped for the engines.
     reserved: Vec<Range<Addr>>,
@@ -63,7 +68,7 @@ pub struct OwnSpace {
 #[derive(Clone, Copy, Debug)]
 pub struct Builder {
     writer: Writer,
-    memory_files: bool,
+    pages: Pages,
 }
 
 impl Builder {
@@ -73,10 +78,10 @@ impl Builder {
         self
     }
 
-    /// Writes code through memory files even if /proc/self/mem could be used; there is no poke then. Default:
-    /// only where /proc/self/mem is missing or refuses to write to code.
-    pub fn memory_files(mut self, always: bool) -> Builder {
-        self.memory_files = always;
+    /// How the pages of changed code are made; [`Pages::MemoryFile`] also means never to write through
+    /// /proc/self/mem, so there is no poke then. Default: the fastest that this process is allowed.
+    pub fn pages(mut self, pages: Pages) -> Builder {
+        self.pages = pages;
         self
     }
 
@@ -85,10 +90,15 @@ impl Builder {
     /// # Errors
     /// None is known; a machine on which code cannot be changed says so when it is tried.
     pub fn build(self) -> Result<OwnSpace, SpaceError> {
-        let anonymous = !self.memory_files && CodeWriter::works();
-        let pages = if anonymous { Pages::Anonymous } else { Pages::MemoryFile };
-        let handler = Handler::new(pages);
-        Ok(OwnSpace { writer: self.writer, pages, handler, reserved: Vec::new(), pid: own_pid() })
+        let writes_code = self.pages != Pages::MemoryFile && CodeWriter::works();
+        Ok(OwnSpace {
+            writer: self.writer,
+            pages: self.pages,
+            writes_code,
+            handler: Handler::new(),
+            reserved: Vec::new(),
+            pid: own_pid(),
+        })
     }
 }
 
@@ -103,7 +113,7 @@ impl OwnSpace {
 
     /// Settings to choose.
     pub fn builder() -> Builder {
-        Builder { writer: Writer::Auto, memory_files: false }
+        Builder { writer: Writer::Auto, pages: Pages::Placed }
     }
 
     /// Puts back the program's own actions for SIGTRAP and SIGILL. To be called once no trap byte is left and
@@ -133,7 +143,7 @@ impl OwnSpace {
     }
 
     fn choose(&self, edits: &[Edit]) -> Writer {
-        let can_poke = self.pages == Pages::Anonymous && !poke::touches_poke(edits);
+        let can_poke = self.writes_code && !poke::touches_poke(edits);
         match self.writer {
             Writer::Auto if can_poke && edits.len() <= FEW && thread_count() == Some(1) => Writer::Poke,
             Writer::Auto => Writer::Swap,
@@ -190,8 +200,8 @@ impl AddressSpace for OwnSpace {
                 return Err(SpaceError::NotReserved { at, len: bytes.len() as u64 });
             }
         }
-        if self.pages == Pages::MemoryFile {
-            return swap::fill(runs);
+        if !self.writes_code {
+            return swap::fill(runs, &mut self.pages);
         }
         let writer = CodeWriter::open()?;
         for (at, bytes) in runs {
@@ -203,7 +213,7 @@ impl AddressSpace for OwnSpace {
 
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
         self.notice_fork();
-        self.handler.publish(landings)
+        self.handler.publish(landings, &mut self.pages)
     }
 
     fn apply(&mut self, edits: &[Edit], _: &dyn Fn(Addr) -> Option<Addr>) -> Result<Applied, SpaceError> {
@@ -216,17 +226,17 @@ impl AddressSpace for OwnSpace {
         if writer == Writer::Poke
             || edits.iter().any(|edit| edit.head_offsets().any(|head| edit.new[head] == TRAP))
         {
-            self.handler.install(libc::SIGTRAP)?;
+            self.handler.install(libc::SIGTRAP, &mut self.pages)?;
         }
         if edits.iter().any(leaves_illegal_byte) {
-            self.handler.install(libc::SIGILL)?;
+            self.handler.install(libc::SIGILL, &mut self.pages)?;
         }
         let mappings = match writer {
             Writer::Poke => {
                 poke::poke(edits)?;
                 0
             }
-            Writer::Swap | Writer::Auto => swap::swap(edits, &self.mappings()?, self.pages)?,
+            Writer::Swap | Writer::Auto => swap::swap(edits, &self.mappings()?, &mut self.pages)?,
         };
         Ok(Applied { mappings: mappings.max(0) as usize, ..Applied::default() })
     }
