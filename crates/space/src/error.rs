@@ -69,6 +69,12 @@ pub enum SpaceError {
         /// Bytes asked for.
         len: u64,
     },
+    /// A thread stands where the change cannot be made, and does not leave.
+    #[error("a thread stays at {at}, inside the code that is to be changed")]
+    Busy {
+        /// The thread's instruction pointer.
+        at: Addr,
+    },
     /// There is no such process.
     #[error("there is no process {pid}")]
     NoProcess {
@@ -148,6 +154,7 @@ impl SpaceError {
             SpaceError::Unreadable { .. }
             | SpaceError::Occupied { .. }
             | SpaceError::Changed { .. }
+            | SpaceError::Busy { .. }
             | SpaceError::Unsuitable { .. }
             | SpaceError::AlreadyTraced { .. }
             | SpaceError::Seccomp { .. }

@@ -10,6 +10,7 @@ mod edit;
 mod error;
 pub mod faults;
 pub mod own;
+pub mod remote;
 mod sys;
 pub mod trap;
 

@@ -1,0 +1,186 @@
+//! Memory that is mapped in the target: code only it sees, data that this process sees too.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use incise_isa::Addr;
+
+use super::inject::Caller;
+use super::local;
+use super::memory::PAGE;
+use super::runtime::Runtime;
+use super::tracees::{MemoryId, Tracees};
+use crate::{DataMapping, SpaceError};
+
+/// `MFD_NOEXEC_SEAL` (linux/memfd.h): where vm.memfd_noexec demands it.
+const MFD_NOEXEC_SEAL: u64 = 8;
+
+const NO_FILE: u64 = u64::MAX;
+
+impl Caller<'_> {
+    /// Maps private memory without a file at exactly `at`.
+    pub(super) fn map(&mut self, at: Addr, len: u64, protection: i32) -> Result<(), SpaceError> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        self.map_file(at, len, protection, flags, NO_FILE)
+    }
+
+    fn map_file(
+        &mut self,
+        at: Addr,
+        len: u64,
+        protection: i32,
+        flags: i32,
+        file: u64,
+    ) -> Result<(), SpaceError> {
+        let flags = flags | libc::MAP_FIXED_NOREPLACE;
+        let arguments = [at.0, len, protection as u64, flags as u64, file, 0];
+        match self.call("mapping memory in the target", libc::SYS_mmap, arguments) {
+            Ok(mapped) if mapped == at.0 => Ok(()),
+            // A kernel that does not know MAP_FIXED_NOREPLACE (before 4.17) goes elsewhere.
+            Ok(elsewhere) => {
+                self.unmap(Addr(elsewhere), len)?;
+                Err(SpaceError::Occupied { at, len })
+            }
+            Err(SpaceError::System { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
+                Err(SpaceError::Occupied { at, len })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Unmaps memory.
+    pub(super) fn unmap(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        let arguments = [at.0, len, 0, 0, 0, 0];
+        self.call("unmapping memory in the target", libc::SYS_munmap, arguments).map(drop)
+    }
+
+    /// Moves the mapping of `len` bytes at `from` over whatever is at `to`: in one step, also for threads
+    /// outside our control.
+    pub(super) fn move_over(&mut self, from: Addr, len: u64, to: Addr) -> Result<(), SpaceError> {
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        let arguments = [from.0, len, len, flags, to.0, 0];
+        self.call("moving new code over the old", libc::SYS_mremap, arguments).map(drop)
+    }
+
+    /// A file that both processes have open: (in the target, here).
+    fn shared_file(&mut self, runtime: &Runtime) -> Result<(u64, File), SpaceError> {
+        let action = "making shared memory in the target";
+        self.write_argument(runtime, c"incise".to_bytes_with_nul())?;
+        let mut create =
+            |flags| self.call(action, libc::SYS_memfd_create, [runtime.arguments().0, flags, 0, 0, 0, 0]);
+        let cloexec = u64::from(libc::MFD_CLOEXEC);
+        let created = create(cloexec | MFD_NOEXEC_SEAL).or_else(|_| create(cloexec));
+        let Ok(fd) = created else { return self.borrowed_file(runtime) };
+        let path = format!("/proc/{}/fd/{fd}", self.thread().0);
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Ok((fd, file)),
+            Err(_) => {
+                self.close(fd)?;
+                self.borrowed_file(runtime)
+            }
+        }
+    }
+
+    /// The same where the target may not make such files: it opens one of ours.
+    fn borrowed_file(&mut self, runtime: &Runtime) -> Result<(u64, File), SpaceError> {
+        let action = "opening shared memory in the target";
+        let file = local::memory_file().map_err(|error| SpaceError::system("making shared memory", error))?;
+        let path = format!("/proc/{}/fd/{}\0", std::process::id(), file.as_raw_fd());
+        self.write_argument(runtime, path.as_bytes())?;
+        let flags = (libc::O_RDWR | libc::O_CLOEXEC) as u64;
+        let arguments = [libc::AT_FDCWD as u64, runtime.arguments().0, flags, 0, 0, 0];
+        Ok((self.call(action, libc::SYS_openat, arguments)?, file))
+    }
+
+    fn close(&mut self, fd: u64) -> Result<(), SpaceError> {
+        self.call("closing a file in the target", libc::SYS_close, [fd, 0, 0, 0, 0, 0]).map(drop)
+    }
+}
+
+impl Tracees {
+    /// Maps executable memory.
+    pub(super) fn map_code(&mut self, memory: MemoryId, at: Addr, len: u64) -> Result<(), SpaceError> {
+        check_range(at, len)?;
+        let protection = libc::PROT_READ | libc::PROT_EXEC;
+        self.with_caller(memory, |caller, _| caller.map(at, len, protection))?;
+        self.add_mapped(memory, at.span(len))
+    }
+
+    /// Maps shared memory.
+    pub(super) fn map_data(
+        &mut self,
+        memory: MemoryId,
+        at: Addr,
+        len: u64,
+    ) -> Result<DataMapping, SpaceError> {
+        check_range(at, len)?;
+        let view = self.with_caller(memory, |caller, runtime| {
+            let (fd, file) = caller.shared_file(runtime)?;
+            let system = |error| SpaceError::system("mapping shared memory", error);
+            let mapped = file.set_len(len).map_err(system).and_then(|()| {
+                let view = local::view(&file, at, len).map_err(system)?;
+                let protection = libc::PROT_READ | libc::PROT_WRITE;
+                caller.map_file(at, len, protection, libc::MAP_SHARED, fd)?;
+                Ok(view)
+            });
+            caller.close(fd)?;
+            mapped
+        })?;
+        self.add_mapped(memory, at.span(len))?;
+        Ok(view)
+    }
+
+    /// Unmaps what one of the two above mapped.
+    pub(super) fn unmap(&mut self, memory: MemoryId, at: Addr, len: u64) -> Result<(), SpaceError> {
+        check_range(at, len)?;
+        self.with_caller(memory, |caller, _| caller.unmap(at, len))?;
+        let gone = at.span(len);
+        let target = self.target_mut(memory)?;
+        let mapped = std::mem::take(&mut target.mapped);
+        for range in mapped {
+            let before = range.start..range.end.min(gone.start);
+            let behind = range.start.max(gone.end)..range.end;
+            target.mapped.extend([before, behind].into_iter().filter(|rest| rest.start < rest.end));
+        }
+        Ok(())
+    }
+
+    /// Writes into memory of [`map_code`](Self::map_code), while the target runs.
+    pub(super) fn write_code(&mut self, memory: MemoryId, runs: &[(Addr, &[u8])]) -> Result<(), SpaceError> {
+        let target = self.target(memory)?;
+        for &(at, bytes) in runs {
+            let end = at + bytes.len() as u64;
+            let index = target.mapped.partition_point(|range| range.end < end);
+            if target.mapped.get(index).is_none_or(|range| range.start > at) {
+                return Err(SpaceError::NotReserved { at, len: bytes.len() as u64 });
+            }
+        }
+        let target = Rc::clone(&target.memory);
+        let write = |stopped| runs.iter().try_for_each(|&(at, bytes)| target.write(at, bytes, stopped));
+        if target.unit() == PAGE {
+            return write(None);
+        }
+        self.hold(memory)?;
+        let written = self.live_thread(memory).and_then(|tid| write(Some(tid)));
+        self.release(memory);
+        written
+    }
+
+    fn add_mapped(&mut self, memory: MemoryId, range: Range<Addr>) -> Result<(), SpaceError> {
+        let mapped = &mut self.target_mut(memory)?.mapped;
+        let index = mapped.partition_point(|other| other.start < range.start);
+        mapped.insert(index, range);
+        Ok(())
+    }
+}
+
+fn check_range(at: Addr, len: u64) -> Result<(), SpaceError> {
+    if len > 0 && at.0.is_multiple_of(PAGE) && len.is_multiple_of(PAGE) && at.0.checked_add(len).is_some() {
+        return Ok(());
+    }
+    let invalid = io::Error::from_raw_os_error(libc::EINVAL);
+    Err(SpaceError::system("mapping memory that is not made of whole pages", invalid))
+}

@@ -1,0 +1,132 @@
+//! Facts about processes from /proc (proc(5)).
+
+use std::fs;
+use std::io::{self, Read};
+
+use super::ptrace::Tid;
+
+/// Fields of /proc/PID/status.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ThreadStatus {
+    /// The one-letter state: R, S, D, T, t, Z, X.
+    pub(super) state: char,
+    /// The process the thread belongs to.
+    pub(super) process: i32,
+    /// The process that made its process.
+    pub(super) parent: i32,
+    /// Who traces it, 0 for no one.
+    pub(super) tracer: i32,
+    /// Signals with a handler.
+    pub(super) caught: u64,
+    /// 0 if no seccomp filter is in force.
+    pub(super) seccomp: u32,
+    /// A kernel thread (it has no memory of its own).
+    pub(super) kernel: bool,
+    /// A user shadow stack is in use.
+    pub(super) shadow_stack: bool,
+}
+
+/// The status of a thread or process; an error if there is none.
+pub(super) fn status(tid: Tid) -> io::Result<ThreadStatus> {
+    let text = fs::read_to_string(format!("/proc/{}/status", tid.0))?;
+    let mut status = ThreadStatus { kernel: true, ..ThreadStatus::default() };
+    for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
+        let value = value.trim();
+        match key {
+            "State" => status.state = value.chars().next().unwrap_or('?'),
+            "Tgid" => status.process = value.parse().unwrap_or(0),
+            "PPid" => status.parent = value.parse().unwrap_or(0),
+            "TracerPid" => status.tracer = value.parse().unwrap_or(0),
+            "SigCgt" => status.caught = u64::from_str_radix(value, 16).unwrap_or(0),
+            "Seccomp" => status.seccomp = value.parse().unwrap_or(0),
+            "VmSize" => status.kernel = false,
+            "x86_Thread_features" => status.shadow_stack = value.split(' ').any(|word| word == "shstk"),
+            _ => {}
+        }
+    }
+    Ok(status)
+}
+
+/// The threads of a process.
+pub(super) fn threads(process: i32) -> io::Result<Vec<Tid>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{process}/task"))? {
+        if let Some(tid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            threads.push(Tid(tid));
+        }
+    }
+    Ok(threads)
+}
+
+/// Whether the thread is a worker of the kernel inside the process (io_uring): it runs none of its code.
+pub(super) fn is_kernel_worker(tid: Tid) -> bool {
+    // linux/sched.h.
+    const PF_IO_WORKER: u64 = 0x10;
+    const PF_USER_WORKER: u64 = 0x4000;
+    const PF_KTHREAD: u64 = 0x20_0000;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", tid.0)) else { return false };
+    // The name in parentheses may hold anything; behind it come state, five numbers, flags.
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD) != 0)
+}
+
+/// The stack pointer and instruction pointer of a thread that sleeps in the kernel.
+pub(super) fn sleeping_at(tid: Tid) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{}/syscall", tid.0)).ok()?;
+    let mut fields = text.split_ascii_whitespace().rev();
+    let hex = |field: &str| u64::from_str_radix(field.strip_prefix("0x")?, 16).ok();
+    let ip = hex(fields.next()?)?;
+    Some((hex(fields.next()?)?, ip))
+}
+
+/// What kind of program a process runs, or a file holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ProgramKind {
+    X86_64,
+    Other(&'static str),
+}
+
+/// Reads the kind from the ELF header of the file (ELF specification: e_ident, e_machine).
+pub(super) fn program_kind(path: &str) -> io::Result<ProgramKind> {
+    const EM_386: u16 = 3;
+    const EM_X86_64: u16 = 62;
+    let mut header = Vec::with_capacity(20);
+    fs::File::open(path)?.take(20).read_to_end(&mut header)?;
+    Ok(match header.as_slice() {
+        [0x7F, b'E', b'L', b'F', class, data, _, _, _, _, _, _, _, _, _, _, _, _, low, high] => {
+            match (class, data, u16::from_le_bytes([*low, *high])) {
+                (2, 1, EM_X86_64) => ProgramKind::X86_64,
+                (1, 1, EM_386) => ProgramKind::Other("a 32-bit x86 program"),
+                (1, 1, EM_X86_64) => ProgramKind::Other("an x32 program"),
+                _ => ProgramKind::Other("a program for another processor"),
+            }
+        }
+        _ => ProgramKind::Other("not an ELF file"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_this_process() {
+        let pid = std::process::id() as i32;
+        let status = status(Tid(pid)).expect("it runs");
+        assert_eq!(status.process, pid);
+        assert!(!status.kernel, "it has memory");
+        assert!(threads(pid).expect("it runs").contains(&Tid(pid)));
+        assert_eq!(program_kind("/proc/self/exe").expect("readable"), ProgramKind::X86_64);
+    }
+
+    #[test]
+    fn kernel_threads_are_told_apart() {
+        // Process 2 is kthreadd wherever process ids are not namespaced.
+        let Ok(status) = status(Tid(2)) else { return eprintln!("skipped: no process 2") };
+        let name = fs::read_to_string("/proc/2/comm").unwrap_or_default();
+        if name.trim() != "kthreadd" {
+            return eprintln!("skipped: process 2 is not the kernel's");
+        }
+        assert!(status.kernel && is_kernel_worker(Tid(2)));
+    }
+}

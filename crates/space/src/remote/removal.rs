@@ -1,0 +1,84 @@
+//! Takes everything back that was put into a target.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use incise_isa::Addr;
+
+use super::runtime;
+use super::tracees::{MemoryId, Tracees};
+use crate::SpaceError;
+
+/// What a removal had to leave in the target.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// Mappings that a thread may still be running in, or that a signal handler of the program's may
+    /// still lead to.
+    pub mappings: usize,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+impl Tracees {
+    /// Restores the original code bytes and signal actions, and unmaps what no thread can be in.
+    pub(super) fn remove_all(&mut self, memory: MemoryId) -> Result<Left, SpaceError> {
+        self.restore_code(memory)?;
+        let target = self.target(memory)?;
+        let Some(runtime) = target.runtime.clone() else { return Ok(Left::default()) };
+        let mut ours: Vec<Range<Addr>> = target.mapped.clone();
+        ours.push(runtime.range());
+        ours.sort_by_key(|range| range.start);
+        // First without the handler's page: what is waited for is that threads leave the trampolines.
+        self.wait_until_quiescent(memory, &ours)?;
+        self.hold(memory)?;
+        let left = self.remove_stopped(memory, ours);
+        self.release(memory);
+        left
+    }
+
+    /// Puts the original code bytes back.
+    pub(super) fn restore_code(&mut self, memory: MemoryId) -> Result<(), SpaceError> {
+        let target = self.target(memory)?;
+        if target.journal.is_empty() {
+            return Ok(());
+        }
+        let edits = target.journal.restoring(|at| target.landing(at).is_some());
+        self.apply(memory, &edits, &|_| None).map(drop)
+    }
+
+    fn remove_stopped(&mut self, memory: MemoryId, ours: Vec<Range<Addr>>) -> Result<Left, SpaceError> {
+        self.publish(memory, &[])?;
+        let restored = self.restore_handlers(memory)?;
+        let quiescent = self.quiescent(memory, &ours)?;
+        let Some(runtime) = self.target(memory)?.runtime.clone() else { return Ok(Left::default()) };
+        let (mut idle, mut left): (Vec<Range<Addr>>, Vec<Range<Addr>>) =
+            (runtime.retired.clone(), Vec::new());
+        for (range, quiescent) in ours.into_iter().zip(quiescent) {
+            // The handler's page goes only if nothing can lead to it.
+            let idle_now = quiescent && (restored || range != runtime.range());
+            if idle_now { idle.push(range) } else { left.push(range) }
+        }
+        // Not from our own page: the thread that unmaps it comes back to the code behind the call.
+        let slack = runtime::slack(&self.memory_map(memory)?, &self.target(memory)?.memory)?;
+        let target = Rc::clone(&self.target(memory)?.memory);
+        let before = target.read_vec(slack, super::x86_64::BLOB_LEN)?;
+        let unmapped = self
+            .caller(memory, slack)
+            .and_then(|mut caller| idle.iter().try_for_each(|range| caller.unmap(range.start, len(range))));
+        let stopped = self.live_thread(memory)?;
+        target.write(slack, &before, Some(stopped))?;
+        unmapped?;
+        let target = self.target_mut(memory)?;
+        if idle.contains(&runtime.range()) {
+            target.runtime = None;
+        } else if let Some(runtime) = &mut target.runtime {
+            runtime.retired.clear();
+        }
+        target.mapped.retain(|range| left.contains(range));
+        Ok(Left { mappings: left.len(), bytes: left.iter().map(len).sum() })
+    }
+}
+
+fn len(range: &Range<Addr>) -> u64 {
+    range.end.offset_from(range.start) as u64
+}

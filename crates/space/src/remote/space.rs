@@ -1,0 +1,171 @@
+//! The address space of a traced process.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use incise_image::MemoryMap;
+use incise_isa::Addr;
+
+use super::event::ProcessId;
+use super::procfs;
+use super::removal::Left;
+use super::tracees::{MemoryId, Tracees};
+use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
+
+/// The address space of another process, as one program uses it: after an exec it is of no use any more,
+/// and everything fails with [`SpaceError::Gone`].
+///
+/// Its methods work on a running process: each stops all threads where it has to, for as short as it can, and
+/// lets them go on. Several changes can be made in one stop with [`stopped`](Self::stopped), or
+/// between [`stop`](Self::stop) and [`resume`](Self::resume); but then the preparations of
+/// [`apply`](AddressSpace::apply) and [`publish_landings`](AddressSpace::publish_landings), which
+/// otherwise happen while the target runs, count into the stop.
+///
+/// Processes that share their memory (a child of vfork) share the space.
+pub struct RemoteSpace {
+    tracees: Rc<RefCell<Tracees>>,
+    memory: MemoryId,
+    pid: ProcessId,
+}
+
+impl RemoteSpace {
+    pub(super) fn new(tracees: Rc<RefCell<Tracees>>, memory: MemoryId, pid: ProcessId) -> RemoteSpace {
+        RemoteSpace { tracees, memory, pid }
+    }
+
+    /// The process.
+    pub fn pid(&self) -> ProcessId {
+        self.pid
+    }
+
+    /// Stops all threads, until [`resume`](Self::resume) was called as often as this.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn stop(&mut self) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().hold(self.memory)
+    }
+
+    /// Takes one [`stop`](Self::stop) back.
+    pub fn resume(&mut self) {
+        self.tracees.borrow_mut().release(self.memory);
+    }
+
+    /// Calls `work` with all threads stopped.
+    ///
+    /// # Errors
+    /// Those of [`stop`](Self::stop), and those of `work`.
+    pub fn stopped<R>(
+        &mut self,
+        work: impl FnOnce(&mut RemoteSpace) -> Result<R, SpaceError>,
+    ) -> Result<R, SpaceError> {
+        self.stop()?;
+        let result = work(self);
+        self.resume();
+        result
+    }
+
+    /// How long the threads have stood still in all, without the stops that still last.
+    pub fn stop_time(&self) -> Duration {
+        self.tracees.borrow().target(self.memory).map_or(Duration::ZERO, |target| target.held)
+    }
+
+    /// As [`quiescent`](AddressSpace::quiescent), but lets threads that are in `ranges` run out of them, for up
+    /// to 20 ms. Not with the threads stopped by the caller: then nothing moves.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn wait_until_quiescent(&mut self, ranges: &[Range<Addr>]) -> Result<Vec<bool>, SpaceError> {
+        self.tracees.borrow_mut().wait_until_quiescent(self.memory, ranges)
+    }
+
+    /// Puts every code byte back that [`apply`](AddressSpace::apply) has changed and not changed back.
+    ///
+    /// # Errors
+    /// [`SpaceError::Changed`] if someone else has changed one of them since; then nothing is put back.
+    pub fn restore_code(&mut self) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().restore_code(self.memory)
+    }
+
+    /// Forgets the changes made in `range`, because the target has unmapped it.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn forget(&mut self, range: &Range<Addr>) -> Result<(), SpaceError> {
+        let mut tracees = self.tracees.borrow_mut();
+        let target = tracees.target_mut(self.memory)?;
+        Rc::make_mut(&mut target.journal).forget(range);
+        target.swapped.retain(|other| other.end <= range.start || other.start >= range.end);
+        Ok(())
+    }
+
+    /// Takes everything out again: the original code bytes and signal actions come back, and all memory that
+    /// was mapped is unmapped, but for what a thread may still run in.
+    ///
+    /// # Errors
+    /// As for [`restore_code`](Self::restore_code).
+    pub fn remove(&mut self) -> Result<Left, SpaceError> {
+        self.tracees.borrow_mut().remove_all(self.memory)
+    }
+
+    /// Makes sure that the traps work without a tracer, over handlers that the program has installed
+    /// meanwhile: to be called before a process is left with traps in it.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn secure_handlers(&mut self) -> Result<(), SpaceError> {
+        let mut tracees = self.tracees.borrow_mut();
+        let handling = tracees.target(self.memory)?.runtime.as_ref().is_some_and(|runtime| runtime.handling);
+        if handling { tracees.install_handlers(self.memory) } else { Ok(()) }
+    }
+}
+
+impl AddressSpace for RemoteSpace {
+    fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
+        self.tracees.borrow().target(self.memory)?.memory.read(at, into)
+    }
+
+    fn mappings(&self) -> Result<MemoryMap, SpaceError> {
+        self.tracees.borrow().memory_map(self.memory)
+    }
+
+    fn map_code(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().map_code(self.memory, at, len)
+    }
+
+    fn map_data(&mut self, at: Addr, len: u64) -> Result<DataMapping, SpaceError> {
+        self.tracees.borrow_mut().map_data(self.memory, at, len)
+    }
+
+    fn unmap(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().unmap(self.memory, at, len)
+    }
+
+    fn write_code(&mut self, runs: &[(Addr, &[u8])]) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().write_code(self.memory, runs)
+    }
+
+    fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().publish(self.memory, landings)
+    }
+
+    fn apply(
+        &mut self,
+        edits: &[Edit],
+        landing_of: &dyn Fn(Addr) -> Option<Addr>,
+    ) -> Result<Applied, SpaceError> {
+        self.tracees.borrow_mut().apply(self.memory, edits, landing_of)
+    }
+
+    fn quiescent(&mut self, ranges: &[Range<Addr>]) -> Result<Vec<bool>, SpaceError> {
+        self.tracees.borrow_mut().quiescent(self.memory, ranges)
+    }
+
+    fn features(&self) -> Features {
+        let tracees = self.tracees.borrow();
+        let status = tracees.live_thread(self.memory).ok().and_then(|tid| procfs::status(tid).ok());
+        Features { shadow_stack: status.is_some_and(|status| status.shadow_stack) }
+    }
+}

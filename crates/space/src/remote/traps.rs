@@ -1,0 +1,188 @@
+//! Traps of ours that threads run while the tracer lives: it moves the thread to the landing itself, so
+//! that it works with the signal blocked or its action changed, and without a frame on the thread's stack.
+//!
+//! The tracer may be killed at any point of this. Then the signal is delivered, and the handler in
+//! the target takes over:
+//!
+//! - before the instruction pointer is changed, it finds the trap as ever;
+//! - with the instruction pointer at the landing and the SIGTRAP not yet taken back, it finds the landing
+//!   because the table has an entry for the byte before each landing (see `landings.rs`);
+//! - a SIGILL is taken back first: the thread would run the illegal byte again.
+
+use incise_isa::Addr;
+
+use super::event::Event;
+use super::procfs;
+use super::ptrace::{self, Stop, Tid};
+use super::tracees::{MemoryId, State, Tracees};
+use super::x86_64;
+
+/// A trap of ours at which a thread stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct OurTrap {
+    /// SIGTRAP or SIGILL.
+    signal: i32,
+    /// The address of the trap byte.
+    pub(super) at: Addr,
+    landing: Addr,
+}
+
+/// A mask with this many of the 31 standard signals was made by blocking all, SIGTRAP too.
+const NEARLY_ALL: u32 = 16;
+
+impl Tracees {
+    /// The trap of ours for which a thread is at a signal stop, if it is one.
+    pub(super) fn our_trap(&self, tid: Tid, signal: i32) -> Option<OurTrap> {
+        if signal != libc::SIGTRAP && signal != libc::SIGILL {
+            return None;
+        }
+        let (_, code) = ptrace::signal_info(tid).ok()?;
+        if !was_forced(signal, code) {
+            return None;
+        }
+        let at = x86_64::trap_address(signal, ptrace::registers(tid).ok()?.ip());
+        Some(OurTrap { signal, at, landing: self.landing_for(tid, at)? })
+    }
+
+    fn landing_for(&self, tid: Tid, trap: Addr) -> Option<Addr> {
+        let pid = self.threads.get(&tid)?.process;
+        self.target(self.memory_of(pid).ok()?).ok()?.landing(trap)
+    }
+
+    /// Whether the trap at `at` is to be reported.
+    pub(super) fn is_gate(&self, memory: MemoryId, at: Addr) -> bool {
+        self.target(memory).is_ok_and(|target| target.gates.contains(&at))
+    }
+
+    /// Takes the trap and lets the thread go on at the landing.
+    pub(super) fn run_landing(&mut self, tid: Tid, trap: OurTrap) {
+        let needs_repair = self.needs_repair(tid, trap.signal);
+        if trap.signal == libc::SIGILL || needs_repair {
+            self.take_trap(tid, trap);
+            if needs_repair {
+                self.repair(tid, trap.signal);
+            }
+            return self.proceed(tid);
+        }
+        self.set_state(tid, State::Running);
+        let moved = ptrace::registers(tid)
+            .and_then(|registers| ptrace::set_registers(tid, &registers.moved_to(trap.landing)))
+            .and_then(|()| ptrace::resume(tid, 0));
+        drop(moved); // ESRCH: it was killed, which is reported next.
+    }
+
+    /// Takes the trap; the thread stays stopped, about to run the landing.
+    pub(super) fn take_trap(&mut self, tid: Tid, trap: OurTrap) {
+        if trap.signal == libc::SIGTRAP {
+            self.move_to(tid, trap.landing);
+            self.flush_once(tid, 0);
+        } else {
+            self.flush_once(tid, 0);
+            self.move_to(tid, trap.landing);
+        }
+    }
+
+    fn move_to(&mut self, tid: Tid, ip: Addr) {
+        let moved =
+            ptrace::registers(tid).and_then(|registers| ptrace::set_registers(tid, &registers.moved_to(ip)));
+        drop(moved); // ESRCH: it was killed, which is reported next.
+    }
+
+    /// Moves a stopped thread that has run a trap of ours to the landing, also if its signal is still on
+    /// the way: a thread that is asked to stop stops before its signals are delivered.
+    pub(super) fn take_pending_trap(&mut self, tid: Tid) {
+        let Some(State::Stopped(mut stop)) = self.state(tid) else { return };
+        if matches!(stop, Stop::Trap | Stop::Group) && self.has_forced_trap(tid) {
+            // Without asking it to stop: its pending signal is the next that stops it.
+            self.set_state(tid, State::Asked);
+            drop(ptrace::resume(tid, 0));
+            let Some(status) = ptrace::wait(tid) else { return };
+            self.note(tid, status);
+            let Some(State::Stopped(now)) = self.state(tid) else { return };
+            stop = now;
+        }
+        if let Stop::Signal(signal) = stop
+            && let Some(trap) = self.our_trap(tid, signal)
+            && let Some(pid) = self.threads.get(&tid).map(|thread| thread.process)
+            && let Ok(memory) = self.memory_of(pid)
+        {
+            self.take_trap(tid, trap);
+            if self.needs_repair(tid, trap.signal) {
+                self.repair(tid, trap.signal);
+            }
+            if self.is_gate(memory, trap.at)
+                && let Ok(target) = self.target_mut(memory)
+            {
+                target.holds += 1;
+                self.events.push_back(Event::Gate { pid });
+            }
+        }
+    }
+
+    fn has_forced_trap(&self, tid: Tid) -> bool {
+        let Ok(registers) = ptrace::registers(tid) else { return false };
+        let at_trap = |signal| self.landing_for(tid, x86_64::trap_address(signal, registers.ip())).is_some();
+        if !at_trap(libc::SIGTRAP) && !at_trap(libc::SIGILL) {
+            return false;
+        }
+        let pending = ptrace::pending_signals(tid, false).unwrap_or_default();
+        pending.iter().any(|&(signal, code)| was_forced(signal, code) && at_trap(signal))
+    }
+
+    /// Whether the kernel has reset the action of the signal: it does so where the signal was blocked or
+    /// ignored (kernel/signal.c, `force_sig_info_to_task`).
+    fn needs_repair(&self, tid: Tid, signal: i32) -> bool {
+        procfs::status(tid).is_ok_and(|status| status.caught & (1 << (signal - 1)) == 0)
+    }
+
+    /// Puts our handler in force again, and the signal back into the mask it was taken from.
+    ///
+    /// Whether it was in the mask is not to be seen any more. It was if nearly all others are: the C library
+    /// blocks all signals where it must not be disturbed. A program that blocks SIGTRAP alone runs with it
+    /// unblocked from here on, which is what lets it survive the next trap.
+    fn repair(&mut self, tid: Tid, signal: i32) {
+        if let Ok(mask) = ptrace::signal_mask(tid)
+            && (mask as u32 & 0x7fff_ffff).count_ones() >= NEARLY_ALL
+        {
+            drop(ptrace::set_signal_mask(tid, mask | 1 << (signal - 1)));
+        }
+        let Some(pid) = self.threads.get(&tid).map(|thread| thread.process) else { return };
+        let Ok(memory) = self.memory_of(pid) else { return };
+        if self.hold(memory).is_ok() {
+            // If it fails, the traps work as long as the tracer lives.
+            drop(self.install_handlers(memory));
+            self.release(memory);
+        }
+    }
+
+    /// Makes a system call again that failed only because the thread was to stop. With a signal pending
+    /// the failure is right.
+    pub(super) fn repeat_failed_call(&mut self, tid: Tid, stop: Stop) {
+        if stop != Stop::Trap {
+            return;
+        }
+        let Ok(registers) = ptrace::registers(tid) else { return };
+        if !registers.failed_by_stop() {
+            return;
+        }
+        let Ok(mask) = ptrace::signal_mask(tid) else { return };
+        let unblocked = |of_process| {
+            ptrace::pending_signals(tid, of_process).is_ok_and(|pending| {
+                pending.iter().any(|&(signal, _)| mask & (1u64 << ((signal - 1) & 63)) == 0)
+            })
+        };
+        if !unblocked(false) && !unblocked(true) {
+            drop(ptrace::set_registers(tid, &registers.restarted()));
+        }
+    }
+}
+
+/// Whether a signal was forced by an instruction, not sent: `int3` gives `SI_KERNEL`, an illegal byte a
+/// positive code (sigaction(2)).
+fn was_forced(signal: i32, code: i32) -> bool {
+    match signal {
+        libc::SIGTRAP => code == libc::SI_KERNEL,
+        libc::SIGILL => code > 0,
+        _ => false,
+    }
+}
