@@ -15,6 +15,9 @@ pub fn decode_only(code: Code) -> Option<&'static str> {
     if code.op_code().fwait() {
         return Some("is two instructions, fwait and the form without it");
     }
+    if code == Code::Montmul_64 {
+        return Some("is listed, but its bytes do not decode");
+    }
     let option = code.op_code().decoder_option();
     if option != DecoderOptions::NONE {
         return Some("needs a decoder option for processors that are no longer made");

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -49,16 +50,21 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if arguments.json {
+    let text = if arguments.json {
         match serde_json::to_string(&report) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("incise-oracle: {error}"),
+            Ok(text) => text + "\n",
+            Err(error) => {
+                eprintln!("incise-oracle: {error}");
+                return ExitCode::from(2);
+            }
         }
     } else {
-        print!("{report}");
-        for finding in report.findings.iter().take(arguments.show) {
-            print!("\n{finding}");
-        }
+        let findings = report.findings.iter().take(arguments.show);
+        findings.fold(report.to_string(), |text, finding| text + "\n" + &finding.to_string())
+    };
+    if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
+        eprintln!("incise-oracle: {error}");
+        return ExitCode::from(2);
     }
     if report.clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -217,7 +217,7 @@ impl Writer<'_> {
                 OpKind::Immediate8to64
             }
             Kind::imm16 => {
-                insn.set_immediate16(noise as u16);
+                insn.set_immediate16(if byte & 1 == 0 { noise as u16 } else { noise as u16 & 0xff });
                 OpKind::Immediate16
             }
             Kind::imm32 => {

@@ -241,6 +241,10 @@ pub struct Report {
     pub executed: usize,
     /// Of these: privileged forms, which faulted in both places.
     pub privileged: usize,
+    /// Of these: forms that, privileged ones aside, ran to their end at least once.
+    pub completed: usize,
+    /// Forms that are not privileged and yet faulted each time, by name.
+    pub always_faulted: Vec<String>,
     /// Forms run that this processor does not have.
     pub not_on_this_processor: usize,
     /// Forms with a difference.
@@ -277,6 +281,8 @@ impl Report {
             run_equal: 0,
             executed: 0,
             privileged: 0,
+            completed: 0,
+            always_faulted: Vec::new(),
             not_on_this_processor: 0,
             different: 0,
             refused: BTreeMap::new(),
@@ -307,6 +313,10 @@ impl Report {
                 let executed = form.completed + form.faulted > 0;
                 report.executed += usize::from(executed);
                 report.privileged += usize::from(executed && code.op_code().must_be_cpl0());
+                report.completed += usize::from(form.completed > 0);
+                if executed && form.completed == 0 && !code.op_code().must_be_cpl0() {
+                    report.always_faulted.push(format!("{code:?}"));
+                }
                 report.not_on_this_processor += usize::from(!executed);
                 for reason in form.refused.keys() {
                     *report.partly_refused.entry(reason.clone()).or_default() += 1;
@@ -333,6 +343,9 @@ impl fmt::Display for Report {
         writeln!(f, "  run, always equal         {:6}", self.run_equal)?;
         writeln!(f, "    executed here           {:6}", self.executed)?;
         writeln!(f, "      privileged (faulted)  {:6}", self.privileged)?;
+        writeln!(f, "      completed             {:6}", self.completed)?;
+        let always = self.always_faulted.join(" ");
+        writeln!(f, "      always faulted        {:6}  {always}", self.always_faulted.len())?;
         writeln!(f, "    #UD here, in both       {:6}", self.not_on_this_processor)?;
         writeln!(f, "  run, different            {:6}", self.different)?;
         let mut group = |title: &str, reasons: &BTreeMap<String, usize>| {

@@ -56,6 +56,11 @@ pub fn registers(solver: &mut Solver<'_>, insn: &Instruction) {
             let sub = solver.rng.below(3);
             solver.pin(RCX, sub);
         }
+        // Extensions in ecx are reserved.
+        Mnemonic::Monitorx => {
+            let extensions = solver.rng.pick(&[0, 0, 0, 1]);
+            solver.pin(RCX, extensions);
+        }
         Mnemonic::Xgetbv => {
             let index = solver.rng.below(3);
             solver.pin(RCX, index);

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use iced_x86::Code;
 
@@ -27,12 +27,14 @@ pub struct Options {
     pub workers: usize,
     /// Only forms whose name contains this.
     pub filter: String,
+    /// A run without an end is ended after this time.
+    pub patience: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Options { states: 1, seed: 1, workers, filter: String::new() }
+        Options { states: 1, seed: 1, workers, filter: String::new(), patience: Duration::from_secs(5) }
     }
 }
 
@@ -57,7 +59,7 @@ pub fn run(relocator: &dyn Relocator, options: &Options) -> Result<Report, Nativ
                 generator.form(code, round);
             }
             let Generator { cases, mut tally, .. } = generator;
-            let verdicts = native::run(&cases, &tape, worker)?;
+            let verdicts = native::run(&cases, &tape, worker, options.patience)?;
             tally.judge(&cases, &verdicts);
             if let Ok(mut total) = total.lock() {
                 total.merge(tally);

@@ -181,7 +181,10 @@ impl<'a> Runner<'a> {
             }
             phase => phase,
         };
-        let Some(case) = cases.get(self.index) else { exit(0) };
+        let Some(case) = cases.get(self.index) else {
+            self.progress.store((self.index as u32) << 3, Ordering::Relaxed);
+            exit(0)
+        };
         let (body, number) = match self.phase {
             Phase::Copy(number) => (&case.copies[number].body, number as u32 + 1),
             _ => (&case.original, 0),
