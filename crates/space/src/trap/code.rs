@@ -1,6 +1,6 @@
 //! The machine code of the trap handler.
 //!
-//! Position-independent; uses general registers and at most 40 bytes of stack; no vector registers, no
+//! Position-independent; uses general registers and 48 bytes of stack; no vector registers, no
 //! thread-local storage, no library, no lock: async-signal-safe, for any number of threads at once.
 //!
 //! # Safety
@@ -16,15 +16,16 @@ use super::{HANDLER, KernelSigaction, Previous, RESTORER, TABLE_HEAD, TrapHeader
 // Offsets in what the kernel gives a handler (kernel ABI: asm-generic/siginfo.h, asm/sigcontext.h).
 const SI_CODE: usize = 8;
 const UC_RIP: usize = 168;
+const UC_SIGMASK: usize = 296;
 
 // Kept in `.rodata`: these bytes run as a copy only.
 //
 // How a previous action is chained to: as the kernel would have called it. A handler gets the same
-// three arguments by a jump, so it returns to the restorer itself. Its mask is blocked first; sigreturn
-// takes that back. SA_RESETHAND is done on the header's copy. SIG_DFL becomes the real action and the signal
-// is sent again with its siginfo: it is delivered at the latest when this handler returns. SIG_IGN lets a
-// signal that was sent pass and a signal that a fault forced kill, as force_sig does. Not respected:
-// a stack choice that differs from ours after the program changed its action without our knowledge.
+// three arguments by a jump, so it returns to the restorer itself. Before that the mask is made what the kernel
+// would have made it: the interrupted code's and the action's; sigreturn takes that back. SA_RESETHAND is done on
+// the header's copy. SIG_DFL becomes the real action and the signal is sent again with its siginfo: it is
+// delivered when this handler returns. SIG_IGN lets a signal that was sent pass and a signal that a
+// fault forced kill, as force_sig does.
 std::arch::global_asm!(
     ".pushsection .rodata.incise_trap, \"a\", @progbits",
     ".balign 16",
@@ -93,23 +94,25 @@ std::arch::global_asm!(
     "xchg rax, [r9 + {ACTION_HANDLER}]",
     "cmp rax, 1",
     "jbe 3b", // another thread was first
-    "4: cmp qword ptr [r9 + {BLOCKED}], 0",
-    "je 5f",
-    "push rax",
+    "4: push rax",
     "push rdi",
     "push rsi",
     "push rdx",
-    "lea rsi, [r9 + {BLOCKED}]",
-    "xor edi, edi", // SIG_BLOCK
+    "mov rcx, [rdx + {UC_SIGMASK}]",
+    "or rcx, [r9 + {BLOCKED}]",
+    "push rcx",
+    "mov edi, {SIG_SETMASK}",
+    "mov rsi, rsp",
     "xor edx, edx",
     "mov r10d, 8",
     "mov eax, {SYS_rt_sigprocmask}",
     "syscall",
+    "pop rcx",
     "pop rdx",
     "pop rsi",
     "pop rdi",
     "pop rax",
-    "5: mov r11, rax",
+    "mov r11, rax",
     "xor eax, eax",
     "jmp r11",
     "",
@@ -162,6 +165,8 @@ std::arch::global_asm!(
     BLOCKED = const offset_of!(Previous, blocked),
     SI_CODE = const SI_CODE,
     UC_RIP = const UC_RIP,
+    UC_SIGMASK = const UC_SIGMASK,
+    SIG_SETMASK = const libc::SIG_SETMASK,
     SIGTRAP = const libc::SIGTRAP,
     SIGILL = const libc::SIGILL,
     SI_KERNEL = const libc::SI_KERNEL,

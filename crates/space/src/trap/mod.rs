@@ -147,17 +147,18 @@ pub fn handler_image(header: Addr) -> Vec<u8> {
 
 /// The action that puts the handler of the image at `image` in force over `previous`.
 ///
-/// `SA_NODEFER` with an empty mask: a signal that comes while the handler runs may lead to code with
-/// traps, and a trap with SIGTRAP blocked is deadly. The handler blocks what `previous` wants blocked just
-/// before it chains. Whether system calls restart and which stack is used is up to the program if
-/// it has a handler; otherwise system calls restart, and the alternate stack spares small stacks the frame.
+/// All signals are blocked while the handler runs, so no other handler runs on top of it: that could fill a
+/// small alternate stack, or run a trap with SIGTRAP blocked, which is deadly. Before it chains,
+/// the handler blocks just what `previous` wants blocked. Whether system calls restart and which stack is used is
+/// up to the program if it has a handler; otherwise system calls restart, and the alternate stack, if
+/// there is one, spares small stacks the frame.
 pub fn handler_action(image: Addr, previous: &KernelSigaction) -> KernelSigaction {
     let kept = (libc::SA_ONSTACK | libc::SA_RESTART) as u64;
     let kept = if previous.has_handler() { previous.flags & kept } else { kept };
     KernelSigaction {
         handler: image.0 + HANDLER as u64,
-        flags: kept | SA_RESTORER | (libc::SA_SIGINFO | libc::SA_NODEFER) as u64,
+        flags: kept | SA_RESTORER | libc::SA_SIGINFO as u64,
         restorer: image.0 + RESTORER as u64,
-        mask: 0,
+        mask: u64::MAX,
     }
 }
