@@ -3,6 +3,7 @@
 pub mod abi;
 mod assemble;
 mod decode;
+mod flags;
 mod gpr;
 mod liveness;
 mod relocate;
@@ -10,8 +11,9 @@ mod springboard;
 
 pub use assemble::{Assembler, OutOfReach};
 pub use decode::{DecodeError, Flow, Insn, MAX_INSN_LEN, RawBytes, decode};
+pub use flags::{FlagUse, flag_use};
 pub use gpr::{Gpr, GprSet};
-pub use liveness::{FlagUse, Live, flag_use, flags_live_before, live_before};
+pub use liveness::{Live, flags_live_before, live_before};
 pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
 pub use springboard::{Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN};
 
