@@ -1,5 +1,6 @@
 //! [`Image`]: what an ELF file says about the program or library in it.
 
+use std::fmt;
 use std::ops::Range;
 
 use object::elf;
@@ -292,6 +293,16 @@ impl Image {
     pub fn bytes_at<'a>(&self, file: &'a [u8], at: LinkAddr, len: u64) -> Option<&'a [u8]> {
         let offset = layout::link_to_file(&self.segments, at, len)?;
         Bytes::file(file).get(offset.0, len).map(Bytes::data)
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let functions = self.functions().len();
+        f.debug_struct("Image")
+            .field("kind", &self.kind)
+            .field("functions", &functions)
+            .finish_non_exhaustive()
     }
 }
 

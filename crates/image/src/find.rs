@@ -1,9 +1,9 @@
 //! What patterns name in a set of modules.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use incise_isa::Addr;
+use rustc_hash::FxHashMap;
 
 use crate::pattern::{ModuleGlob, NamePattern, What, squeeze};
 use crate::{Function, FunctionKind, LinkAddr, Module, Name, Pattern, PatternError, demangle, suggest};
@@ -58,7 +58,7 @@ pub fn find(
     module: Option<&str>,
 ) -> Result<Vec<Target>, PatternError> {
     let filter = module.map(ModuleGlob::new);
-    let mut search = Search { modules, targets: Vec::new(), index_of: HashMap::new() };
+    let mut search = Search { modules, targets: Vec::new(), index_of: FxHashMap::default() };
     for pattern in patterns {
         search.run(pattern, filter.as_ref())?;
     }
@@ -69,7 +69,7 @@ pub fn find(
 struct Search<'m> {
     modules: &'m [Module],
     targets: Vec<Target>,
-    index_of: HashMap<Addr, usize>,
+    index_of: FxHashMap<Addr, usize>,
 }
 
 impl<'m> Search<'m> {

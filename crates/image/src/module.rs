@@ -11,7 +11,7 @@ use crate::addr::{find_range, normalize};
 use crate::{Function, Image, LinkAddr, Mapping, MemoryMap, Segment};
 
 /// A program or library in a process.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Module {
     /// File name for display, such as `libc.so.6`.
     pub name: String,

@@ -211,6 +211,12 @@ fn sizes_that_leave_the_section_are_cut() {
     let image = Image::parse(&file).expect("a program");
     let ends: Vec<u64> = image.functions().iter().map(|f| f.addr.0 + f.size).collect();
     assert_eq!(ends, [0x401000, 0x401000]);
+    // A section header that says more than the segment that is loaded: half as many bytes in memory.
+    let mut file = file;
+    file[64 + 41] = 0x08;
+    let image = Image::parse(&file).expect("a program");
+    assert_eq!(image.text(), [LinkAddr(0x400000)..LinkAddr(0x400800)]);
+    assert_eq!((image.functions().len(), image.dropped().outside_text), (1, 1));
 }
 
 #[test]

@@ -137,15 +137,19 @@ fn both_symbol_tables_give_each_name_once() {
 fn dynamic_symbols_are_found_without_section_headers() {
     let scratch = Scratch::new("headless");
     for style in ["gnu", "sysv"] {
-        let flag = format!("-Wl,--hash-style={style}");
-        let Some(path) = versioned(&scratch, &format!("lib{style}.so"), &["-s", &flag]) else { return };
-        let mut file = std::fs::read(path).expect("the library");
-        let whole = Image::parse(&file).expect("a library");
-        file[0x28..0x30].fill(0);
-        file[0x3c..0x40].fill(0);
-        let headless = Image::parse(&file).expect("a library");
-        assert!(headless.sections().is_empty());
-        assert_eq!(exported(&headless), exported(&whole), "{style}");
-        assert_eq!(exported(&headless).len(), 7, "{style}");
+        let flags = ["-s", "-shared", "-fPIC", &format!("-Wl,--hash-style={style}")];
+        let plain = "int a(void) { return 1; } int b(void) { return 2; } int c(void) { return 3; }";
+        let Some(few) = scratch.compile(&format!("libfew-{style}.so"), plain, &flags) else { return };
+        let Some(more) = versioned(&scratch, &format!("lib{style}.so"), &flags) else { return };
+        for (path, count) in [(few, 3), (more, 7)] {
+            let mut file = std::fs::read(path).expect("the library");
+            let whole = Image::parse(&file).expect("a library");
+            file[0x28..0x30].fill(0);
+            file[0x3c..0x40].fill(0);
+            let headless = Image::parse(&file).expect("a library");
+            assert!(headless.sections().is_empty());
+            assert_eq!(exported(&headless), exported(&whole), "{style}");
+            assert_eq!(exported(&headless).len(), count, "{style}");
+        }
     }
 }
