@@ -133,7 +133,7 @@ fn offset_inside(edits: &[Edit], ip: Addr) -> Option<(usize, bool)> {
     let index = edits.partition_point(|edit| edit.at < ip).checked_sub(1)?;
     let edit = &edits[index];
     let offset = ip.offset_from(edit.at) as usize;
-    (offset < edit.old.len()).then_some((offset, edit.heads & (1 << offset) != 0))
+    (offset < edit.old.len()).then(|| (offset, edit.heads & (1 << offset) != 0))
 }
 
 fn check_edits(edits: &[Edit]) -> Result<(), SpaceError> {
