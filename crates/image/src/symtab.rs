@@ -75,28 +75,30 @@ impl<'l, 'a> Reader<'l, 'a> {
             match self.judge(symbol, true) {
                 Verdict::Import => {
                     if let Some((start, len)) = self.copy_name(dynamic.strings, symbol)? {
-                        self.symbols.imports.push(Import { start, len });
-                        if let Some(slot) = self.import_of.get_mut(index) {
-                            *slot = self.symbols.imports.len() as u32;
-                        }
+                        self.import(index, Import { start, len });
                     }
                 }
                 verdict => {
-                    // A local ifunc symbol is bound by name as well, when it can be interposed.
+                    // An indirect function of this file is bound by name as well: it can be interposed.
                     let ifunc = matches!(verdict, Verdict::Function { flags } if flags & IFUNC != 0);
                     let old = version & elf::VERSYM_HIDDEN.0 != 0;
                     let before = self.entries.len();
                     self.take(verdict, symbol, dynamic.strings, versions.name(version), old)?;
-                    if let Some(entry) = self.entries.get(before).filter(|_| ifunc) {
-                        self.symbols.imports.push(Import { start: entry.start, len: entry.len });
-                        if let Some(slot) = self.import_of.get_mut(index) {
-                            *slot = self.symbols.imports.len() as u32;
-                        }
+                    if let Some(&Entry { start, len, .. }) = self.entries.get(before).filter(|_| ifunc) {
+                        self.import(index, Import { start, len });
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Notes that relocations against the dynamic symbol `index` bind this name.
+    fn import(&mut self, index: usize, import: Import) {
+        self.symbols.imports.push(import);
+        if let Some(slot) = self.import_of.get_mut(index) {
+            *slot = self.symbols.imports.len() as u32;
+        }
     }
 
     /// Reads the static symbols; `true` if there is such a table.
