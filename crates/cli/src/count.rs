@@ -1,1 +1,97 @@
-//! Placeholder.
+//! `incise count`: who was called how often.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use incise::{CountOptions, CountResult, Counting, Ending};
+
+use crate::Failure;
+use crate::args::CountArgs;
+use crate::report::{Count, Refused, Report, Summary};
+use crate::signals::{self, INTERRUPTED};
+
+/// Never set: a launched program gets Ctrl-C from the terminal itself, and its end is ours.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
+    // Refused before anything runs: a report that cannot be written is a run in vain.
+    let file = args.output.as_ref().map(|path| (File::create(path), path));
+    let file = match file {
+        Some((Err(error), path)) => return Err(format!("cannot write {}: {error}", path.display()).into()),
+        Some((Ok(file), _)) => Some(file),
+        None => None,
+    };
+    let options = CountOptions {
+        patterns: args.patterns.clone(),
+        module: args.module.clone(),
+        follow: args.follow,
+        keep: args.keep,
+        traps: args.trap.into(),
+    };
+    signals::catch();
+    let (counting, interrupted) = match (args.pid, args.program.split_first()) {
+        (Some(pid), _) => (Counting::attach(pid, options)?, &INTERRUPTED),
+        (None, Some((program, arguments))) => (Counting::launch(program, arguments, options)?, &NEVER),
+        (None, None) => return Err("a program to run, or -p PID, is needed".into()),
+    };
+    if args.verbose && args.pid.is_some() {
+        let stop = counting.stop().as_micros();
+        eprintln!(
+            "incise: {} probes in place, stopped {stop} us; Ctrl-C ends the count",
+            counting.installed()
+        );
+    }
+    let result = counting.run(interrupted)?;
+    if args.verbose {
+        verbose(&result);
+    }
+    let report = report(&result);
+    let mut out: Box<dyn Write> = match file {
+        Some(file) => Box::new(BufWriter::new(file)),
+        None => Box::new(BufWriter::new(io::stderr())),
+    };
+    if args.json { report.json(&mut out) } else { report.table(&mut out, args.explain) }?;
+    out.flush()?;
+    Ok(match result.ending {
+        Ending::Exited(code) => ExitCode::from(code as u8),
+        Ending::Killed(signal) => signals::die(signal),
+        Ending::Detached => ExitCode::SUCCESS,
+    })
+}
+
+fn verbose(result: &CountResult) {
+    let micros = result.stop.as_micros();
+    eprintln!("incise: stopped {micros} us in all, {} mappings added", result.mappings);
+    if result.left_behind > 0 {
+        eprintln!("incise: {} bytes stay in the process: a thread was inside", result.left_behind);
+    }
+}
+
+fn report(result: &CountResult) -> Report {
+    let counts = result.counted.iter().map(|counted| Count {
+        module: counted.point.module.clone(),
+        function: counted.point.display_name.clone(),
+        address: counted.point.addr.to_string(),
+        tactic: counted.tactic.name(),
+        hits: counted.hits,
+    });
+    let refused = result.refused.iter().map(|refused| Refused {
+        module: refused.module.clone(),
+        function: refused.function.clone(),
+        address: refused.addr.to_string(),
+        reason: refused.reason.clone(),
+    });
+    let trapped = result.counted.iter().filter(|counted| counted.tactic == incise::Tactic::Trap).count();
+    let summary = Summary {
+        installed: result.counted.len(),
+        refused: result.refused.len(),
+        trapped,
+        mappings: result.mappings,
+        stop_us: result.stop.as_micros() as u64,
+    };
+    let mut report = Report { counts: counts.collect(), refused: refused.collect(), summary };
+    report.sort();
+    report
+}

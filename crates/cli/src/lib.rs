@@ -20,10 +20,7 @@ const FAILED: u8 = 125;
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Count(args) => {
-            let _ = args;
-            unreachable!()
-        }
+        Command::Count(args) => count::run(&args),
         Command::List(args) => list::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };

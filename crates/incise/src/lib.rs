@@ -22,10 +22,12 @@
 #![deny(unsafe_code)]
 
 pub mod callback;
+mod count;
 mod point;
 mod program;
 mod session;
 
+pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};
 pub use incise_patch::{

@@ -58,7 +58,7 @@ fn file(pid: &str, mapping: &Mapping) -> Option<Vec<u8>> {
 }
 
 /// The modules of a program and what is known about their code.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Program {
     modules: Vec<Module>,
     /// Executable ranges, ascending, with the module each belongs to.

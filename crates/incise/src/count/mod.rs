@@ -1,0 +1,311 @@
+//! Counting in other processes: a program is launched or attached to, probes go in wherever the patterns
+//! match, it runs at native speed, and in the end the counters are read.
+//!
+//! Modules come and go while a program runs. The dynamic linker calls `_dl_debug_state` when it has mapped and
+//! relocated new ones, before any of their code runs: a *gate* there is where probes are put into them.
+
+mod process;
+mod tally;
+
+pub use tally::{Counted, NotCounted};
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use incise_patch::TrapPolicy;
+use incise_space::SpaceError;
+use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
+
+use crate::program::Images;
+use crate::session::Error;
+use process::Process;
+use tally::Tally;
+
+/// What to count, and where.
+#[derive(Clone, Debug, Default)]
+pub struct CountOptions {
+    /// Patterns of functions and places; see [`Query::functions`](crate::Query::functions).
+    pub patterns: Vec<String>,
+    /// Only in modules whose file name matches.
+    pub module: Option<String>,
+    /// Keep the probes in forked children, and put them into programs these execute.
+    pub follow: bool,
+    /// Leave the probes in place when detaching.
+    pub keep: bool,
+    /// What to do where only a trap fits.
+    pub traps: TrapPolicy,
+}
+
+/// How the counted process ended, for the counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal killed it.
+    Killed(i32),
+    /// It runs on without us.
+    Detached,
+}
+
+/// The result of a count.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CountResult {
+    /// The functions that were counted.
+    pub counted: Vec<Counted>,
+    /// Those that could not be.
+    pub refused: Vec<NotCounted>,
+    /// Mappings that probes added, in the process that got the most.
+    pub mappings: usize,
+    /// How long threads stood still, over all transactions.
+    pub stop: Duration,
+    /// Trampoline bytes that had to stay in processes that run on: a thread was inside.
+    pub left_behind: u64,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// A count that is going on.
+pub struct Counting {
+    tracer: Tracer,
+    main: ProcessId,
+    options: CountOptions,
+    processes: BTreeMap<ProcessId, Process>,
+    tally: Tally,
+    images: Images,
+    launched: bool,
+    left_behind: u64,
+}
+
+impl Counting {
+    /// Starts `program` with `arguments`; it is searched for in PATH.
+    ///
+    /// # Errors
+    /// If it cannot be run, is no x86-64 program, or a pattern is malformed. The program has not run then.
+    pub fn launch(
+        program: &OsString,
+        arguments: &[OsString],
+        options: CountOptions,
+    ) -> Result<Counting, Error> {
+        process::check_patterns(&options)?;
+        let (tracer, main) = Tracer::launch(program, arguments, &LaunchOptions::default())?;
+        let mut counting = Counting::new(tracer, main, options, true);
+        counting.begin(main).or_else(|error| counting.give_up(error))?;
+        counting.tracer.resume(main)?;
+        Ok(counting)
+    }
+
+    /// Attaches to process `pid` and puts the probes in.
+    ///
+    /// # Errors
+    /// If the process cannot be traced, or a pattern is malformed or matches nothing; it runs on unchanged then.
+    pub fn attach(pid: i32, options: CountOptions) -> Result<Counting, Error> {
+        process::check_patterns(&options)?;
+        let (tracer, main) = Tracer::attach(ProcessId(pid))?;
+        let mut counting = Counting::new(tracer, main, options, false);
+        if let Err(error) = counting.begin(main) {
+            counting.let_go()?;
+            return Err(error);
+        }
+        Ok(counting)
+    }
+
+    fn new(tracer: Tracer, main: ProcessId, options: CountOptions, launched: bool) -> Counting {
+        let (processes, images) = (BTreeMap::new(), Images::default());
+        Counting {
+            tracer,
+            main,
+            options,
+            processes,
+            tally: Tally::default(),
+            images,
+            launched,
+            left_behind: 0,
+        }
+    }
+
+    /// How long threads stood still so far.
+    pub fn stop(&self) -> Duration {
+        self.tally.stop
+    }
+
+    /// How many functions are counted so far.
+    pub fn installed(&self) -> usize {
+        self.tally.installed()
+    }
+
+    /// Lets the program run until it ends, or until `interrupted` is set: then the probes are taken out and
+    /// the program runs on without us.
+    ///
+    /// # Errors
+    /// If a pattern matched nothing once the program was loaded (a launched program is killed then, before it
+    /// ran), or the processes cannot be traced any more.
+    pub fn run(mut self, interrupted: &AtomicBool) -> Result<CountResult, Error> {
+        let mut ending = Ending::Detached;
+        loop {
+            match self.tracer.next_event(None, interrupted)? {
+                Event::Exec { pid } => {
+                    self.end(pid);
+                    if pid == self.main || self.options.follow {
+                        self.survive(|counting| counting.begin(pid))?;
+                        self.tracer.resume(pid)?;
+                    } else {
+                        self.tracer.detach(pid)?;
+                    }
+                }
+                Event::Fork { parent, child, vfork: false } => self.fork(parent, child)?,
+                Event::Fork { .. } => {}
+                Event::Gate { pid } => {
+                    self.survive(|counting| counting.gate(pid))?;
+                    self.tracer.resume(pid)?;
+                }
+                Event::Exited { pid, code } => {
+                    self.end(pid);
+                    if pid == self.main {
+                        ending = Ending::Exited(code);
+                    }
+                }
+                Event::Killed { pid, signal, .. } => {
+                    self.end(pid);
+                    if pid == self.main {
+                        ending = Ending::Killed(signal);
+                    }
+                }
+                Event::Interrupted => {
+                    self.let_go()?;
+                    break;
+                }
+                Event::Idle => break,
+                _ => {}
+            }
+            if self.processes.is_empty() && ending != Ending::Detached {
+                break;
+            }
+        }
+        let (counted, refused) = self.tally.finish();
+        Ok(CountResult {
+            counted,
+            refused,
+            mappings: self.tally.mappings,
+            stop: self.tally.stop,
+            left_behind: self.left_behind,
+            ending,
+        })
+    }
+
+    /// A process that dies under our hands is no error: its end is the next event.
+    fn survive(&mut self, step: impl FnOnce(&mut Counting) -> Result<(), Error>) -> Result<(), Error> {
+        match step(self) {
+            Err(Error::Space(SpaceError::Gone { .. })) => Ok(()),
+            Err(Error::Commit(incise_patch::CommitError::Space(SpaceError::Gone { .. }))) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A process runs a program we have not seen yet: it stands before its first instruction, or runs on if we
+    /// just attached.
+    fn begin(&mut self, pid: ProcessId) -> Result<(), Error> {
+        let mut space = self.tracer.space(pid)?;
+        let mut process = Process::begin(pid, &space, &mut self.images)?;
+        if let Some(gate) = process.set_gate(&mut space, &mut self.tally)? {
+            self.tracer.add_gate(pid, gate)?;
+        }
+        self.processes.insert(pid, process);
+        self.put_in(pid)
+    }
+
+    /// The process has come by its gate.
+    fn gate(&mut self, pid: ProcessId) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        let mut space = self.tracer.space(pid)?;
+        if !process.is_consistent(&space) {
+            return Ok(());
+        }
+        // The process stands still already, from its report on.
+        let stopped = Instant::now();
+        let before = self.tally.stop;
+        process.refresh(&mut space, &mut self.images)?;
+        process.loaded = true;
+        let result = self.put_in(pid);
+        self.tally.stop = before + stopped.elapsed();
+        result
+    }
+
+    /// Puts in the probes that can be put in now.
+    fn put_in(&mut self, pid: ProcessId) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        // Once the program is loaded, a pattern that matches nothing is a mistake.
+        let strict = pid == self.main && !self.tally.started && process.loaded;
+        let mut space = self.tracer.space(pid)?;
+        let result = process.put_in(&mut space, &self.options, &mut self.tally, strict);
+        self.tally.started |= strict;
+        match result {
+            Err(error) if strict => self.give_up(error),
+            other => other,
+        }
+    }
+
+    /// Ends a launched program that has not run yet.
+    fn give_up(&mut self, error: Error) -> Result<(), Error> {
+        if self.launched {
+            let pid = rustix::process::Pid::from_raw(self.main.0);
+            pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        }
+        Err(error)
+    }
+
+    /// A child with a copy of its parent's memory: it keeps the probes, or loses them.
+    fn fork(&mut self, parent: ProcessId, child: ProcessId) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&parent) else { return Ok(self.tracer.resume(child)?) };
+        let mut copy = process.for_child(child);
+        if self.options.follow {
+            for gate in &copy.gate {
+                self.tracer.add_gate(child, *gate)?;
+            }
+            self.processes.insert(child, copy);
+            return Ok(self.tracer.resume(child)?);
+        }
+        self.survive(|counting| {
+            let mut space = counting.tracer.space(child)?;
+            copy.take_out(&mut space)?;
+            copy.release(&mut space)?;
+            Ok(counting.tracer.detach(child)?)
+        })
+    }
+
+    /// A process, or the program it ran, is gone.
+    fn end(&mut self, pid: ProcessId) {
+        if let Some(mut process) = self.processes.remove(&pid) {
+            process.settle(&mut self.tally);
+        }
+    }
+
+    /// Takes the probes out of every process (unless they are to be kept), and lets it run on.
+    fn let_go(&mut self) -> Result<(), Error> {
+        let keep = self.options.keep;
+        for (pid, mut process) in std::mem::take(&mut self.processes) {
+            let result = self.take_out(pid, &mut process, keep);
+            process.settle(&mut self.tally);
+            match result.and_then(|()| self.release(pid, &mut process, keep)) {
+                Ok(()) => self.tracer.detach(pid)?,
+                Err(Error::Space(SpaceError::Gone { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_out(&mut self, pid: ProcessId, process: &mut Process, keep: bool) -> Result<(), Error> {
+        if keep { Ok(()) } else { process.take_out(&mut self.tracer.space(pid)?) }
+    }
+
+    fn release(&mut self, pid: ProcessId, process: &mut Process, keep: bool) -> Result<(), Error> {
+        let mut space = self.tracer.space(pid)?;
+        if keep {
+            return Ok(space.secure_handlers()?);
+        }
+        self.left_behind += process.release(&mut space)?;
+        Ok(())
+    }
+}

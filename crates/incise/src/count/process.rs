@@ -1,0 +1,252 @@
+//! One traced process: its modules, the probes in it and the counters they add to.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use incise_image::{Pattern, PatternError};
+use incise_isa::Addr;
+use incise_patch::{Atomicity, Batch, CounterId, Engine, Policy, Position, Snippet};
+use incise_space::AddressSpace;
+use incise_space::remote::{ProcessId, RemoteSpace};
+
+use super::CountOptions;
+use super::tally::{Key, Tally};
+use crate::point::{Found, Query};
+use crate::program::{Images, Program};
+use crate::session::Error;
+
+pub(super) struct Process {
+    pid: ProcessId,
+    engine: Engine,
+    program: Program,
+    /// Counters of this process and, shared, those it inherited.
+    ledgers: Vec<Rc<Ledger>>,
+    own: Vec<(usize, CounterId)>,
+    installed: HashSet<Addr>,
+    /// Where the process reports.
+    pub gate: Vec<Addr>,
+    /// The dynamic linker's `_r_debug`, if it has one.
+    debug: Option<Addr>,
+    /// All that is mapped at the start is mapped.
+    pub loaded: bool,
+}
+
+/// Counters that forked children share with their parent: the last one to end reads them.
+struct Ledger {
+    counters: Vec<(usize, CounterId)>,
+}
+
+/// Offset of `r_state` in `struct r_debug` (System V gABI, dynamic linking; glibc's link.h): version, map, brk.
+const STATE: u64 = 24;
+
+/// Refuses malformed patterns before anything is started.
+pub(super) fn check_patterns(options: &CountOptions) -> Result<(), PatternError> {
+    options.patterns.iter().try_for_each(|text| Pattern::parse(text).map(drop))
+}
+
+impl Process {
+    pub(super) fn begin(
+        pid: ProcessId,
+        space: &dyn AddressSpace,
+        images: &mut Images,
+    ) -> Result<Process, Error> {
+        let program = Program::read(space, &pid.to_string(), images)?;
+        Ok(Process {
+            pid,
+            engine: Engine::new(),
+            program,
+            ledgers: Vec::new(),
+            own: Vec::new(),
+            installed: HashSet::new(),
+            gate: Vec::new(),
+            debug: None,
+            loaded: false,
+        })
+    }
+
+    /// Puts a gate where the process has its modules mapped and relocated, and returns its address. Without
+    /// one (a static program without symbols) everything is there from the start.
+    pub(super) fn set_gate(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        tally: &mut Tally,
+    ) -> Result<Option<Addr>, Error> {
+        let linker = self.program.modules().iter().find_map(|module| {
+            let state = module.image.debug_state()?;
+            Some((module.to_addr(state), module.image.r_debug().map(|debug| module.to_addr(debug))))
+        });
+        let fixed = self.program.modules().first().filter(|module| module.image.is_static());
+        let gate = match linker {
+            Some((state, debug)) => {
+                self.debug = debug;
+                // Attached to a running program: its modules are there.
+                self.loaded =
+                    self.program.modules().iter().any(|module| {
+                        !module.main && module.image.debug_state().is_none() && !module.is_vdso()
+                    });
+                Some(state)
+            }
+            // In a static program indirect functions are resolved just before this.
+            None => fixed.and_then(|module| {
+                let of = |name: &str| {
+                    let functions = module.image.functions().iter();
+                    let found = functions.clone().find(|f| module.image.names(f).any(|n| n.text == name))?;
+                    Some(module.to_addr(found.addr))
+                };
+                of("__libc_setup_tls").or_else(|| of("main"))
+            }),
+        };
+        let Some(gate) = gate else {
+            self.loaded = true;
+            return Ok(None);
+        };
+        let mut batch = Batch::default();
+        self.engine.insert(&mut batch, gate, Snippet::Gate, Position::First);
+        let report = self.engine.commit(space, &self.program, &batch, Policy::default())?;
+        tally.note(&report);
+        self.gate.push(gate);
+        Ok(Some(gate))
+    }
+
+    /// Whether the dynamic linker's list of modules is whole.
+    pub(super) fn is_consistent(&self, space: &dyn AddressSpace) -> bool {
+        let Some(debug) = self.debug else { return true };
+        let mut state = [0; 4];
+        space.read(debug + STATE, &mut state).is_err() || u32::from_le_bytes(state) == 0
+    }
+
+    /// Reads the modules again, and forgets what was in those that are gone.
+    pub(super) fn refresh(&mut self, space: &mut RemoteSpace, images: &mut Images) -> Result<(), Error> {
+        let program = Program::read(&*space, &self.pid.to_string(), images)?;
+        for old in self.program.modules() {
+            let stays = program.modules().iter().any(|new| new.path == old.path && new.bias == old.bias);
+            if !stays {
+                self.engine.forget(old.range.clone());
+                space.forget(&old.range)?;
+                self.installed.retain(|at| !old.range.contains(at));
+            }
+        }
+        self.program = program;
+        Ok(())
+    }
+
+    /// Puts counters where the patterns match and none is yet. `strict`: a pattern that matches nothing is an
+    /// error.
+    pub(super) fn put_in(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        options: &CountOptions,
+        tally: &mut Tally,
+        strict: bool,
+    ) -> Result<(), Error> {
+        let found = self.find(space, options, strict)?;
+        let mut batch = Batch::default();
+        let mut placed = Vec::new();
+        for point in found.points {
+            if self.installed.insert(point.addr) {
+                let counter = self.engine.counter();
+                self.engine.insert(&mut batch, point.addr, Snippet::Counter(counter), Position::Last);
+                placed.push((point, counter));
+            }
+        }
+        if self.loaded {
+            for unresolved in found.unresolved {
+                let key = (unresolved.module.clone(), unresolved.resolver.0);
+                let reason = "indirect function: nothing in the program refers to it".to_owned();
+                tally.refuse(key, &unresolved.module, &unresolved.name, unresolved.resolver, reason);
+            }
+        }
+        if placed.is_empty() {
+            return Ok(());
+        }
+        let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };
+        let report = self.engine.commit(space, &self.program, &batch, policy)?;
+        tally.note(&report);
+        tally.mappings = tally.mappings.max(report.mappings);
+        for ((point, counter), entry) in placed.iter().zip(&report.entries) {
+            let key = self.key(point.addr);
+            match Tally::outcome(&entry.outcome) {
+                Ok(tactic) => {
+                    tally.accept(&key);
+                    self.own.push((tally.entry(key, point, tactic), *counter));
+                }
+                Err(reason) => tally.refuse(key, &point.module, &point.display_name, point.addr, reason),
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, space: &dyn AddressSpace, options: &CountOptions, strict: bool) -> Result<Found, Error> {
+        let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
+        let mut all = Query::default();
+        for pattern in &options.patterns {
+            all = all.or(pattern);
+        }
+        if let Some(module) = &options.module {
+            all = all.module(module);
+        }
+        if strict {
+            return Ok(all.run(&self.program, &memory)?);
+        }
+        let mut found = Found::default();
+        for pattern in &options.patterns {
+            let mut query = Query::functions(pattern);
+            if let Some(module) = &options.module {
+                query = query.module(module);
+            }
+            if let Ok(more) = query.run(&self.program, &memory) {
+                found.points.extend(more.points);
+                found.unresolved.extend(more.unresolved);
+            }
+        }
+        Ok(found)
+    }
+
+    fn key(&self, at: Addr) -> Key {
+        match self.program.module_at(at) {
+            Some(module) => (module.path.clone(), at.0.wrapping_sub(module.bias)),
+            None => (String::new(), at.0),
+        }
+    }
+
+    /// What a forked child has: the same patches, the same counters.
+    pub(super) fn for_child(&mut self, pid: ProcessId) -> Process {
+        if !self.own.is_empty() {
+            self.ledgers.push(Rc::new(Ledger { counters: std::mem::take(&mut self.own) }));
+        }
+        Process {
+            pid,
+            engine: self.engine.for_child(),
+            program: self.program.clone(),
+            ledgers: self.ledgers.clone(),
+            own: Vec::new(),
+            installed: self.installed.clone(),
+            gate: self.gate.clone(),
+            debug: self.debug,
+            loaded: self.loaded,
+        }
+    }
+
+    /// Removes every probe; no byte of the program's code differs then.
+    pub(super) fn take_out(&mut self, space: &mut dyn AddressSpace) -> Result<(), Error> {
+        let batch = self.engine.removal(self.engine.instances().collect());
+        self.engine.commit(space, &self.program, &batch, Policy::default())?;
+        Ok(())
+    }
+
+    /// Gives the memory back, as far as no thread is inside. Returns the bytes of trampolines that had to stay.
+    pub(super) fn release(&mut self, space: &mut RemoteSpace) -> Result<u64, Error> {
+        let left = self.engine.release(space)?;
+        space.remove()?;
+        Ok(left)
+    }
+
+    /// Adds what this process counted, unless another one still adds to the same counters.
+    pub(super) fn settle(&mut self, tally: &mut Tally) {
+        let ledgers = std::mem::take(&mut self.ledgers).into_iter().filter_map(Rc::into_inner);
+        let inherited = ledgers.flat_map(|ledger| ledger.counters);
+        for (entry, counter) in std::mem::take(&mut self.own).into_iter().chain(inherited) {
+            tally.add(entry, self.engine.read(counter));
+        }
+    }
+}
