@@ -152,7 +152,7 @@ impl<'a> Generator<'a> {
         let form = insn.code();
         let target = target(insn);
         let branch = near_branch(insn);
-        let moved = branch.filter(|_| rng.one_in(4)).map(|from| (from, from + 0x30));
+        let moved = branch.filter(|_| rng.one_in(3)).map(|from| (from, new_home(from, place, rng)));
         let mut copies = Vec::new();
         for (reach, to) in destinations(insn, place, target, moved, rng) {
             match self.displace(&original, to, moved) {
@@ -261,6 +261,16 @@ pub fn refers(insn: &Instruction) -> bool {
 
 fn near_branch(insn: &Instruction) -> Option<u64> {
     (0..insn.op_count()).any(|op| insn.op_kind(op) == OpKind::NearBranch64).then(|| insn.near_branch64())
+}
+
+/// Where a branch target has gone: next to where it was, or to where copies lie, near or far.
+fn new_home(from: u64, place: Place, rng: &mut Rng) -> u64 {
+    let behind_code = layout::CODE_LEN as u64 - 0x100;
+    match rng.below(3) {
+        0 => from + 0x30,
+        1 => place.near().start + behind_code + rng.below(0x80),
+        _ => layout::FAR + behind_code + rng.below(0x80),
+    }
 }
 
 /// What the instruction refers to by a displacement.

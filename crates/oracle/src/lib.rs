@@ -6,6 +6,9 @@
 //! that a program could see must then be equal: general registers, flags, vectors, masks, x87,
 //! segments, data, stack and red zone, where control went, and the fault if there was one.
 //!
+//! An instruction that this processor does not have raises #UD in both places. Its rip-relative copies
+//! are judged by decoding them, see [`reading`].
+//!
 //! Left out, because displacing changes them by nature: the instruction pointer and opcode that x87
 //! keeps of its last instruction, and the memory below the red zone. When an instruction faults that
 //! became a sequence, the general registers inside the sequence are not compared (and counted).
@@ -21,6 +24,7 @@ mod native;
 mod operands;
 mod outcome;
 mod prefixes;
+mod reading;
 mod relocator;
 mod report;
 mod rng;

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use iced_x86::{Code, Formatter, NasmFormatter};
+use iced_x86::{Code, Formatter, InstructionInfoFactory, NasmFormatter};
 use serde::Serialize;
 
 use crate::case::{Body, Case, Reach};
 use crate::native::{Death, Loss};
 use crate::outcome::{CopyVerdict, Ending, MAX_COPIES, Verdict};
 use crate::prefixes::decode;
+use crate::reading;
 
 /// Counts of one encoding form.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -34,6 +35,10 @@ pub struct FormTally {
     pub completed: u64,
     /// Originals that faulted.
     pub faulted: u64,
+    /// Pairs on instructions this processor does not have, whose copies were read instead.
+    pub read: u64,
+    /// Equal pairs in which the instruction stood between uses of the red zone.
+    pub red_zone_code: u64,
     /// Originals that this processor does not know.
     pub undefined: u64,
 }
@@ -133,6 +138,7 @@ impl Tally {
 
     /// Adds what a batch of runs gave.
     pub fn judge(&mut self, cases: &[Case], verdicts: &[(Verdict, Option<Loss>)]) {
+        let mut facts = InstructionInfoFactory::new();
         for (case, (verdict, loss)) in cases.iter().zip(verdicts) {
             let form = self.form(case.form);
             match verdict.original {
@@ -155,10 +161,23 @@ impl Tally {
                         self.findings.push(Finding::native(case, number, vec![describe(*death)]));
                     }
                     _ if !judged.run => {}
+                    _ if judged.equal() && verdict.original == Ending::Undefined => {
+                        let wrong = reading::fault(case, &copy.body, &mut facts);
+                        let form = self.form(case.form);
+                        form.read += 1;
+                        match wrong {
+                            None => *form.equal.entry(copy.reach.name()).or_default() += 1,
+                            Some(what) => {
+                                form.different += 1;
+                                self.findings.push(Finding::native(case, number, vec![what]));
+                            }
+                        }
+                    }
                     _ if judged.equal() => {
                         let form = self.form(case.form);
                         *form.equal.entry(copy.reach.name()).or_default() += 1;
                         form.registers_skipped += u64::from(judged.registers_skipped);
+                        form.red_zone_code += u64::from(case.original.starts.len() > 1);
                         form.pushed_early += u64::from(judged.pushed_early);
                     }
                     _ => {
@@ -181,6 +200,8 @@ impl Tally {
             form.registers_skipped += tally.registers_skipped;
             form.pushed_early += tally.pushed_early;
             form.completed += tally.completed;
+            form.read += tally.read;
+            form.red_zone_code += tally.red_zone_code;
             form.faulted += tally.faulted;
             form.undefined += tally.undefined;
             for (reason, count) in tally.refused {
@@ -263,6 +284,10 @@ pub struct Report {
     pub registers_skipped: u64,
     /// Of these, calls whose copy had pushed the return address before the fault.
     pub pushed_early: u64,
+    /// Equal pairs in which the instruction stood between uses of the red zone.
+    pub red_zone_code: u64,
+    /// Pairs judged by reading the copy, for want of the instruction in this processor.
+    pub read: u64,
     /// Trials whose original could not be judged.
     pub originals_lost: Vec<String>,
     /// Every breach.
@@ -292,6 +317,8 @@ impl Report {
             equal_pairs: BTreeMap::new(),
             registers_skipped: 0,
             pushed_early: 0,
+            red_zone_code: 0,
+            read: 0,
             originals_lost: tally.originals_lost,
             findings: tally.findings,
             seconds,
@@ -303,6 +330,8 @@ impl Report {
             }
             report.registers_skipped += form.registers_skipped;
             report.pushed_early += form.pushed_early;
+            report.red_zone_code += form.red_zone_code;
+            report.read += form.read;
             let decode_only = tally.decode_only.get(number);
             if let Some(reason) = decode_only {
                 *report.decode_only.entry((*reason).to_owned()).or_default() += 1;

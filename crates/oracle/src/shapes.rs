@@ -132,7 +132,10 @@ pub fn write_memory(
         Shape::Registers | Shape::Base => (wide(rng), Register::None, 0, 0),
         Shape::Disp8 => (wide(rng), Register::None, small(rng), 1),
         Shape::Disp32 => (wide(rng), Register::None, large(rng), 8),
+        // Near rsp lies what a push in the copy would overwrite.
+        Shape::Stack if rng.one_in(3) => (Register::RSP, Register::None, rng.below(32).wrapping_sub(16), 1),
         Shape::Stack => (Register::RSP, Register::None, small(rng), 1),
+        Shape::Sib if rng.one_in(5) => (Register::RSP, wide(rng), rng.below(256).wrapping_sub(128), 8),
         Shape::Sib => (wide(rng), wide(rng), large(rng), 8),
         Shape::Index => (Register::None, wide(rng), 0x0800_0000, 8),
         Shape::Absolute => (Register::None, Register::None, aim(Place::Low, rng), 8),
