@@ -132,6 +132,8 @@ impl Active {
                 outcomes.push(outcome);
             }
         }
+        // In the order they were queued.
+        outcomes.sort_by_key(|outcome| outcome.cookie);
         let installed = &self.installed.instances;
         self.counters.extend(counters.into_iter().filter(|(cookie, _)| installed.contains_key(cookie)));
         Ok(Committed { outcomes, error: None })
