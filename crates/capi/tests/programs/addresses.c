@@ -86,7 +86,7 @@ int main(void)
 	/* Names: static functions, in a module, all that fit a pattern. */
 	uint64_t by_name = count(PATCH_FENTRY, (patch_addr){.func_sym = "hidden"});
 	uint64_t by_module = count(PATCH_FENTRY, (patch_addr){.func_sym = "hidden", .module = "addresses*"});
-	uint64_t by_pattern = count(PATCH_FENTRY, (patch_addr){.pattern = "group_*"});
+	uint64_t by_pattern = count(PATCH_FENTRY, (patch_addr){.pattern = "group_*", .module = "addresses*"});
 	uint64_t by_whole = count(PATCH_FENTRY, (patch_addr){.pattern = "addresses*!group_t[v-x]o"});
 	/* Addresses: in memory, and as in the file. */
 	uint64_t by_pointer = count(PATCH_FENTRY, (patch_addr){.addr = (uintptr_t)hidden});
@@ -114,7 +114,7 @@ int main(void)
 	CHECK(length("four") == 4 && value(indirect) >= 1);
 
 	/* Results tell what was found. */
-	patch_op op = {.type = PATCH_OP_COUNT, .addr.pattern = "group_*"};
+	patch_op op = {.type = PATCH_OP_COUNT, .addr.pattern = "addresses*!group_*"};
 	OK(patch_queue(PATCH_FENTRY, &op));
 	OK(patch_commit(&results, &results_count));
 	CHECK(results_count == 2);

@@ -82,7 +82,8 @@ impl Program {
     pub fn check(&self, variant: &str, arguments: &[&str]) {
         let Some(program) = self.compile(variant) else { return };
         let output = run(&program, arguments);
-        let expected = std::fs::read_to_string(self.source.with_extension("out")).expect("the expected output");
+        let expected =
+            std::fs::read_to_string(self.source.with_extension("out")).expect("the expected output");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} {arguments:?}: {}\n{stderr}", program.display(), output.status);
         assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{} {arguments:?}", program.display());
