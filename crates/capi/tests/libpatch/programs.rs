@@ -1,8 +1,6 @@
 //! C and C++ programs that use libpatch: what they print is compared with the `.out` file beside each.
 
-mod support;
-
-use support::Program;
+use crate::support::Program;
 
 #[test]
 fn the_example_runs_as_it_is() {
