@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use incise_image::{Image, ImageError, Mapping, MemoryMap, MemoryReader, Module, modules};
+use incise_image::{
+    Function, Image, ImageError, LinkAddr, Mapping, MemoryMap, MemoryReader, Module, modules,
+};
 use incise_isa::Addr;
 use incise_patch::Facts;
 use incise_space::{AddressSpace, SpaceError};
@@ -138,6 +140,18 @@ impl Facts for Program {
             }
         };
         Some(module.to_addr(range.start)..module.to_addr(range.end))
+    }
+
+    fn function_before(&self, at: Addr) -> Option<Range<Addr>> {
+        let module = self.module_at(at)?;
+        let link = module.to_link(at)?;
+        let ranges = module.image.unwind_functions();
+        let before = ranges.partition_point(|range| range.end <= link).checked_sub(1)?;
+        let range = &ranges[before];
+        let inside = |function: &Function| function.addr >= range.end && function.addr < link;
+        let next = module.image.next_function_start(LinkAddr(range.end.0 - 1));
+        let hidden = next.and_then(|next| module.image.function_starting_at(next)).is_some_and(inside);
+        (!hidden).then(|| module.to_addr(range.start)..module.to_addr(range.end))
     }
 
     fn is_entry(&self, at: Addr) -> bool {

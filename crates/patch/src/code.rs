@@ -7,9 +7,11 @@ use incise_image::MemoryMap;
 use incise_isa::Addr;
 use incise_isa::native::{Insn, MAX_INSN_LEN, decode};
 use incise_space::AddressSpace;
+use rustc_hash::FxHashSet;
 
 use crate::arena::PAGE;
 use crate::group::Group;
+use crate::hazard::{near_branches, short_branch_into};
 use crate::tactic::Refusal;
 
 /// Facts about the program that planning cannot see in the bytes. All of them only help: a wrong one costs
@@ -17,6 +19,8 @@ use crate::tactic::Refusal;
 pub trait Facts {
     /// The function that holds `at`, as far as it is known.
     fn function(&self, at: Addr) -> Option<Range<Addr>>;
+    /// The function that ends closest before `at`, or at it.
+    fn function_before(&self, at: Addr) -> Option<Range<Addr>>;
     /// Whether a function begins at `at`.
     fn is_entry(&self, at: Addr) -> bool;
     /// Whether `at` belongs to a restartable sequence (rseq(2)).
@@ -28,6 +32,9 @@ pub struct NoFacts;
 
 impl Facts for NoFacts {
     fn function(&self, _: Addr) -> Option<Range<Addr>> {
+        None
+    }
+    fn function_before(&self, _: Addr) -> Option<Range<Addr>> {
         None
     }
     fn is_entry(&self, _: Addr) -> bool {
@@ -44,6 +51,8 @@ const MERGE: u64 = 4;
 /// Snapshots of the code around the sites of one transaction, with our own patches taken back.
 pub(crate) struct Code<'a> {
     stretches: Vec<Stretch>,
+    /// Addresses just behind a site that a near branch may lead to.
+    branch_targets: FxHashSet<Addr>,
     pub(crate) facts: &'a dyn Facts,
 }
 
@@ -65,9 +74,8 @@ impl<'a> Code<'a> {
     ) -> Code<'a> {
         let mut wanted: Vec<Range<Addr>> = Vec::new();
         for &site in sites {
-            let function = facts.function(site).unwrap_or(site..site);
-            let low = function.start.max(site - AROUND).min(site - HOTPATCH_PADDING).align_down(PAGE);
-            let high = function.end.min(site + AROUND).max(site + LOOKAHEAD).align_up(PAGE);
+            let low = (site - AROUND).align_down(PAGE);
+            let high = (site + AROUND).align_up(PAGE);
             match wanted.last_mut() {
                 Some(last) if low <= last.end + MERGE * PAGE => last.end = last.end.max(high),
                 _ => wanted.push(low..high),
@@ -99,7 +107,19 @@ impl<'a> Code<'a> {
         for stretch in &mut stretches {
             stretch.take_back(groups);
         }
-        Code { stretches, facts }
+        let branch_targets = branch_targets(&stretches, sites);
+        Code { stretches, branch_targets, facts }
+    }
+
+    /// The first address in `targets`, just behind a site, that a direct branch may lead to: a short one, or a
+    /// near one from the code that was read.
+    pub(crate) fn branch_into(&self, targets: Range<Addr>, is_head: impl Fn(Addr) -> bool) -> Option<Addr> {
+        let mut addrs = (targets.start.0..targets.end.0).map(Addr);
+        if let Some(at) = addrs.find(|at| is_head(*at) && self.branch_targets.contains(at)) {
+            return Some(at);
+        }
+        let stretch = self.stretch(targets.start)?;
+        short_branch_into(&stretch.original, stretch.start, targets, is_head)
     }
 
     /// Original bytes from `at` on, as many as were read.
@@ -148,6 +168,31 @@ impl<'a> Code<'a> {
     }
 }
 
+/// Targets of near branches among the bytes a springboard at any of `sites` may cover.
+fn branch_targets(stretches: &[Stretch], sites: &[Addr]) -> FxHashSet<Addr> {
+    let mut targets = FxHashSet::default();
+    for stretch in stretches {
+        let mut covered = vec![0u64; stretch.original.len() / 64 + 1];
+        let inside = |at: Addr| usize::try_from(at.offset_from(stretch.start)).ok();
+        let inside = |at: Addr| inside(at).filter(|&offset| offset < stretch.original.len());
+        let from = sites.partition_point(|site| *site + COVERED < stretch.start);
+        let end = stretch.start + stretch.original.len() as u64;
+        for site in sites[from..].iter().take_while(|site| **site < end) {
+            for offset in (1..COVERED).filter_map(|i| inside(*site + i)) {
+                covered[offset / 64] |= 1 << (offset % 64);
+            }
+        }
+        near_branches(&stretch.original, stretch.start, |target| {
+            if let Some(offset) = inside(target)
+                && covered[offset / 64] & (1 << (offset % 64)) != 0
+            {
+                targets.insert(target);
+            }
+        });
+    }
+    targets
+}
+
 impl Stretch {
     fn take_back(&mut self, groups: &BTreeMap<Addr, Group>) {
         let end = self.start + self.original.len() as u64;
@@ -180,9 +225,9 @@ impl Stretch {
     }
 }
 
-/// Bytes around a site that are read: enough for every branch to it that is looked for.
-const AROUND: u64 = 4096;
+/// Bytes around a site that are read, and looked through for branches to it.
+const AROUND: u64 = 8192;
 /// Bytes behind a site that planning may look at.
 pub(crate) const LOOKAHEAD: u64 = 192;
-/// Bytes before a site that may be hot-patch padding.
-const HOTPATCH_PADDING: u64 = 16;
+/// Bytes from a site that a springboard may cover, an `endbr64` before it included.
+const COVERED: u64 = 9;

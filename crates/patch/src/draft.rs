@@ -7,7 +7,6 @@ use rustc_hash::FxHashMap;
 
 use crate::code::Code;
 use crate::engine::{Batch, Engine, Position};
-use crate::hazard::branch_into;
 use crate::plan::Plan;
 use crate::report::{Entry, InstanceId, Outcome, Report};
 use crate::snippet::Snippet;
@@ -108,10 +107,7 @@ fn head_of(code: &Code, at: Addr) -> Result<Addr, Refusal> {
         return Ok(at);
     }
     let head = at + ENDBR64.len() as u64;
-    let function = code.facts.function(at).unwrap_or(at..at + 512);
-    let bytes = code.original(at);
-    let len = (function.end.offset_from(at).max(0) as usize).min(bytes.len());
-    match branch_into(&bytes[..len], at, head..head + 1, |_| true) {
+    match code.branch_into(head..head + 1, |_| true) {
         Some(_) => Err(Refusal::LoopBehindEndbr(at)),
         None => Ok(head),
     }

@@ -12,8 +12,8 @@ use crate::code::{Code, Facts};
 use crate::draft::{Draft, Instance};
 use crate::group::Group;
 use crate::lower::Ready;
-use crate::memory::Memory;
-use crate::plan::{Input, Plan, plan};
+use crate::memory::{Memory, Reservations};
+use crate::plan::{Input, Plan, plan as planned};
 use crate::report::{CommitError, InstanceId, Report};
 use crate::snippet::{CounterId, Snippet};
 use crate::tactic::TrapPolicy;
@@ -180,7 +180,7 @@ impl Engine {
         let next = Draft::new(self, batch, &code);
         let counters = self.unplaced(&next);
         let missing = self.memory.missing(&map, &sites, counters.len());
-        let mappings = self.reserve(space, &missing)?;
+        let mut mappings = self.memory.reserve(space, &missing)?;
         for (counter, near) in counters {
             self.counters[counter.0 as usize] = self.memory.quadword(near);
         }
@@ -194,7 +194,16 @@ impl Engine {
             policy: policy.traps,
             shadow_stack: space.features().shadow_stack,
         };
-        let plan = plan(&input, &mut self.memory);
+        let mut plan = planned(&input, &mut self.memory);
+        if !plan.lacking.is_empty() {
+            // Worth a second look with memory where these jumps would lead.
+            let code = self.memory.scattered(&space.mappings()?, std::mem::take(&mut plan.lacking));
+            plan.give_back(&mut self.memory);
+            // Without it there are traps instead: no reason to fail.
+            let wanted = Reservations { code, ..Reservations::default() };
+            mappings += self.memory.reserve(space, &wanted).unwrap_or(0);
+            plan = planned(&input, &mut self.memory);
+        }
         let mut report = next.report(self, batch, &plan);
         if policy.atomicity == Atomicity::AllOrNothing && report.refusals().next().is_some() {
             plan.give_back(&mut self.memory);
@@ -298,43 +307,6 @@ impl Engine {
         *self = Engine { next, counters: vec![None; counters], ..Engine::default() };
     }
 
-    fn reserve(
-        &mut self,
-        space: &mut dyn AddressSpace,
-        wanted: &crate::memory::Reservations,
-    ) -> Result<usize, SpaceError> {
-        let mut done: Vec<Range<Addr>> = Vec::new();
-        let mut mappings = Vec::new();
-        let mut failed = None;
-        for range in &wanted.code {
-            match space.map_code(range.start, range.end.offset_from(range.start) as u64) {
-                Ok(()) => done.push(range.clone()),
-                Err(error) => failed = Some(error),
-            }
-        }
-        for range in wanted.data.iter().filter(|_| failed.is_none()) {
-            match space.map_data(range.start, range.end.offset_from(range.start) as u64) {
-                Ok(mapping) => {
-                    done.push(range.clone());
-                    mappings.push(mapping);
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-        }
-        if let Some(error) = failed {
-            for range in done {
-                space.unmap(range.start, range.end.offset_from(range.start) as u64)?;
-            }
-            return Err(error);
-        }
-        self.memory.add_arenas(wanted);
-        mappings.into_iter().for_each(|mapping| self.memory.add_data(mapping));
-        Ok(done.len())
-    }
-
     /// The heads a batch touches, ascending, as far as they are known without the code.
     fn sites(&self, batch: &Batch) -> Vec<Addr> {
         let removed = batch.removals.iter().chain(batch.switches.iter().map(|(id, _)| id));
@@ -410,7 +382,7 @@ impl Engine {
             return Ok(incise_space::Applied::default());
         }
         let landing_of = |at: Addr| {
-            let from = plan.added.partition_point(|group| group.end + 8 < at);
+            let from = plan.added.partition_point(|group| group.extent.end + 8 < at);
             let near = plan.added[from..].iter().take_while(|group| group.start <= at + 8);
             near.filter_map(|group| group.landing_of(at)).next()
         };

@@ -1,5 +1,7 @@
 //! A group: a run of displaced instructions that share one springboard and one trampoline.
 
+use std::ops::Range;
+
 use incise_isa::Addr;
 use incise_isa::native::{
     Assembler, Flow, Insn, Live, Relocation, SPRINGBOARD_LEN, Springboard, TRAP, live_before, relocate,
@@ -7,7 +9,6 @@ use incise_isa::native::{
 use incise_space::{Bytes, Edit};
 
 use crate::code::{Code, LOOKAHEAD};
-use crate::hazard::branch_into;
 use crate::lower::{Literals, Ready, lower};
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 
@@ -24,8 +25,8 @@ pub(crate) struct Head {
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
     pub start: Addr,
-    /// One past the last displaced byte.
-    pub end: Addr,
+    /// The bytes that are displaced or overwritten, or that the springboard relies on.
+    pub extent: Range<Addr>,
     pub heads: Vec<Head>,
     /// Where the trampoline's code begins, and its length.
     pub trampoline: Addr,
@@ -44,6 +45,8 @@ pub(crate) enum Board {
     Retarget,
     /// `jmp rel8` to a `jmp rel32` in the padding before the site.
     HotPatch(Springboard),
+    /// `jmp rel32` over one short instruction; the bytes behind it are part of the displacement.
+    Pun(Springboard),
     /// A trap byte.
     Trap,
 }
@@ -108,13 +111,30 @@ pub(crate) fn shape(
         let padding = site - SPRINGBOARD_LEN as u64;
         return Ok(alone(Tactic::Nop, Board::HotPatch(Springboard::new(padding, 0))));
     }
-    match run(code, first) {
+    let why = match run(code, first) {
         Ok((insns, heads, tactic)) => {
-            Ok(Shape { start: site, insns, tactic, board: Board::Jump(Springboard::new(site, heads)) })
+            let board = Board::Jump(Springboard::new(site, heads));
+            return Ok(Shape { start: site, insns, tactic, board });
         }
-        Err(why) if policy == TrapPolicy::Forbid => Err(Refusal::TrapForbidden { at: site, why }),
-        Err(_) => Ok(alone(Tactic::Trap, Board::Trap)),
+        Err(why) => why,
+    };
+    if first.len() >= 2 && has_dead_padding(code, site) {
+        let padding = site - SPRINGBOARD_LEN as u64;
+        return Ok(alone(Tactic::Nop, Board::HotPatch(Springboard::new(padding, 0))));
     }
+    match Springboard::punned(site, first.len(), code.original(first.end())) {
+        Some(board) => Ok(alone(Tactic::Pun, Board::Pun(board))),
+        None => trap(&alone(Tactic::Trap, Board::Trap), policy, why),
+    }
+}
+
+/// The trap at a site where no jump fits, or the refusal, as the policy says.
+pub(crate) fn trap(site: &Shape, policy: TrapPolicy, why: Obstacle) -> Result<Shape, Refusal> {
+    if policy == TrapPolicy::Forbid {
+        return Err(Refusal::TrapForbidden { at: site.start, why });
+    }
+    let insns = vec![site.insns[0]];
+    Ok(Shape { start: site.start, insns, tactic: Tactic::Trap, board: Board::Trap })
 }
 
 /// Five bytes of `nop` or `int3` at the end of `bytes`.
@@ -160,24 +180,46 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
         next = insn.end();
         insns.push(insn);
     }
+    let is_head = |at: Addr| heads & (1 << at.offset_from(site)) != 0;
     if heads != 0
-        && let Some(at) = branch_target(code, site, heads)
+        && let Some(at) = code.branch_into(site + 1..site + SPRINGBOARD_LEN as u64, is_head)
     {
         return Err(Obstacle::BranchTarget(at));
     }
     Ok((insns, heads, tactic))
 }
 
-/// An interior head that the function's own code branches to.
-fn branch_target(code: &Code, site: Addr, heads: u8) -> Option<Addr> {
-    let around = code.facts.function(site).unwrap_or(site - 128..site + 512);
-    let before = code.before(site);
-    let back = (site.offset_from(around.start).max(0) as usize).min(before.len());
-    let start = site - back as u64;
-    let bytes = code.original(start);
-    let len = (around.end.offset_from(start).max(0) as usize).min(bytes.len());
-    let is_head = |at: Addr| heads & (1 << at.offset_from(site)) != 0;
-    branch_into(&bytes[..len], start, site + 1..site + SPRINGBOARD_LEN as u64, is_head)
+/// Five unreachable bytes that end at `site`, which a short jump at the site can lead to: padding behind a
+/// function whose last instruction does not fall through.
+///
+/// Padding alone is no proof: hand-written functions do fall through alignment into the next one.
+fn has_dead_padding(code: &Code, site: Addr) -> bool {
+    let Some(before) = code.facts.function_before(site) else { return false };
+    let gap = site.offset_from(before.end);
+    if gap < SPRINGBOARD_LEN as i64 || code.facts.function(site - 1).is_some() {
+        return false;
+    }
+    let mut last = None;
+    let mut at = before.start;
+    while at < before.end {
+        let Ok(insn) = code.insn(at) else { return false };
+        at = insn.end();
+        last = Some(insn);
+    }
+    at == before.end
+        && last.is_some_and(|insn| !insn.flow().falls_through())
+        && is_filler(code, before.end, site)
+}
+
+/// Nothing but `nop` and `int3` from `at` to `end`.
+fn is_filler(code: &Code, mut at: Addr, end: Addr) -> bool {
+    while at < end {
+        match code.insn(at) {
+            Ok(insn) if insn.is_nop() || insn.bytes() == [TRAP] => at = insn.end(),
+            _ => return false,
+        }
+    }
+    at == end
 }
 
 /// Assembles the trampoline of `shape` at `at`. `snippets` tells what runs at a head; `flags_matter` at
@@ -271,12 +313,25 @@ fn live(code: &Code, at: Addr, snippets: &[Ready]) -> Live {
 }
 
 impl Shape {
+    /// The bytes that are displaced or overwritten, or that the springboard relies on.
+    pub(crate) fn extent(&self) -> Range<Addr> {
+        let end = self.insns[self.insns.len() - 1].end();
+        match self.board {
+            Board::Jump(_) | Board::Retarget | Board::Pun(_) => {
+                self.start..end.max(self.start + SPRINGBOARD_LEN as u64)
+            }
+            Board::HotPatch(_) => self.start - SPRINGBOARD_LEN as u64..end,
+            Board::Trap => self.start..end,
+        }
+    }
+
     /// The bytes the springboard replaces.
     pub(crate) fn original(&self, code: &Code) -> (Addr, Bytes) {
         let (at, len) = match self.board {
             Board::Jump(_) => (self.start, SPRINGBOARD_LEN),
             Board::Retarget => (self.start, self.insns[0].len()),
             Board::HotPatch(_) => (self.start - SPRINGBOARD_LEN as u64, SPRINGBOARD_LEN + 2),
+            Board::Pun(_) => (self.start, self.insns[0].len()),
             Board::Trap => (self.start, 1),
         };
         (at, Bytes::new(&code.original(at)[..len]))
@@ -314,12 +369,13 @@ impl Shape {
                 bytes[SPRINGBOARD_LEN..].copy_from_slice(&[0xEB, 0xF9]);
                 Bytes::new(&bytes)
             }
+            Board::Pun(board) => Bytes::new(&board.encode(target)?[..old.len()]),
             Board::Trap => Bytes::new(&[TRAP]),
         };
-        let end = self.insns[self.insns.len() - 1].end();
+        let extent = self.extent();
         Some(Group {
             start: self.start,
-            end,
+            extent,
             heads: built.heads.clone(),
             trampoline,
             len: built.code.len() as u32,

@@ -8,76 +8,73 @@ use std::ops::Range;
 
 use incise_isa::Addr;
 
-/// The first of `targets` (a few adjacent addresses) that a direct branch in `code`, which begins at `start`,
-/// may lead to.
+/// A branch found by [`short_branch_into`] or [`near_branches`]: where it leads.
+type Target = Addr;
+
+/// The first address in `targets` that a short branch in `code`, which begins at `start`, may lead to.
 ///
-/// Encodings: AMD APM vol. 3, Jcc, JMP, JrCXZ, LOOPcc (70-7F, EB, E0-E3 rel8; E9, E8, 0F 80-8F rel32).
-pub(crate) fn branch_into(
+/// Encodings: AMD APM vol. 3, Jcc, JMP, JrCXZ, LOOPcc (70-7F, EB, E0-E3 rel8). They reach 128 bytes back and
+/// 127 forth.
+pub(crate) fn short_branch_into(
     code: &[u8],
     start: Addr,
     targets: Range<Addr>,
     is_head: impl Fn(Addr) -> bool,
-) -> Option<Addr> {
+) -> Option<Target> {
     let low = targets.start.offset_from(start);
-    let width = targets.end.offset_from(targets.start) as u64;
-    let hit = |position: i64, displacement: i64| {
-        let target = position + displacement;
-        let into = target.wrapping_sub(low) as u64;
-        (into < width).then(|| start.offset(target)).filter(|&at| is_head(at))
-    };
-    // Short branches reach 128 bytes back and 127 forth.
-    let near = (low - 130).max(0) as usize
-        ..((low + width as i64 + 128).max(0) as usize).min(code.len().saturating_sub(1));
-    for i in near {
-        if matches!(code[i], 0x70..=0x7F | 0xEB | 0xE0..=0xE3)
-            && let Some(at) = hit(i as i64 + 2, i64::from(code[i + 1] as i8))
-        {
-            return Some(at);
+    let width = targets.end.offset_from(targets.start);
+    let from = (low - 130).max(0) as usize;
+    let to = ((low + width + 128).max(0) as usize).min(code.len().saturating_sub(1));
+    (from..to)
+        .filter(|&i| matches!(code[i], 0x70..=0x7F | 0xEB | 0xE0..=0xE3))
+        .map(|i| start.offset(i as i64 + 2 + i64::from(code[i + 1] as i8)))
+        .find(|&target| targets.contains(&target) && is_head(target))
+}
+
+/// Calls `found` with the target of everything in `code` that may be a near branch or call.
+///
+/// Encodings: AMD APM vol. 3, JMP, CALL, Jcc (E9, E8, 0F 80-8F rel32).
+pub(crate) fn near_branches(code: &[u8], start: Addr, mut found: impl FnMut(Target)) {
+    for opcode in memchr::memchr3_iter(0xE8, 0xE9, 0x0F, code) {
+        let field = match code[opcode] {
+            0x0F if matches!(code.get(opcode + 1), Some(0x80..=0x8F)) => opcode + 2,
+            0x0F => continue,
+            _ => opcode + 1,
+        };
+        if let Some(&[a, b, c, d]) = code.get(field..field + 4) {
+            found(start.offset(field as i64 + 4 + i64::from(i32::from_le_bytes([a, b, c, d]))));
         }
     }
-    for (i, window) in code.windows(4).enumerate().skip(1) {
-        let displacement = i32::from_le_bytes([window[0], window[1], window[2], window[3]]);
-        let into = (i as i64 + 4 + i64::from(displacement)).wrapping_sub(low) as u64;
-        if into < width {
-            let near_jump = matches!(code[i - 1], 0xE8 | 0xE9);
-            let near_branch = i >= 2 && code[i - 2] == 0x0F && matches!(code[i - 1], 0x80..=0x8F);
-            if (near_jump || near_branch)
-                && let Some(at) = hit(i as i64 + 4, i64::from(displacement))
-            {
-                return Some(at);
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn found(code: &[u8], targets: Range<u64>) -> Option<u64> {
-        branch_into(code, Addr(0x1000), Addr(targets.start)..Addr(targets.end), |_| true).map(|a| a.0)
+    fn short(code: &[u8], targets: Range<u64>) -> Option<u64> {
+        short_branch_into(code, Addr(0x1000), Addr(targets.start)..Addr(targets.end), |_| true).map(|a| a.0)
     }
 
     #[test]
     fn finds_short_branches_both_ways() {
         // 1000: nop; nop; 1002: jmp 1001
-        assert_eq!(found(&[0x90, 0x90, 0xEB, 0xFD], 0x1001..0x1005), Some(0x1001));
+        assert_eq!(short(&[0x90, 0x90, 0xEB, 0xFD], 0x1001..0x1005), Some(0x1001));
         // 1000: jne 1003
-        assert_eq!(found(&[0x75, 0x01, 0x90, 0x90], 0x1003..0x1005), Some(0x1003));
+        assert_eq!(short(&[0x75, 0x01, 0x90, 0x90], 0x1003..0x1005), Some(0x1003));
         // 1000: loop 1000
-        assert_eq!(found(&[0xE2, 0xFE, 0x90], 0x1000..0x1001), Some(0x1000));
-        assert_eq!(found(&[0x75, 0x00, 0x90, 0x90], 0x1003..0x1005), None);
+        assert_eq!(short(&[0xE2, 0xFE, 0x90], 0x1000..0x1001), Some(0x1000));
+        assert_eq!(short(&[0x75, 0x00, 0x90, 0x90], 0x1003..0x1005), None);
     }
 
     #[test]
     fn finds_near_branches_and_calls() {
         let mut code = vec![0x90; 64];
+        code[20..25].copy_from_slice(&[0xE8, 0x01, 0x00, 0x00, 0x00]); // call 101a
         code[40..45].copy_from_slice(&[0xE9, 0xD5, 0xFF, 0xFF, 0xFF]); // jmp 1002
-        assert_eq!(found(&code, 0x1001..0x1005), Some(0x1002));
-        code[40..46].copy_from_slice(&[0x0F, 0x84, 0xD3, 0xFF, 0xFF, 0xFF]); // je 1001
-        assert_eq!(found(&code, 0x1001..0x1005), Some(0x1001));
-        code[40..46].copy_from_slice(&[0x90, 0x81, 0xD3, 0xFF, 0xFF, 0xFF]); // no branch
-        assert_eq!(found(&code, 0x1001..0x1005), None);
+        code[50..56].copy_from_slice(&[0x0F, 0x84, 0xC9, 0xFF, 0xFF, 0xFF]); // je 1001
+        code[56..62].copy_from_slice(&[0x0F, 0xAF, 0xC9, 0xFF, 0xFF, 0xFF]); // no branch
+        let mut targets = Vec::new();
+        near_branches(&code, Addr(0x1000), |target| targets.push(target.0));
+        assert_eq!(targets, [0x101A, 0x1002, 0x1001]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use incise_image::MemoryMap;
 use incise_isa::Addr;
 use incise_isa::native::{Placement, Springboard};
-use incise_space::DataMapping;
+use incise_space::{AddressSpace, DataMapping, SpaceError};
 
 use crate::arena::{Arena, PAGE};
 
@@ -19,6 +19,12 @@ const CLUSTER: u64 = 256 << 20;
 const LOWEST: Addr = Addr(0x1_0000);
 /// User addresses end here with four-level page tables.
 const HIGHEST: Addr = Addr(0x7FFF_FFFF_F000);
+/// Scattered windows are joined to arenas of up to this many bytes; unused pages of an arena cost nothing.
+const JOIN: i64 = 1 << 30;
+/// Bytes behind a window that a trampoline beginning inside may need.
+const TRAMPOLINE_ROOM: u64 = 512;
+/// The most arenas there may be: each is a mapping.
+const ARENAS_MAX: usize = 48;
 /// The least arena worth having.
 const ARENA_MIN: u64 = 1 << 20;
 
@@ -81,6 +87,38 @@ impl Memory {
         wanted
     }
 
+    /// Where the trampoline of `board` has to lie, if no arena is there.
+    pub(crate) fn unserved(&self, board: &Springboard) -> Option<Range<Addr>> {
+        let place = board.placements().next()?;
+        let first = place.next(LOWEST, HIGHEST)?;
+        // The free bits are the low ones: the window is one stretch.
+        let window = first..(first + (1 << place.mask.trailing_zeros().min(31))).min(HIGHEST);
+        let served = self.arenas.iter().any(|arena| overlap(&arena.range(), &window));
+        (!served).then(|| window.start.align_down(PAGE)..(window.end + TRAMPOLINE_ROOM).align_up(PAGE))
+    }
+
+    /// Arenas for scattered `windows`: joined where the memory between them is free, so that there are few.
+    pub(crate) fn scattered(&self, map: &MemoryMap, mut windows: Vec<Range<Addr>>) -> Vec<Range<Addr>> {
+        windows.sort_by_key(|window| window.start);
+        let mut joined: Vec<Range<Addr>> = Vec::new();
+        for window in windows {
+            if !map.is_free(&window) {
+                continue;
+            }
+            match joined.last_mut() {
+                Some(last)
+                    if map.is_free(&(last.start..window.end))
+                        && window.end.offset_from(last.start) < JOIN =>
+                {
+                    last.end = last.end.max(window.end);
+                }
+                _ => joined.push(window),
+            }
+        }
+        joined.truncate(ARENAS_MAX.saturating_sub(self.arenas.len()));
+        joined
+    }
+
     /// Takes `len` bytes for a trampoline of a springboard that admits `places`, best first.
     pub(crate) fn allocate(&mut self, places: impl Iterator<Item = Placement>, len: u64) -> Option<Addr> {
         for place in places {
@@ -132,14 +170,52 @@ impl Memory {
         ours.into_iter().filter(|(page, bytes)| used(*page) == *bytes).map(|(page, _)| page).collect()
     }
 
+    /// Reserves what is wanted, all or nothing. Returns the number of mappings.
+    pub(crate) fn reserve(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        wanted: &Reservations,
+    ) -> Result<usize, SpaceError> {
+        let mut done: Vec<Range<Addr>> = Vec::new();
+        let mut mappings = Vec::new();
+        let mut failed = None;
+        for range in &wanted.code {
+            match space.map_code(range.start, range.end.offset_from(range.start) as u64) {
+                Ok(()) => done.push(range.clone()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        for range in wanted.data.iter().filter(|_| failed.is_none()) {
+            match space.map_data(range.start, range.end.offset_from(range.start) as u64) {
+                Ok(mapping) => {
+                    done.push(range.clone());
+                    mappings.push(mapping);
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Some(error) = failed {
+            for range in done {
+                space.unmap(range.start, range.end.offset_from(range.start) as u64)?;
+            }
+            return Err(error);
+        }
+        self.add_arenas(wanted);
+        mappings.into_iter().for_each(|mapping| self.add_data(mapping));
+        Ok(done.len())
+    }
+
     /// Takes over arenas that were reserved.
-    pub(crate) fn add_arenas(&mut self, reservations: &Reservations) {
+    fn add_arenas(&mut self, reservations: &Reservations) {
         self.arenas.extend(reservations.code.iter().cloned().map(Arena::new));
         self.served.extend(reservations.clusters.iter().cloned());
     }
 
     /// Takes over a data mapping.
-    pub(crate) fn add_data(&mut self, mapping: DataMapping) {
+    fn add_data(&mut self, mapping: DataMapping) {
         self.data.push(Data { mapping: Arc::new(mapping), used: 0 });
     }
 

@@ -10,7 +10,7 @@ use incise_space::{Bytes, Edit};
 use rustc_hash::FxHashMap;
 
 use crate::code::Code;
-use crate::group::{Board, Built, Group, Shape, build, shape};
+use crate::group::{Board, Built, Group, Shape, build, shape, trap};
 use crate::lower::Ready;
 use crate::memory::Memory;
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub edits: Vec<Edit>,
     /// Probed heads that could not be patched.
     pub refused: Vec<(Addr, Refusal)>,
+    /// Memory that would have let a jump fit where a trap is planned now.
+    pub lacking: Vec<Range<Addr>>,
     /// The tactic that carries each probed head of the new groups.
     pub carried: Vec<(Addr, Tactic)>,
 }
@@ -69,12 +71,6 @@ impl Plan {
     }
 }
 
-/// The bytes a group owns: displaced or overwritten.
-pub(crate) fn extent(group: &Group) -> Range<Addr> {
-    let edit = group.edit();
-    group.start.min(edit.at)..group.end.max(edit.at + edit.old.len() as u64)
-}
-
 /// Forms groups around the dirty heads. Existing groups they touch are taken apart and formed anew.
 fn shapes(input: &Input, plan: &mut Plan) -> Vec<Shape> {
     let mut work: BTreeSet<Addr> = BTreeSet::new();
@@ -91,14 +87,19 @@ fn shapes(input: &Input, plan: &mut Plan) -> Vec<Shape> {
     while let Some(head) = work.pop_first() {
         // A head inside the run before it belongs to that group.
         if let Some(last) = shapes.last()
-            && head < shape_extent(last).end
+            && head < last.extent().end
         {
             let Some(inside) = last.insns.iter().rev().find(|insn| insn.addr() <= head) else { continue };
             if inside.addr() == head {
                 continue;
             }
-            plan.refused.push((head, Refusal::NotABoundary { at: head, head: inside.addr() }));
-            continue;
+            if matches!(last.board, Board::Pun(_)) && head >= inside.end() {
+                // It relies on the bytes that are to be changed here.
+                demote(input, &mut shapes, plan);
+            } else {
+                plan.refused.push((head, Refusal::NotABoundary { at: head, head: inside.addr() }));
+                continue;
+            }
         }
         let snippets = &input.wanted[&head];
         let retargetable = snippets.iter().all(|s| matches!(s, Ready::Counter(_)));
@@ -111,16 +112,18 @@ fn shapes(input: &Input, plan: &mut Plan) -> Vec<Shape> {
                 continue;
             }
         };
-        let extent = shape_extent(&shape);
-        if let Some(last) = shapes.last()
-            && extent.start < shape_extent(last).end
-        {
+        let mut shape = shape;
+        if shapes.last().is_some_and(|last| shape.extent().start < last.extent().end) {
             // Padding that the run before it covers: fall back to the site's own byte.
-            let alone =
-                Shape { insns: vec![shape.insns[0]], tactic: Tactic::Trap, board: Board::Trap, ..shape };
-            trap_or_refuse(input, alone, Obstacle::NoPlace, plan, &mut shapes);
-            continue;
+            shape = match trap(&shape, input.policy, Obstacle::NoPlace) {
+                Ok(trap) => trap,
+                Err(refusal) => {
+                    plan.refused.push((head, refusal));
+                    continue;
+                }
+            };
         }
+        let extent = shape.extent();
         while let Some(group) = touching(input.groups, extent.clone(), &gone) {
             take_apart(input, group, &mut gone, &mut work);
             // Heads before this one would have been formed already.
@@ -140,11 +143,13 @@ fn shapes(input: &Input, plan: &mut Plan) -> Vec<Shape> {
     shapes
 }
 
-fn trap_or_refuse(input: &Input, trap: Shape, why: Obstacle, plan: &mut Plan, shapes: &mut Vec<Shape>) {
-    if input.policy == TrapPolicy::Forbid {
-        plan.refused.push((trap.start, Refusal::TrapForbidden { at: trap.start, why }));
-    } else {
-        shapes.push(trap);
+/// Makes the last shape a trap, or drops it as the policy says.
+fn demote(input: &Input, shapes: &mut Vec<Shape>, plan: &mut Plan) {
+    if let Some(last) = shapes.pop() {
+        match trap(&last, input.policy, Obstacle::NoPlace) {
+            Ok(trap) => shapes.push(trap),
+            Err(refusal) => plan.refused.push((last.start, refusal)),
+        }
     }
 }
 
@@ -156,7 +161,7 @@ fn touching<'g>(
 ) -> Option<&'g Group> {
     const LONGEST: u64 = 32;
     groups.range(range.start - LONGEST..range.end + LONGEST).map(|(_, group)| group).find(|group| {
-        let extent = extent(group);
+        let extent = &group.extent;
         extent.start < range.end && range.start < extent.end && !gone.contains(&group.start)
     })
 }
@@ -166,20 +171,11 @@ fn take_apart(input: &Input, group: &Group, gone: &mut BTreeSet<Addr>, work: &mu
     work.extend(group.heads.iter().map(|head| head.at).filter(|at| input.wanted.contains_key(at)));
 }
 
-fn shape_extent(shape: &Shape) -> Range<Addr> {
-    let end = shape.insns[shape.insns.len() - 1].end();
-    match shape.board {
-        Board::Jump(_) | Board::Retarget => shape.start..end.max(shape.start + SPRINGBOARD_LEN as u64),
-        Board::HotPatch(_) => shape.start - SPRINGBOARD_LEN as u64..end,
-        Board::Trap => shape.start..end,
-    }
-}
-
 /// The most constrained first, so that they find their few places free.
 fn ordered(mut shapes: Vec<Shape>) -> Vec<Shape> {
     shapes.sort_by_key(|shape| match shape.board {
-        Board::Jump(board) => (std::cmp::Reverse(board.heads().count_ones()), shape.start),
-        _ => (std::cmp::Reverse(0), shape.start),
+        Board::Jump(board) | Board::Pun(board) => (board.freedom(), shape.start),
+        _ => (32, shape.start),
     });
     shapes
 }
@@ -189,6 +185,11 @@ fn place(input: &Input, shape: Shape, memory: &mut Memory, plan: &mut Plan) {
     let probed: Vec<Addr> =
         shape.insns.iter().map(|insn| insn.addr()).filter(|at| input.wanted.contains_key(at)).collect();
     let tactic = shape.tactic;
+    if let Board::Pun(board) = shape.board
+        && let Some(window) = memory.unserved(&board)
+    {
+        plan.lacking.push(window);
+    }
     match place_once(input, &shape, memory, plan) {
         Ok(()) => plan.carried.extend(probed.iter().map(|&at| (at, tactic))),
         Err(_) if shape.board != Board::Trap => {
@@ -287,7 +288,9 @@ fn finish(
 
 fn constraints(shape: &Shape, memory: &mut Memory, len: u64) -> Option<Addr> {
     match shape.board {
-        Board::Jump(board) | Board::HotPatch(board) => memory.allocate(board.placements(), len),
+        Board::Jump(board) | Board::HotPatch(board) | Board::Pun(board) => {
+            memory.allocate(board.placements(), len)
+        }
         Board::Retarget | Board::Trap => anywhere(shape, memory, len),
     }
 }

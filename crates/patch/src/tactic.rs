@@ -18,6 +18,8 @@ pub enum Tactic {
     Tail,
     /// Several instructions share a jump; every interior head is a trap byte inside it.
     Group,
+    /// The jump's upper bytes are those of the instructions behind it, which stay where they are.
+    Pun,
     /// A trap byte.
     Trap,
 }
@@ -31,6 +33,7 @@ impl Tactic {
             Tactic::Jump => "jump",
             Tactic::Tail => "tail",
             Tactic::Group => "group",
+            Tactic::Pun => "pun",
             Tactic::Trap => "trap",
         }
     }

@@ -160,13 +160,35 @@ fn all_or_nothing_changes_nothing_when_one_site_is_refused() {
 }
 
 #[test]
-fn a_loop_head_behind_the_site_makes_it_a_trap() {
+fn a_loop_head_behind_the_site_is_left_in_place() {
     // inc eax; 7f..: dec ecx; jne -4; ret
     let code = [0xFF, 0xC0, 0xFF, 0xC9, 0x75, 0xFC, 0xC3, 0xCC, 0xCC, 0xCC];
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Pun)]);
+    let now = space.bytes(TEXT, 7);
+    assert_eq!(now[0], 0xE9);
+    assert_eq!(now[2..], code[2..7], "what follows stays");
+    let target = (TEXT + 5).wrapping_add(i32::from_le_bytes([now[1], now[2], now[3], now[4]]) as i64 as u64);
+    assert_eq!(space.landing(TEXT), Some(target));
+    // A probe on the loop head changes bytes the first jump relies on.
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT + 2], BEST).len(), 1);
+    assert_eq!(space.bytes(TEXT, 1), [0xCC]);
+    remove_all(&mut engine, &mut space);
+    assert_eq!(space.bytes(TEXT, code.len()), code);
+    // Nothing is free where the jump would lead.
+    let taken = [TEXT - (1 << 31)..TEXT, TEXT + 0x1000..TEXT + (1 << 31)];
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    space
+        .mapped
+        .push(Addr(taken[0].start + (64 << 20)).align_down(4096)..Addr(taken[0].end).align_down(4096));
+    space.mapped.push(Addr(taken[1].start).align_up(4096)..Addr(taken[1].end).align_down(4096));
     assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Trap)]);
     assert_eq!(space.bytes(TEXT, 7), [0xCC, 0xC0, 0xFF, 0xC9, 0x75, 0xFC, 0xC3], "one byte only");
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    space
+        .mapped
+        .push(Addr(taken[0].start + (64 << 20)).align_down(4096)..Addr(taken[0].end).align_down(4096));
+    space.mapped.push(Addr(taken[1].start).align_up(4096)..Addr(taken[1].end).align_down(4096));
     let forbid = Policy { traps: TrapPolicy::Forbid, ..BEST };
     let outcomes = count_at(&mut engine, &mut space, &[TEXT], forbid);
     assert!(matches!(outcomes[0], Outcome::Refused(Refusal::TrapForbidden { .. })), "{outcomes:?}");

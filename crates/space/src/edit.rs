@@ -49,9 +49,8 @@ pub struct Edit {
     pub old: Bytes,
     /// The bytes that shall be there.
     pub new: Bytes,
-    /// Bit `i` is set if a thread may begin an instruction at `at + i`, before or after the change: the
-    /// first byte and every interior head. A writer that cannot replace all bytes at once puts a trap on
-    /// each of these first.
+    /// Bit `i` is set if a thread may begin an instruction at `at + i`, before or after the change. A writer that
+    /// cannot replace all bytes at once puts a trap on each of these first. No bit is set for padding.
     pub heads: u16,
 }
 

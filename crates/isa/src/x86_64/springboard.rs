@@ -18,6 +18,12 @@ pub const TRAP_LEN: u64 = 1;
 /// the trampoline below address 0; the processor raises SIGILL, with the address *of* the byte.
 const ILLEGAL: [u8; 13] = [0x60, 0x61, 0x3F, 0x37, 0x2F, 0x27, 0x1F, 0x1E, 0x17, 0x16, 0x0E, 0x07, 0x06];
 
+/// Whether an instruction that begins with `byte` is undefined in 64-bit mode: such a byte at a head is a trap
+/// that raises SIGILL.
+pub fn is_illegal(byte: u8) -> bool {
+    ILLEGAL.contains(&byte)
+}
+
 /// The addresses at which the trampoline of a site may begin: all `a` with
 /// `(a - base) & mask == value`, in reach of a signed 32-bit displacement from `base`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -74,19 +80,40 @@ fn next_matching(from: u32, mask: u32, value: u32) -> Option<u32> {
     best
 }
 
-/// The heads inside a springboard and the trap bytes chosen for them.
+/// The bytes inside a springboard that are not free: traps at heads, or original bytes left in place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Springboard {
     site: Addr,
     /// Bit `i` is set if an original instruction begins at `site + i` (1..=4).
     heads: u8,
+    /// Bits of the displacement that are the following instructions' own, and their values.
+    kept: (u32, u32),
 }
 
 impl Springboard {
     /// A springboard at `site`; `heads` has bit `i` set where an original instruction begins at
     /// `site + i`. Bit 0, the site itself, is ignored.
     pub fn new(site: Addr, heads: u8) -> Springboard {
-        Springboard { site, heads: heads & 0b1_1110 }
+        Springboard { site, heads: heads & 0b1_1110, kept: (0, 0) }
+    }
+
+    /// A springboard for an instruction of `len` bytes at `site` (1 to 4) that leaves what is behind it in
+    /// place: `following` begins with those bytes, which become the upper part of the displacement. Nothing
+    /// if there are too few of them.
+    pub fn punned(site: Addr, len: usize, following: &[u8]) -> Option<Springboard> {
+        let mut kept = (0, 0);
+        for offset in len..SPRINGBOARD_LEN {
+            let byte = *following.get(offset - len)?;
+            kept.0 |= 0xFF << (8 * (offset - 1));
+            kept.1 |= u32::from(byte) << (8 * (offset - 1));
+        }
+        (1..SPRINGBOARD_LEN).contains(&len).then_some(Springboard { site, heads: 0, kept })
+    }
+
+    /// How many bits of the trampoline's address are free to choose.
+    pub fn freedom(&self) -> u32 {
+        let heads = 8 * self.heads.count_ones();
+        32 - heads - self.kept.0.count_ones()
     }
 
     /// Bit `i` is set where the byte at `site + i` has to stay a trap.
@@ -101,7 +128,7 @@ impl Springboard {
     /// in 64-bit mode give windows of 16 MiB above it.
     pub fn placements(&self) -> impl Iterator<Item = Placement> + use<> {
         let base = self.site + SPRINGBOARD_LEN as u64;
-        let (mut mask, mut value) = (0u32, 0u32);
+        let (mut mask, mut value) = self.kept;
         for head in 1..4 {
             if self.heads & (1 << head) != 0 {
                 mask |= 0xFF << (8 * (head - 1));
@@ -154,6 +181,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_punned_springboard_leaves_what_follows() {
+        let board =
+            Springboard::punned(Addr(0x7f00_0000_1000), 3, &[0x48, 0x83, 0xFA]).expect("enough bytes");
+        assert_eq!(board.freedom(), 16);
+        let place = board.placements().next().expect("one family");
+        let at = place.next(Addr(0x7e00_0000_0000), Addr(1 << 47)).expect("in reach");
+        assert_eq!(board.encode(at).expect("admitted")[3..], [0x48, 0x83]);
+        assert_eq!(Springboard::punned(Addr(0x1000), 3, &[0x48]), None);
     }
 
     #[test]

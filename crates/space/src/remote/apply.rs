@@ -143,8 +143,6 @@ fn check_edits(edits: &[Edit]) -> Result<(), SpaceError> {
             "it overlaps the one before it, or is not sorted"
         } else if edit.old.is_empty() || edit.old.len() != edit.new.len() {
             "it does not replace bytes by as many"
-        } else if edit.heads & 1 == 0 {
-            "its first byte is no head"
         } else {
             end = edit.at + edit.old.len() as u64;
             continue;
