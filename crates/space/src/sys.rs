@@ -162,6 +162,13 @@ impl File {
         unsafe { call(libc::SYS_read, arguments) }
     }
 
+    /// getdents64(2).
+    pub(crate) fn read_folder(&self, into: &mut [u8]) -> Result<usize, Errno> {
+        let arguments = [self.0 as usize, into.as_mut_ptr() as usize, into.len(), 0, 0, 0];
+        // SAFETY: the slice is writable.
+        unsafe { call(libc::SYS_getdents64, arguments) }
+    }
+
     /// pread(2).
     pub(crate) fn read_at(&self, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let arguments = [self.0 as usize, into.as_mut_ptr() as usize, into.len(), offset as usize, 0, 0];

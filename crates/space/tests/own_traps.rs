@@ -322,7 +322,8 @@ fn the_programs_actions_come_back() {
         assert_ne!(action().0, before.0);
         apply(&mut space, &[function.trap_edit().inverse()]).expect("remove");
         space.publish_landings(&[]).expect("no landings");
-        space.restore_signal_actions();
+        let trampoline = function.trampoline..function.trampoline + 9;
+        assert_eq!(space.quiescent(&[trampoline]).expect("quiescence"), [true]);
         assert_eq!(action(), before);
         space.publish_landings(&function.landings()).expect("landings");
         apply(&mut space, &[function.trap_edit()]).expect("install again");

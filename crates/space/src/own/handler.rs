@@ -71,7 +71,7 @@ impl Handler {
         Handler { layers: Vec::new(), table: None, retired: Vec::new() }
     }
 
-    /// Puts a table of `landings` in force, and sees to it that SIGTRAP comes to us.
+    /// Puts a table of `landings` in force, sorted by trap, and sees to it that SIGTRAP comes to us.
     pub(super) fn publish(&mut self, landings: &[Landing], pages: &mut Pages) -> Result<(), SpaceError> {
         let table = Table::new(&trap::table_bytes(landings))?;
         if let Err(error) = self.install(libc::SIGTRAP, pages) {

@@ -7,11 +7,14 @@
 #![allow(unsafe_code, reason = "maps and unmaps memory")]
 
 mod handler;
+mod landings;
 mod memory;
 mod pages;
 mod poke;
+mod quiescence;
 mod runs;
 mod scratch;
+mod signals;
 mod swap;
 mod sync;
 mod userfault;
@@ -21,11 +24,12 @@ use std::ptr::NonNull;
 
 use incise_image::MemoryMap;
 use incise_isa::Addr;
-use incise_isa::native::{SPRINGBOARD_LEN, TRAP};
+use incise_isa::native::{TRAP, is_illegal};
 
 use crate::sys::{self, Errno};
 use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
 use handler::Handler;
+use landings::Landings;
 use memory::CodeWriter;
 pub use pages::Pages;
 
@@ -58,6 +62,7 @@ pub struct OwnSpace {
     /// /proc/self/mem can be written to.
     writes_code: bool,
     handler: Handler,
+    landings: Landings,
     /// What is mapped for the engines.
     reserved: Vec<Range<Addr>>,
     /// The process that used this value last; another one is a forked child.
@@ -96,6 +101,7 @@ impl Builder {
             pages: self.pages,
             writes_code,
             handler: Handler::new(),
+            landings: Landings::default(),
             reserved: Vec::new(),
             pid: own_pid(),
         })
@@ -116,11 +122,11 @@ impl OwnSpace {
         Builder { writer: Writer::Auto, pages: Pages::Placed }
     }
 
-    /// Puts back the program's own actions for SIGTRAP and SIGILL. To be called once no trap byte is left and
-    /// no thread can still be on its way from one to its landing; the next landings published
-    /// install the handler again.
-    pub fn restore_signal_actions(&mut self) {
-        self.handler.uninstall();
+    /// Puts the table for `landings` in force.
+    fn put_in_force(&mut self, landings: Landings) -> Result<(), SpaceError> {
+        self.handler.publish(&landings.table(), &mut self.pages)?;
+        self.landings = landings;
+        Ok(())
     }
 
     /// Notices that this is a forked child of the process that used the value last.
@@ -213,7 +219,7 @@ impl AddressSpace for OwnSpace {
 
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
         self.notice_fork();
-        self.handler.publish(landings, &mut self.pages)
+        self.put_in_force(self.landings.with_published(landings))
     }
 
     fn apply(&mut self, edits: &[Edit], _: &dyn Fn(Addr) -> Option<Addr>) -> Result<Applied, SpaceError> {
@@ -228,8 +234,9 @@ impl AddressSpace for OwnSpace {
         {
             self.handler.install(libc::SIGTRAP, &mut self.pages)?;
         }
-        if edits.iter().any(leaves_illegal_byte) {
+        for at in edits.iter().filter_map(illegal_byte) {
             self.handler.install(libc::SIGILL, &mut self.pages)?;
+            self.landings.note_illegal(at);
         }
         let mappings = match writer {
             Writer::Poke => {
@@ -244,7 +251,28 @@ impl AddressSpace for OwnSpace {
     fn quiescent(&mut self, ranges: &[Range<Addr>]) -> Result<Vec<bool>, SpaceError> {
         self.notice_fork();
         self.handler.free_retired();
-        Ok(vec![false; ranges.len()])
+        let reachable: Vec<bool> = ranges.iter().map(|range| self.landings.leads_into(range)).collect();
+        if reachable.iter().all(|&reachable| reachable) {
+            return Ok(vec![false; ranges.len()]);
+        }
+        let with_way = |range: &Range<Addr>| {
+            let way = self.landings.on_the_way(range).map(|at| at.span(1));
+            std::iter::once(range.clone()).chain(way).collect()
+        };
+        let places: Vec<Vec<Range<Addr>>> = ranges.iter().map(with_way).collect();
+        let Some(mut idle) = quiescence::idle(&places, || self.mappings())? else {
+            return Ok(vec![false; ranges.len()]);
+        };
+        idle.iter_mut().zip(reachable).for_each(|(idle, reachable)| *idle &= !reachable);
+        let idle_ranges: Vec<&Range<Addr>> = ranges.iter().zip(&idle).filter(|x| *x.1).map(|x| x.0).collect();
+        if let Some(landings) = self.landings.without(&idle_ranges) {
+            self.put_in_force(landings)?;
+            if self.landings.is_empty() {
+                // No trap is left and no thread is on its way from one.
+                self.handler.uninstall();
+            }
+        }
+        Ok(idle)
     }
 
     fn features(&self) -> Features {
@@ -270,7 +298,6 @@ fn check(edits: &[Edit]) -> Result<(), SpaceError> {
             () if edit.old.is_empty() || edit.old.len() != edit.new.len() => {
                 "its old and new bytes differ in number"
             }
-            () if edit.heads & 1 == 0 => "its first byte is not among its heads",
             () => continue,
         };
         return Err(SpaceError::BadEdit { at: edit.at, reason });
@@ -278,11 +305,11 @@ fn check(edits: &[Edit]) -> Result<(), SpaceError> {
     Ok(())
 }
 
-/// Whether the new bytes hold an illegal byte on a head. The only place for one is inside the displacement of
-/// a springboard, where `int3` would lead out of reach.
-fn leaves_illegal_byte(edit: &Edit) -> bool {
-    edit.new[0] == 0xE9
-        && edit.head_offsets().any(|head| (1..SPRINGBOARD_LEN).contains(&head) && edit.new[head] != TRAP)
+/// The head that becomes an illegal byte, if one does: inside the displacement of a springboard, where `int3`
+/// would lead out of reach.
+fn illegal_byte(edit: &Edit) -> Option<Addr> {
+    let head = edit.head_offsets().find(|&head| is_illegal(edit.new[head]))?;
+    Some(edit.at + head as u64)
 }
 
 fn map_exactly(at: Addr, len: u64, prot: i32, flags: i32) -> Result<(), SpaceError> {

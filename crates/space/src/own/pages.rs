@@ -1,8 +1,8 @@
 //! Copies of pages of code, changed and put in the place of the original in one system call.
 //!
 //! # Safety
-//! A [`Copy`] is memory nobody else knows of until it takes the place of other memory, which is what
-//! [`Copy::replace`] is unsafe for.
+//! A [`CodeCopy`] is memory nobody else knows of until it takes the place of other memory, which is what
+//! [`CodeCopy::replace`] is unsafe for.
 
 #![allow(unsafe_code, reason = "maps memory and replaces mappings")]
 
@@ -31,7 +31,7 @@ pub enum Pages {
 }
 
 /// A copy of some pages of code, to take their place.
-pub(super) struct Copy {
+pub(super) struct CodeCopy {
     len: u64,
     place: Place,
 }
@@ -45,7 +45,7 @@ enum Place {
     File(File),
 }
 
-impl Copy {
+impl CodeCopy {
     /// Makes a copy of the `len` bytes at `from`, which `change` may change first; it gets them in pieces, each
     /// with its address.
     pub(super) fn new(
@@ -53,8 +53,8 @@ impl Copy {
         len: u64,
         pages: Pages,
         mut change: impl FnMut(&mut [u8], Addr) -> Result<(), SpaceError>,
-    ) -> Result<Copy, SpaceError> {
-        let mut copy = Copy::empty(from, len, pages)?;
+    ) -> Result<CodeCopy, SpaceError> {
+        let mut copy = CodeCopy::empty(from, len, pages)?;
         let mut reader = Reader::new(len as usize, 1);
         for offset in (0..len).step_by(Reader::MOST) {
             let bytes = reader.read(from + offset, (len - offset).min(Reader::MOST as u64) as usize)?;
@@ -67,14 +67,14 @@ impl Copy {
         Ok(copy)
     }
 
-    fn empty(from: Addr, len: u64, pages: Pages) -> Result<Copy, SpaceError> {
+    fn empty(from: Addr, len: u64, pages: Pages) -> Result<CodeCopy, SpaceError> {
         let failed = |errno| SpaceError::system("mapping memory for changed code", errno);
         let place = match pages {
             Pages::Placed => {
                 let userfault = Userfault::open()?;
                 let at = map_alike(from, len).map_err(failed)?;
-                // From here on `Copy` unmaps it.
-                let copy = Copy { len, place: Place::Placed(at, None) };
+                // From here on `CodeCopy` unmaps it.
+                let copy = CodeCopy { len, place: Place::Placed(at, None) };
                 userfault.register(at, len)?;
                 std::mem::forget(copy);
                 Place::Placed(at, Some(userfault))
@@ -91,7 +91,7 @@ impl Copy {
         if let Place::Placed(at, _) | Place::Forced(at, _) = place {
             sys::name_memory(at, len, c"incise changed code");
         }
-        Ok(Copy { len, place })
+        Ok(CodeCopy { len, place })
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), SpaceError> {
@@ -129,7 +129,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for CodeCopy {
     fn drop(&mut self) {
         if let Place::Placed(at, _) | Place::Forced(at, _) = self.place
             && self.len > 0

@@ -13,6 +13,7 @@ use incise_isa::Addr;
 use incise_isa::native::TRAP;
 
 use super::memory::{self, CodeWriter};
+use super::signals::BlockedSignals;
 use super::sync;
 use crate::sys::{self, Errno};
 use crate::{Bytes, Edit, SpaceError, faults};
@@ -112,38 +113,6 @@ fn round(writer: &CodeWriter, steps: &[Steps], from: usize, to: usize) -> Result
         return Err(Errno(-failed as i32));
     }
     sync::sync_cores()
-}
-
-/// All signals of this thread but SIGTRAP and SIGILL, blocked until it is dropped.
-struct BlockedSignals(u64);
-
-impl BlockedSignals {
-    fn new() -> BlockedSignals {
-        let traps = 1 << (libc::SIGTRAP - 1) | 1 << (libc::SIGILL - 1);
-        BlockedSignals(set_blocked_signals(!traps))
-    }
-}
-
-impl Drop for BlockedSignals {
-    fn drop(&mut self) {
-        set_blocked_signals(self.0);
-    }
-}
-
-/// Returns the set before. The call cannot fail, and must not where it puts the old set back.
-fn set_blocked_signals(set: u64) -> u64 {
-    let mut before = 0u64;
-    let arguments = [
-        libc::SIG_SETMASK as usize,
-        &raw const set as usize,
-        &raw mut before as usize,
-        size_of::<u64>(),
-        0,
-        0,
-    ];
-    // SAFETY: reads `set`, writes `before`.
-    unsafe { sys::raw(libc::SYS_rt_sigprocmask, arguments) };
-    before
 }
 
 // The linker names the bounds of a section whose name is an identifier.

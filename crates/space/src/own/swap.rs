@@ -9,7 +9,7 @@
 use incise_image::MemoryMap;
 use incise_isa::Addr;
 
-use super::pages::{Copy, Pages, with_allowed};
+use super::pages::{CodeCopy, Pages, with_allowed};
 use super::runs::{self, Run};
 use super::{PAGE, memory, poke, sync};
 use crate::{Edit, SpaceError};
@@ -80,9 +80,9 @@ fn swap_back(run: &Run, edits: &[Edit], pages: Pages) {
 }
 
 /// A copy of a run, changed by the edits in it.
-fn changed_copy(run: &Run, edits: &[Edit], pages: Pages) -> Result<Copy, SpaceError> {
+fn changed_copy(run: &Run, edits: &[Edit], pages: Pages) -> Result<CodeCopy, SpaceError> {
     let mut rest = edits;
-    Copy::new(run.pages.start, run.len(), pages, |bytes, at| {
+    CodeCopy::new(run.pages.start, run.len(), pages, |bytes, at| {
         rest = change(bytes, at, rest)?;
         Ok(())
     })
@@ -122,7 +122,7 @@ pub(super) fn fill(runs: &[(Addr, &[u8])], pages: &mut Pages) -> Result<(), Spac
         let Some((first, last)) = group.first().zip(group.last()) else { continue };
         let (start, end) = (pages_of(first).start, pages_of(last).end);
         let copy = with_allowed(pages, |pages| {
-            Copy::new(start, end.0 - start.0, pages, |bytes, at| {
+            CodeCopy::new(start, end.0 - start.0, pages, |bytes, at| {
                 group.iter().for_each(|&(new_at, new)| overlay(bytes, at, new, new_at));
                 Ok(())
             })
