@@ -6,25 +6,39 @@ use std::{fs, io};
 use super::event::ProcessId;
 use super::procfs::{self, ProgramKind};
 use super::ptrace::{self, Tid};
-use super::tracees::{State, Thread, Tracees};
+use super::tracees::{MemoryId, State, Thread, Tracees};
 use crate::SpaceError;
 
 impl Tracees {
     /// Traces all threads of `pid`. The process runs on.
     pub(super) fn attach(&mut self, pid: ProcessId) -> Result<(), SpaceError> {
-        let first = Tid(pid.0);
         if self.processes.contains_key(&pid) {
             return Err(SpaceError::AlreadyTraced { pid: pid.0, tracer: std::process::id() as i32 });
         }
         check(pid)?;
-        seize(pid, first)?;
-        let memory = self.add_process(pid, first, State::Running);
+        let first = Tid(pid.0);
+        let memory = match seize(pid, first) {
+            Ok(()) => self.add_process(pid, first, State::Running),
+            Err(SpaceError::NoProcess { .. }) => self.attach_to_others(pid)?,
+            Err(error) => return Err(error),
+        };
         self.target_mut(memory)?.holds = 0;
         let seized = self.seize_others(pid);
         if seized.is_err() {
             self.detach(pid);
         }
         seized
+    }
+
+    /// Begins with another thread than the first, which has ended.
+    fn attach_to_others(&mut self, pid: ProcessId) -> Result<MemoryId, SpaceError> {
+        for tid in procfs::threads(pid.0).map_err(|_| SpaceError::NoProcess { pid: pid.0 })? {
+            if tid.0 != pid.0 && !procfs::is_kernel_worker(tid) && seize(pid, tid).is_ok() {
+                self.threads.insert(Tid(pid.0), Thread { process: pid, state: State::Buried });
+                return Ok(self.add_process(pid, tid, State::Running));
+            }
+        }
+        Err(SpaceError::NoProcess { pid: pid.0 })
     }
 
     /// Traces the threads beyond the first, until there are no new ones: what traced threads make is

@@ -205,6 +205,7 @@ impl Drop for Caller<'_> {
             self.tracees.flush_once(self.tid, 0);
         }
         drop(ptrace::set_registers(self.tid, &self.saved));
+        self.tracees.settle(self.tid);
         if self.unfiltered {
             drop(ptrace::suspend_seccomp(self.tid, false));
         }

@@ -106,7 +106,8 @@ impl Tracees {
         check_range(at, len)?;
         let protection = libc::PROT_READ | libc::PROT_EXEC;
         self.with_caller(memory, |caller, _| caller.map(at, len, protection))?;
-        self.add_mapped(memory, at.span(len))
+        insert(&mut self.target_mut(memory)?.code, at.span(len));
+        Ok(())
     }
 
     /// Maps shared memory.
@@ -129,7 +130,7 @@ impl Tracees {
             caller.close(fd)?;
             mapped
         })?;
-        self.add_mapped(memory, at.span(len))?;
+        insert(&mut self.target_mut(memory)?.data, at.span(len));
         Ok(view)
     }
 
@@ -137,14 +138,9 @@ impl Tracees {
     pub(super) fn unmap(&mut self, memory: MemoryId, at: Addr, len: u64) -> Result<(), SpaceError> {
         check_range(at, len)?;
         self.with_caller(memory, |caller, _| caller.unmap(at, len))?;
-        let gone = at.span(len);
         let target = self.target_mut(memory)?;
-        let mapped = std::mem::take(&mut target.mapped);
-        for range in mapped {
-            let before = range.start..range.end.min(gone.start);
-            let behind = range.start.max(gone.end)..range.end;
-            target.mapped.extend([before, behind].into_iter().filter(|rest| rest.start < rest.end));
-        }
+        cut(&mut target.code, &at.span(len));
+        cut(&mut target.data, &at.span(len));
         Ok(())
     }
 
@@ -153,8 +149,8 @@ impl Tracees {
         let target = self.target(memory)?;
         for &(at, bytes) in runs {
             let end = at + bytes.len() as u64;
-            let index = target.mapped.partition_point(|range| range.end < end);
-            if target.mapped.get(index).is_none_or(|range| range.start > at) {
+            let index = target.code.partition_point(|range| range.end < end);
+            if target.code.get(index).is_none_or(|range| range.start > at) {
                 return Err(SpaceError::NotReserved { at, len: bytes.len() as u64 });
             }
         }
@@ -168,12 +164,18 @@ impl Tracees {
         self.release(memory);
         written
     }
+}
 
-    fn add_mapped(&mut self, memory: MemoryId, range: Range<Addr>) -> Result<(), SpaceError> {
-        let mapped = &mut self.target_mut(memory)?.mapped;
-        let index = mapped.partition_point(|other| other.start < range.start);
-        mapped.insert(index, range);
-        Ok(())
+fn insert(ranges: &mut Vec<Range<Addr>>, range: Range<Addr>) {
+    let index = ranges.partition_point(|other| other.start < range.start);
+    ranges.insert(index, range);
+}
+
+fn cut(ranges: &mut Vec<Range<Addr>>, gone: &Range<Addr>) {
+    for range in std::mem::take(ranges) {
+        let before = range.start..range.end.min(gone.start);
+        let behind = range.start.max(gone.end)..range.end;
+        ranges.extend([before, behind].into_iter().filter(|rest| rest.start < rest.end));
     }
 }
 

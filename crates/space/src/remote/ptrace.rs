@@ -210,15 +210,17 @@ pub(super) fn rseq_area(tid: Tid) -> Option<Addr> {
     (configuration.area != 0).then_some(Addr(configuration.area))
 }
 
-fn decode(status: i32) -> Status {
-    if libc::WIFEXITED(status) {
-        return Status::Exited(libc::WEXITSTATUS(status));
+fn decode(info: &libc::siginfo_t) -> Status {
+    // SAFETY: filled in by waitid.
+    let status = unsafe { info.si_status() };
+    match info.si_code {
+        libc::CLD_EXITED => return Status::Exited(status),
+        libc::CLD_KILLED => return Status::Killed { signal: status, core: false },
+        libc::CLD_DUMPED => return Status::Killed { signal: status, core: true },
+        _ => {}
     }
-    if libc::WIFSIGNALED(status) {
-        return Status::Killed { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) };
-    }
-    let signal = libc::WSTOPSIG(status);
-    Status::Stopped(match status >> 16 {
+    let signal = status & 0xff;
+    Status::Stopped(match status >> 8 {
         0 if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
         0 => Stop::Signal(signal),
         EVENT_STOP if signal == libc::SIGTRAP => Stop::Trap,
@@ -230,27 +232,48 @@ fn decode(status: i32) -> Status {
     })
 }
 
-fn wait_with(tid: Tid, options: i32) -> io::Result<Option<Status>> {
-    let mut status = 0;
+/// Asks for a report of one thread, or of any (0), without taking it: (who, what). `None` if there is none.
+fn look(tid: Tid, options: i32) -> io::Result<Option<(Tid, Status)>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let which = if tid.0 == 0 { libc::P_ALL } else { libc::P_PID };
+    let options = options | libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
     loop {
-        // SAFETY: the status is writable.
-        let waited = unsafe { libc::waitpid(tid.0, &raw mut status, libc::__WALL | options) };
-        if waited > 0 {
-            return Ok(Some(decode(status)));
-        }
-        if waited == 0 {
-            return Ok(None);
+        // SAFETY: writable, and zeroed: si_pid is zero if nothing was reported.
+        let result = unsafe { libc::waitid(which, tid.0 as libc::id_t, info.as_mut_ptr(), options) };
+        if result == 0 {
+            break;
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
     }
+    // SAFETY: zeroed, then filled in.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: as above.
+    let reporter = Tid(unsafe { info.si_pid() });
+    Ok((reporter.0 != 0).then(|| (reporter, decode(&info))))
+}
+
+/// Takes a report, unless it is that of a signal stop.
+///
+/// Taking that would take the signal too: if the tracer is killed afterwards, the thread goes on without it.
+/// Not taken, it is delivered. (kernel/exit.c, `wait_task_stopped`, clears the code that
+/// kernel/signal.c, `ptrace_stop`, returns.) So a thread at a signal stop has to be resumed before the
+/// next report is asked for.
+fn take(tid: Tid, options: i32) -> io::Result<Option<Status>> {
+    let Some((tid, status)) = look(tid, options)? else { return Ok(None) };
+    if !matches!(status, Status::Stopped(Stop::Signal(_))) {
+        let mut raw = 0;
+        // SAFETY: the status is writable. What was seen is there still: only this thread takes it.
+        unsafe { libc::waitpid(tid.0, &raw mut raw, libc::__WALL | libc::WNOHANG) };
+    }
+    Ok(Some(status))
 }
 
 /// Waits for the next report of one thread. `None` if it is no tracee or child (any more).
 pub(super) fn wait(tid: Tid) -> Option<Status> {
-    wait_with(tid, 0).ok().flatten()
+    take(tid, 0).ok().flatten()
 }
 
 /// Asks for a report of one thread: `Ok(None)` if there is none yet.
@@ -258,23 +281,13 @@ pub(super) fn wait(tid: Tid) -> Option<Status> {
 /// # Errors
 /// It is no tracee or child any more.
 pub(super) fn poll(tid: Tid) -> io::Result<Option<Status>> {
-    wait_with(tid, libc::WNOHANG)
+    take(tid, libc::WNOHANG)
 }
 
-/// A thread that has something to report, without taking the report: a tracee of the calling thread, or
-/// one of its children. `None` if no one has.
+/// A thread that has something to report: a tracee of the calling thread, or one of its children.
 pub(super) fn peek_any() -> Option<Tid> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options =
-        libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
-    // SAFETY: zeroed and writable; si_pid is valid after waitid, and zero if nothing was reported.
-    let pid = unsafe {
-        if libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) != 0 {
-            return None;
-        }
-        info.assume_init().si_pid()
-    };
-    (pid > 0).then_some(Tid(pid))
+    let (tid, _) = look(Tid(0), libc::WNOHANG | libc::__WNOTHREAD).ok().flatten()?;
+    Some(tid)
 }
 
 /// Whether two processes share their memory; `None` if the kernel does not tell (kcmp(2)).

@@ -85,7 +85,7 @@ impl Tracees {
                     scan.mark(ip);
                     Addr(sp)
                 }
-                Some(State::Dead) | None => continue,
+                Some(State::Dead | State::Buried) | None => continue,
                 Some(_) => return Ok(nothing),
             };
             if scan.stack(sp).is_none() {

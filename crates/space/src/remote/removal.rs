@@ -25,13 +25,12 @@ impl Tracees {
         self.restore_code(memory)?;
         let target = self.target(memory)?;
         let Some(runtime) = target.runtime.clone() else { return Ok(Left::default()) };
-        let mut ours: Vec<Range<Addr>> = target.mapped.clone();
-        ours.push(runtime.range());
-        ours.sort_by_key(|range| range.start);
-        // First without the handler's page: what is waited for is that threads leave the trampolines.
-        self.wait_until_quiescent(memory, &ours)?;
+        let mut code: Vec<Range<Addr>> = target.code.clone();
+        code.push(runtime.range());
+        code.sort_by_key(|range| range.start);
+        self.wait_until_quiescent(memory, &code)?;
         self.hold(memory)?;
-        let left = self.remove_stopped(memory, ours);
+        let left = self.remove_stopped(memory, code);
         self.release(memory);
         left
     }
@@ -46,18 +45,22 @@ impl Tracees {
         self.apply(memory, &edits, &|_| None).map(drop)
     }
 
-    fn remove_stopped(&mut self, memory: MemoryId, ours: Vec<Range<Addr>>) -> Result<Left, SpaceError> {
+    fn remove_stopped(&mut self, memory: MemoryId, code: Vec<Range<Addr>>) -> Result<Left, SpaceError> {
         self.publish(memory, &[])?;
         let restored = self.restore_handlers(memory)?;
-        let quiescent = self.quiescent(memory, &ours)?;
-        let Some(runtime) = self.target(memory)?.runtime.clone() else { return Ok(Left::default()) };
+        let quiescent = self.quiescent(memory, &code)?;
+        let target = self.target(memory)?;
+        let Some(runtime) = target.runtime.clone() else { return Ok(Left::default()) };
         let (mut idle, mut left): (Vec<Range<Addr>>, Vec<Range<Addr>>) =
             (runtime.retired.clone(), Vec::new());
-        for (range, quiescent) in ours.into_iter().zip(quiescent) {
+        for (range, quiescent) in code.into_iter().zip(quiescent) {
             // The handler's page goes only if nothing can lead to it.
             let idle_now = quiescent && (restored || range != runtime.range());
             if idle_now { idle.push(range) } else { left.push(range) }
         }
+        // A thread in a trampoline may touch any data.
+        let trampolines_left = left.iter().any(|range| *range != runtime.range());
+        if trampolines_left { &mut left } else { &mut idle }.extend(target.data.iter().cloned());
         // Not from our own page: the thread that unmaps it comes back to the code behind the call.
         let slack = runtime::slack(&self.memory_map(memory)?, &self.target(memory)?.memory)?;
         let target = Rc::clone(&self.target(memory)?.memory);
@@ -74,7 +77,8 @@ impl Tracees {
         } else if let Some(runtime) = &mut target.runtime {
             runtime.retired.clear();
         }
-        target.mapped.retain(|range| left.contains(range));
+        target.code.retain(|range| left.contains(range));
+        target.data.retain(|range| left.contains(range));
         Ok(Left { mappings: left.len(), bytes: left.iter().map(len).sum() })
     }
 }

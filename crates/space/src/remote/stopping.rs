@@ -69,7 +69,7 @@ impl Tracees {
         self.wait_until_stopped(waiting);
         self.target(memory)?;
         for tid in self.threads_on(memory) {
-            self.take_pending_trap(tid);
+            self.settle(tid);
         }
         self.target(memory).map(drop)
     }
@@ -114,7 +114,7 @@ impl Tracees {
     }
 
     /// A thread of which there is nothing left to wait for.
-    fn vanished(&mut self, tid: Tid) {
+    pub(super) fn vanished(&mut self, tid: Tid) {
         if self.threads.get(&tid).is_some_and(|thread| thread.process.0 == tid.0) {
             self.set_state(tid, State::Dead);
         } else {
@@ -129,7 +129,7 @@ impl Tracees {
         let (State::Stopped(stop), pid) = (thread.state, thread.process) else { return };
         let Ok(memory) = self.memory_of(pid) else { return };
         if self.target(memory).is_ok_and(|target| target.holds > 0) {
-            return;
+            return self.settle(tid);
         }
         if let Stop::Signal(signal) = stop
             && let Some(trap) = self.our_trap(tid, signal)

@@ -31,6 +31,8 @@ pub(super) enum State {
     Stopped(Stop),
     /// It ended, as the first thread of a process whose other threads go on.
     Dead,
+    /// The same, before tracing began: its end will not be reported.
+    Buried,
 }
 
 pub(super) struct Thread {
@@ -81,8 +83,10 @@ pub(super) struct Target {
     pub(super) swapped: Vec<Range<Addr>>,
     /// Our own pages.
     pub(super) runtime: Option<Runtime>,
-    /// Mappings made for the owner of the space, ascending.
-    pub(super) mapped: Vec<Range<Addr>>,
+    /// Executable memory mapped for the owner of the space, ascending.
+    pub(super) code: Vec<Range<Addr>>,
+    /// Shared memory mapped for the owner of the space, ascending.
+    pub(super) data: Vec<Range<Addr>>,
 }
 
 impl Target {
@@ -97,7 +101,8 @@ impl Target {
             journal: Rc::default(),
             swapped: Vec::new(),
             runtime: None,
-            mapped: Vec::new(),
+            code: Vec::new(),
+            data: Vec::new(),
         }
     }
 
@@ -109,7 +114,8 @@ impl Target {
             journal: Rc::clone(&self.journal),
             swapped: self.swapped.clone(),
             runtime: self.runtime.clone(),
-            mapped: self.mapped.clone(),
+            code: self.code.clone(),
+            data: self.data.clone(),
             ..Target::new(memory)
         }
     }
@@ -136,7 +142,7 @@ pub(super) struct Tracees {
 }
 
 impl Tracees {
-    /// Takes in a process whose thread `tid` (the first one) is in `state`, stopped or not.
+    /// Takes in a process by its thread `tid`, which is in `state`.
     pub(super) fn add_process(&mut self, pid: ProcessId, tid: Tid, state: State) -> MemoryId {
         let target = Target::new(Memory::open(tid));
         let memory = self.add_target(pid, target);
@@ -179,7 +185,7 @@ impl Tracees {
     /// A thread that lives, to look into /proc through.
     pub(super) fn live_thread(&self, memory: MemoryId) -> Result<Tid, SpaceError> {
         let mut threads = self.threads_on(memory);
-        threads.retain(|tid| self.state(*tid) != Some(State::Dead));
+        threads.retain(|tid| !matches!(self.state(*tid), Some(State::Dead | State::Buried)));
         threads.first().copied().ok_or(memory.gone())
     }
 
@@ -278,7 +284,9 @@ impl Tracees {
     fn ended(&mut self, tid: Tid, event: impl FnOnce(ProcessId) -> Event) {
         let Some(thread) = self.threads.remove(&tid) else { return };
         let pid = thread.process;
-        if pid.0 == tid.0 {
+        let others = |(_, other): (_, &Thread)| other.process == pid && other.state != State::Buried;
+        let last = self.state(Tid(pid.0)) == Some(State::Buried) && !self.threads.iter().any(others);
+        if pid.0 == tid.0 || last {
             self.forget_process(pid);
             self.events.push_back(event(pid));
         }

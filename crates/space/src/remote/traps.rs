@@ -88,34 +88,44 @@ impl Tracees {
         drop(moved); // ESRCH: it was killed, which is reported next.
     }
 
-    /// Moves a stopped thread that has run a trap of ours to the landing, also if its signal is still on
-    /// the way: a thread that is asked to stop stops before its signals are delivered.
-    pub(super) fn take_pending_trap(&mut self, tid: Tid) {
-        let Some(State::Stopped(mut stop)) = self.state(tid) else { return };
-        if matches!(stop, Stop::Trap | Stop::Group) && self.has_forced_trap(tid) {
-            // Without asking it to stop: its pending signal is the next that stops it.
-            self.set_state(tid, State::Asked);
-            drop(ptrace::resume(tid, 0));
-            let Some(status) = ptrace::wait(tid) else { return };
-            self.note(tid, status);
-            let Some(State::Stopped(now)) = self.state(tid) else { return };
-            stop = now;
+    /// Brings a stopped thread of a held memory to where its signals are delivered and its traps taken.
+    ///
+    /// A trap is taken also if its signal is still on the way: a thread that is asked to stop stops
+    /// before its signals are delivered.
+    pub(super) fn settle(&mut self, tid: Tid) {
+        loop {
+            match self.state(tid) {
+                Some(State::Stopped(Stop::Signal(signal))) => match self.our_trap(tid, signal) {
+                    Some(trap) => self.settle_trap(tid, trap),
+                    None => self.flush_once(tid, signal),
+                },
+                Some(State::Stopped(Stop::Trap | Stop::Group)) if self.has_forced_trap(tid) => {
+                    // Without asking it to stop: its pending signal is the next that stops it.
+                    self.set_state(tid, State::Asked);
+                    drop(ptrace::resume(tid, 0));
+                    match ptrace::wait(tid) {
+                        Some(status) => self.note(tid, status),
+                        None => self.vanished(tid),
+                    }
+                }
+                _ => return,
+            }
         }
-        if let Stop::Signal(signal) = stop
-            && let Some(trap) = self.our_trap(tid, signal)
-            && let Some(pid) = self.threads.get(&tid).map(|thread| thread.process)
-            && let Ok(memory) = self.memory_of(pid)
+    }
+
+    fn settle_trap(&mut self, tid: Tid, trap: OurTrap) {
+        let needs_repair = self.needs_repair(tid, trap.signal);
+        self.take_trap(tid, trap);
+        if needs_repair {
+            self.repair(tid, trap.signal);
+        }
+        let Some(pid) = self.threads.get(&tid).map(|thread| thread.process) else { return };
+        let Ok(memory) = self.memory_of(pid) else { return };
+        if self.is_gate(memory, trap.at)
+            && let Ok(target) = self.target_mut(memory)
         {
-            self.take_trap(tid, trap);
-            if self.needs_repair(tid, trap.signal) {
-                self.repair(tid, trap.signal);
-            }
-            if self.is_gate(memory, trap.at)
-                && let Ok(target) = self.target_mut(memory)
-            {
-                target.holds += 1;
-                self.events.push_back(Event::Gate { pid });
-            }
+            target.holds += 1;
+            self.events.push_back(Event::Gate { pid });
         }
     }
 

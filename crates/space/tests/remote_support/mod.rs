@@ -117,13 +117,18 @@ impl Program {
 
     pub fn read_line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("readable");
+        if self.output.read_line(&mut line).expect("readable") == 0 {
+            panic!("it ended: {:?}", self.child.try_wait());
+        }
         line.trim_end().to_owned()
     }
 
     /// Sends a line, without waiting for the reply.
     pub fn send(&mut self) {
-        self.input.as_mut().expect("open").write_all(b"\n").expect("it reads");
+        if let Err(error) = self.input.as_mut().expect("open").write_all(b"\n") {
+            std::thread::sleep(Duration::from_millis(50));
+            panic!("it ended: {:?} {error}", self.child.try_wait());
+        }
     }
 
     /// What the program computes now. It has to be running.

@@ -1,0 +1,175 @@
+//! Kills the tracer at random instants: the target computes the right results every time.
+//!
+//! Runs itself as the tracer. `KILLS` in the environment says how often per program (100 if unset).
+
+mod remote_support;
+
+use std::collections::hash_map::RandomState;
+use std::env;
+use std::hash::{BuildHasher, Hasher};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use incise_isa::Addr;
+use incise_space::remote::{ProcessId, RemoteSpace, Tracer};
+use incise_space::{AddressSpace, Bytes, Edit, Landing};
+use remote_support::*;
+
+/// Pages of the program that each hold `mov $1, %eax; ret`.
+const PAGES: u64 = 64;
+
+/// `answer` and two more places that are changed: an instruction across two pages, and many pages.
+const PLACES: &str = r#"
+extern int crossing(void), pages(void);
+__asm__(".text\n.balign 4096\n.skip 4093\n.globl crossing\ncrossing:\n  mov $1, %eax\n  ret\n"
+        ".globl pages\n.balign 4096\npages:\n.rept 64\n  mov $1, %eax\n  ret\n  .balign 4096\n.endr\n");
+static void good(const char *where, int a) { if (a != 1 && a != 2) { dprintf(2, "%s: %d\n", where, a); _exit(99); } }
+static int once(void) {
+    int (*page)(void) = (int (*)(void))((char *)pages + 4096 * (rand() % 64));
+    int a = answer(), b = crossing(), c = page();
+    good("answer", a); good("crossing", b); good("pages", c);
+    return 0;
+}
+"#;
+
+const SPINNING: &str = r#"
+static void *spin(void *x) { for (;;) once(); return x; }
+int main(void) {
+    pthread_t thread;
+    for (int i = 0; i < 3; i++) pthread_create(&thread, NULL, spin, NULL);
+    ready(); printf("%p\n", (void *)crossing); fflush(stdout);
+    while (line()) { printf("%d\n", once()); fflush(stdout); }
+    return 7;
+}
+"#;
+
+/// Sleeps and reads all the time, with vector registers in use, on a stack that is checked.
+const SLEEPING: &str = r#"
+static void *nap(void *x) {
+    struct timespec short_time = { 0, 200000 };
+    for (;;) { once(); if (nanosleep(&short_time, NULL)) { dprintf(2, "nanosleep: %s\n", strerror(errno)); _exit(99); } }
+    return x;
+}
+static void *transfer(void *x) {
+    int p[2]; pipe(p);
+    for (uint64_t i = 0;; i++) {
+        uint64_t j = 0;
+        if (write(p[1], &i, 8) != 8 || read(p[0], &j, 8) != 8 || i != j) { dprintf(2, "pipe\n"); _exit(99); }
+        volatile double d = i; d = d * 3.0; if (d != 3.0 * i) { dprintf(2, "vector\n"); _exit(99); }
+        once();
+    }
+    return x;
+}
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, nap, NULL); pthread_create(&thread, NULL, transfer, NULL);
+    ready(); printf("%p\n", (void *)crossing); fflush(stdout);
+    while (line()) { printf("%d\n", once()); fflush(stdout); }
+    return 7;
+}
+"#;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        // Numerical Recipes' linear congruential generator; its upper bits.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = env::args().collect();
+    if let [_, role, pid, answer, crossing, seed] = arguments.as_slice()
+        && role == "tracer"
+    {
+        let number = |text: &str| text.parse().expect("a number");
+        return trace(
+            ProcessId(number(pid) as i32),
+            Addr(number(answer)),
+            Addr(number(crossing)),
+            Random(number(seed)),
+        );
+    }
+    let kills = env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(100);
+    let seed = RandomState::new().build_hasher().finish();
+    for (name, source) in [("spinning", SPINNING), ("sleeping", SLEEPING)] {
+        println!("{name}: {kills} kills, seed {seed}");
+        kill_often(&format!("{PLACES}{source}"), kills, Random(seed));
+    }
+    println!("test result: ok. every result was right");
+}
+
+fn kill_often(source: &str, kills: u32, mut random: Random) {
+    let mut program = Program::start(source, &[]);
+    let crossing = program.read_line();
+    let crossing = u64::from_str_radix(crossing.trim_start_matches("0x"), 16).expect("an address");
+    for kill in 0..kills {
+        let mut tracer = Command::new(env::current_exe().expect("known"))
+            .arg("tracer")
+            .args([program.pid.0.to_string(), program.answer.0.to_string(), crossing.to_string()])
+            .arg(random.below(u64::MAX).to_string())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        thread::sleep(Duration::from_micros(random.below(40_000)));
+        tracer.kill().expect("a child");
+        let status = tracer.wait().expect("a child");
+        assert_eq!(status.code(), None, "the tracer ended by itself");
+        for _ in 0..3 {
+            assert_eq!(program.ask(), "0", "after kill {kill}");
+        }
+    }
+    assert_eq!(program.finish().code(), Some(7));
+}
+
+/// The tracer: changes things for ever.
+fn trace(pid: ProcessId, answer: Addr, crossing: Addr, mut random: Random) {
+    loop {
+        let (mut tracer, _) = Tracer::attach(pid).expect("permitted");
+        let mut space = tracer.space(pid).expect("traced");
+        // What an earlier tracer has left is undone first.
+        let pages = (crossing + 6).align_up(PAGE);
+        let all: Vec<Addr> =
+            [answer, crossing].into_iter().chain((0..PAGES).map(|page| pages + page * PAGE)).collect();
+        let original = all.iter().filter_map(|&at| edit(&space, at, [0xB8, 1, 0, 0, 0])).collect::<Vec<_>>();
+        let probe = Probe::prepare(&mut space, answer, Springboard::Jump);
+        let second = trampoline(&mut space, &probe, crossing);
+        let landings = [probe.landing, second];
+        space.publish_landings(&landings).expect("published");
+        space.apply(&original, &|_| None).expect("applied");
+        for _ in 0..1 + random.below(5) {
+            let mut jump = [0xE9, 0, 0, 0, 0];
+            jump[1..].copy_from_slice(&(second.landing.offset_from(crossing + 5) as i32).to_le_bytes());
+            let trap = random.below(2) == 0;
+            let new = if trap { [0xCC, 1, 0, 0, 0] } else { jump };
+            let there = edit(&space, crossing, new).expect("changed");
+            let mut edits: Vec<Edit> = vec![probe.edit, there];
+            edits.extend((0..PAGES).filter_map(|page| edit(&space, pages + page * PAGE, [0xB8, 2, 0, 0, 0])));
+            space.apply(&edits, &|_| None).expect("applied");
+            pump(&mut tracer, Duration::from_micros(random.below(2000)));
+            let back: Vec<Edit> = edits.iter().map(Edit::inverse).collect();
+            space.apply(&back, &|_| None).expect("applied");
+        }
+        space.remove().expect("removed");
+        tracer.detach(pid).expect("traced");
+    }
+}
+
+/// The edit that makes the five bytes at `at` what is asked, if they are not.
+fn edit(space: &RemoteSpace, at: Addr, new: [u8; 5]) -> Option<Edit> {
+    let mut old = [0; 5];
+    space.read(at, &mut old).expect("mapped");
+    (old != new).then(|| Edit { at, old: Bytes::new(&old), new: Bytes::new(&new), heads: 1 })
+}
+
+/// A second trampoline, for the instruction at `site`.
+fn trampoline(space: &mut RemoteSpace, probe: &Probe, site: Addr) -> Landing {
+    let at = probe.code + 256;
+    let mut body = vec![0xB8, 2, 0, 0, 0, 0xE9];
+    body.extend(((site + 5).offset_from(at + 10) as i32).to_le_bytes());
+    space.write_code(&[(at, &body)]).expect("mapped");
+    Landing { trap: site, landing: at }
+}
