@@ -7,8 +7,8 @@ use iced_x86::{Code, Encoder, FlowControl, Instruction, InstructionInfoFactory, 
 use crate::case::{Body, Case, Displaced, Reach};
 use crate::forms;
 use crate::layout::{self, Place};
+use crate::mutate::{add_prefix, decode, flip};
 use crate::operands::{self, Choice};
-use crate::prefixes::{add, decode};
 use crate::relocator::{Refusal, Relocator};
 use crate::report::{Finding, Tally};
 use crate::rng::Rng;
@@ -84,12 +84,12 @@ impl<'a> Generator<'a> {
             return;
         };
         if decode_only {
-            self.relocate_only(code, &bytes, &site);
+            self.relocate_only(&insn, &bytes, &site);
             return;
         }
         self.single(&insn, &bytes, &site, rng);
-        if rng.one_in(3)
-            && let Some(bytes) = add(&bytes, site.at, rng)
+        if rng.one_in(2)
+            && let Some(bytes) = if rng.one_in(2) { add_prefix } else { flip }(&bytes, site.at, rng)
             && let Some(insn) = decode(&bytes, site.at)
             && forms::decode_only(insn.code()).is_none()
         {
@@ -115,7 +115,9 @@ impl<'a> Generator<'a> {
         let Some(insn) = operands::build(code, choice, &site, rng) else { return };
         let encoded = self.encoder.encode(&insn, site.at).is_ok();
         let middle = self.encoder.take_buffer();
-        let Some(insn) = decode(&middle, site.at).filter(|_| encoded) else { return };
+        let Some(insn) = decode(&middle, site.at).filter(|insn| encoded && insn.code() == code) else {
+            return;
+        };
         // With another stack pointer the loads would read what belongs to nobody.
         let stack = |op| {
             insn.op_kind(op) == OpKind::Register && insn.op_register(op).full_register() == Register::RSP
@@ -152,7 +154,10 @@ impl<'a> Generator<'a> {
         let form = insn.code();
         let target = target(insn);
         let branch = near_branch(insn);
-        let moved = branch.filter(|_| rng.one_in(3)).map(|from| (from, new_home(from, place, rng)));
+        let moved = branch
+            .filter(|from| place.pads().contains(from) || place.code().contains(from))
+            .filter(|_| rng.one_in(3))
+            .map(|from| (from, new_home(from, place, rng)));
         let mut copies = Vec::new();
         for (reach, to) in destinations(insn, place, target, moved, rng) {
             match self.displace(&original, to, moved) {
@@ -228,11 +233,15 @@ impl<'a> Generator<'a> {
         }
     }
 
-    fn relocate_only(&mut self, code: Code, bytes: &[u8], site: &Site) {
+    fn relocate_only(&mut self, insn: &Instruction, bytes: &[u8], site: &Site) {
+        let code = insn.code();
         let original = Body { at: site.at, bytes: bytes.to_vec(), starts: vec![0] };
         for (reach, to) in [(Reach::Near, site.place.near().start), (Reach::Far, layout::FAR)] {
             match self.displace(&original, to, None) {
-                Ok(_) => self.tally.form(code).relocated_only += 1,
+                Ok(copy) => {
+                    self.check_shape(insn, &original, &copy, reach, None);
+                    self.tally.form(code).relocated_only += 1;
+                }
                 Err(Failure::Refused(name)) => *self.tally.form(code).refused.entry(name).or_default() += 1,
                 Err(Failure::Broken(what)) => {
                     self.tally.findings.push(Finding::contract(code, &original, reach, what));

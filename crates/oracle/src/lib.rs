@@ -7,11 +7,12 @@
 //! segments, data, stack and red zone, where control went, and the fault if there was one.
 //!
 //! An instruction that this processor does not have raises #UD in both places. Its rip-relative copies
-//! are judged by decoding them, see [`reading`].
+//! are judged by decoding them instead.
 //!
 //! Left out, because displacing changes them by nature: the instruction pointer and opcode that x87
 //! keeps of its last instruction, and the memory below the red zone. When an instruction faults that
-//! became a sequence, the general registers inside the sequence are not compared (and counted).
+//! became a sequence, the general registers inside the sequence are not compared, and a call may have
+//! pushed its return address; both are counted.
 
 #![deny(unsafe_code)]
 
@@ -20,10 +21,10 @@ mod compare;
 mod forms;
 mod generate;
 mod layout;
+mod mutate;
 mod native;
 mod operands;
 mod outcome;
-mod prefixes;
 mod reading;
 mod relocator;
 mod report;

@@ -8,7 +8,7 @@
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
 use crate::case::{Body, Case};
-use crate::prefixes::decode;
+use crate::mutate::decode;
 
 /// What is wrong with a copy of the case's only instruction; `None` if nothing is.
 pub fn fault(case: &Case, copy: &Body, facts: &mut InstructionInfoFactory) -> Option<String> {

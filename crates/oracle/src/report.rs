@@ -7,9 +7,9 @@ use iced_x86::{Code, Formatter, InstructionInfoFactory, NasmFormatter};
 use serde::Serialize;
 
 use crate::case::{Body, Case, Reach};
+use crate::mutate::decode;
 use crate::native::{Death, Loss};
 use crate::outcome::{CopyVerdict, Ending, MAX_COPIES, Verdict};
-use crate::prefixes::decode;
 use crate::reading;
 
 /// Counts of one encoding form.

@@ -1,7 +1,8 @@
 //! Runs all forms, on all processors.
 
-use std::sync::Mutex;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use iced_x86::Code;
@@ -61,16 +62,14 @@ pub fn run(relocator: &dyn Relocator, options: &Options) -> Result<Report, Nativ
             let Generator { cases, mut tally, .. } = generator;
             let verdicts = native::run(&cases, &tape, worker, options.patience)?;
             tally.judge(&cases, &verdicts);
-            if let Ok(mut total) = total.lock() {
-                total.merge(tally);
-            }
+            total.lock().unwrap_or_else(PoisonError::into_inner).merge(tally);
         }
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> =
             (0..options.workers.max(1)).map(|worker| scope.spawn(move || work(worker))).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Ok(())))
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })?;
-    let tally = total.into_inner().unwrap_or_default();
+    let tally = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Report::new(tally, options.seed, options.states, began.elapsed().as_secs_f64()))
 }

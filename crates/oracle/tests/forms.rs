@@ -55,6 +55,6 @@ fn a_report_as_json_can_be_read_back() {
     let report = run(&Incise, &options).expect("native runs are possible");
     let text = serde_json::to_string(&report).expect("a report is data");
     let value: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
-    assert_eq!(value["run_equal"], 4);
+    assert!(value["run_equal"].as_u64() >= Some(4), "{text}");
     assert_eq!(value["findings"].as_array().map(Vec::len), Some(0));
 }

@@ -153,13 +153,13 @@ fn vectors_masks_and_control_words() {
     // fninit; emms
     sees(&Around(&[], &[0xdb, 0xe3]), "Mov_r64_rm64", "x87");
     sees(&Around(&[], &[0x0f, 0x77]), "Mov_r64_rm64", "x87 10");
-    // cvtsi2ss xmm0 from noise leaves the precision flag: divss xmm9,xmm9 leaves others
+    // divss xmm9,xmm9: sets exception flags
     sees(&Around(&[], &[0xf3, 0x45, 0x0f, 0x5e, 0xc9]), "Mov_r64_rm64", "mxcsr");
 }
 
 #[test]
 fn segment_registers() {
-    // mov es,[const 0x2b]: push 0x2b; pop rax would be seen too, so by an immediate in eax
+    // mov eax,0x2b; mov es,eax
     sees(&Around(&[], &[0xb8, 0x2b, 0, 0, 0, 0x8e, 0xc0]), "Cmp_rm64_r64", "selector 1");
 }
 

@@ -1,4 +1,4 @@
-//! Redundant prefixes: bytes that an assembler would not write but a program may hold.
+//! Bytes that an assembler would not write but a program may hold: redundant prefixes, odd bits.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 use incise_isa::native::MAX_INSN_LEN;
@@ -13,9 +13,27 @@ pub fn decode(code: &[u8], at: u64) -> Option<Instruction> {
     (!insn.is_invalid()).then_some(insn)
 }
 
+/// The code with one bit turned, with noise behind it in case the instruction has grown. `None` if
+/// what comes out is no instruction, branches into itself or just behind, or reads itself.
+pub fn flip(code: &[u8], at: u64, rng: &mut Rng) -> Option<Vec<u8>> {
+    let mut bytes = code.to_vec();
+    let bit = rng.below(8 * code.len() as u64) as usize;
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    bytes.extend_from_slice(&rng.next().to_le_bytes());
+    bytes.truncate(MAX_INSN_LEN);
+    let insn = decode(&bytes, at)?;
+    bytes.truncate(insn.len());
+    let near = (0..insn.op_count()).any(|op| insn.op_kind(op) == OpKind::NearBranch64);
+    let branches = near && (at..=insn.next_ip()).contains(&insn.near_branch64());
+    // It would read the original's own code; XSAVE images are the longest operands.
+    let reads = insn.is_ip_rel_memory_operand()
+        && (at - 0x1000..insn.next_ip()).contains(&insn.ip_rel_memory_address());
+    (!branches && !reads).then_some(bytes)
+}
+
 /// Puts one more prefix into an instruction; displacements relative to its end keep their target.
 /// The result may be another instruction, or none.
-pub fn add(code: &[u8], at: u64, rng: &mut Rng) -> Option<Vec<u8>> {
+pub fn add_prefix(code: &[u8], at: u64, rng: &mut Rng) -> Option<Vec<u8>> {
     let mut bytes = code.to_vec();
     let opcode = code.iter().position(|byte| !LEGACY.contains(byte) && *byte != 0xf0)?;
     if rng.one_in(3) {
@@ -66,8 +84,8 @@ mod tests {
         let mut rng = Rng::new(1, 1);
         let mut seen = 0;
         for _ in 0..100 {
-            let Some(bytes) = add(&code, 0x1000, &mut rng) else { continue };
-            let insn = decode(&bytes, 0x1000).expect("add only returns instructions");
+            let Some(bytes) = add_prefix(&code, 0x1000, &mut rng) else { continue };
+            let insn = decode(&bytes, 0x1000).expect("only instructions are returned instructions");
             if insn.is_ip_rel_memory_operand() {
                 assert_eq!(insn.ip_rel_memory_address(), 0x1016, "{bytes:x?}");
                 seen += 1;
