@@ -16,7 +16,7 @@
 
 #![deny(unsafe_code)]
 
-pub mod case;
+mod case;
 mod compare;
 mod forms;
 mod generate;
