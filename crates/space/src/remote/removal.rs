@@ -1,11 +1,12 @@
 //! Takes everything back that was put into a target.
 
 use std::ops::Range;
-use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
 
 use incise_isa::Addr;
 
-use super::runtime;
+use super::runtime::{RETRIES, is_busy};
 use super::tracees::{MemoryId, Tracees};
 use crate::SpaceError;
 
@@ -29,10 +30,18 @@ impl Tracees {
         code.push(runtime.range());
         code.sort_by_key(|range| range.start);
         self.wait_until_quiescent(memory, &code)?;
-        self.hold(memory)?;
-        let left = self.remove_stopped(memory, code);
-        self.release(memory);
-        left
+        let mut retries = RETRIES;
+        loop {
+            self.hold(memory)?;
+            let left = self.remove_stopped(memory, &code);
+            self.release(memory);
+            match left {
+                Err(error) if is_busy(&error) && retries > 0 => retries -= 1,
+                left => return left,
+            }
+            thread::sleep(Duration::from_millis(1));
+            self.take_reports_on(memory);
+        }
     }
 
     /// Puts the original code bytes back.
@@ -45,15 +54,15 @@ impl Tracees {
         self.apply(memory, &edits, &|_| None).map(drop)
     }
 
-    fn remove_stopped(&mut self, memory: MemoryId, code: Vec<Range<Addr>>) -> Result<Left, SpaceError> {
+    fn remove_stopped(&mut self, memory: MemoryId, code: &[Range<Addr>]) -> Result<Left, SpaceError> {
         self.publish(memory, &[])?;
         let restored = self.restore_handlers(memory)?;
-        let quiescent = self.quiescent(memory, &code)?;
+        let quiescent = self.quiescent(memory, code)?;
         let target = self.target(memory)?;
         let Some(runtime) = target.runtime.clone() else { return Ok(Left::default()) };
         let (mut idle, mut left): (Vec<Range<Addr>>, Vec<Range<Addr>>) =
             (runtime.retired.clone(), Vec::new());
-        for (range, quiescent) in code.into_iter().zip(quiescent) {
+        for (range, quiescent) in code.iter().cloned().zip(quiescent) {
             // The handler's page goes only if nothing can lead to it.
             let idle_now = quiescent && (restored || range != runtime.range());
             if idle_now { idle.push(range) } else { left.push(range) }
@@ -62,15 +71,9 @@ impl Tracees {
         let trampolines_left = left.iter().any(|range| *range != runtime.range());
         if trampolines_left { &mut left } else { &mut idle }.extend(target.data.iter().cloned());
         // Not from our own page: the thread that unmaps it comes back to the code behind the call.
-        let slack = runtime::slack(&self.memory_map(memory)?, &self.target(memory)?.memory)?;
-        let target = Rc::clone(&self.target(memory)?.memory);
-        let before = target.read_vec(slack, super::x86_64::BLOB_LEN)?;
-        let unmapped = self
-            .caller(memory, slack)
-            .and_then(|mut caller| idle.iter().try_for_each(|range| caller.unmap(range.start, len(range))));
-        let stopped = self.live_thread(memory)?;
-        target.write(slack, &before, Some(stopped))?;
-        unmapped?;
+        self.with_caller_in_slack(memory, |caller| {
+            idle.iter().try_for_each(|range| caller.unmap(range.start, len(range)))
+        })?;
         let target = self.target_mut(memory)?;
         if idle.contains(&runtime.range()) {
             target.runtime = None;

@@ -35,7 +35,7 @@ const ARGUMENTS: u64 = 128;
 const HANDLER: u64 = 512;
 
 /// How often, a millisecond apart, a thread that can make system calls is looked for.
-const RETRIES: usize = 100;
+pub(super) const RETRIES: usize = 100;
 
 impl Runtime {
     /// Where system calls are injected.
@@ -100,22 +100,39 @@ impl Tracees {
         }
         let map = self.memory_map(memory)?;
         let base = far_hole(&map, 2 * PAGE, PAGE)?;
-        let target = Rc::clone(&self.target(memory)?.memory);
-        let slack = slack(&map, &target)?;
-        let before = target.read_vec(slack, x86_64::BLOB_LEN)?;
-        let mapped = self.caller(memory, slack).and_then(|mut caller| {
+        self.with_caller_in_slack(memory, |caller| {
             let (code, data) = (base, base + PAGE);
             caller.map(code, PAGE, libc::PROT_READ | libc::PROT_EXEC)?;
             caller.map(data, PAGE, libc::PROT_READ | libc::PROT_WRITE).inspect_err(|_| {
                 drop(caller.unmap(code, PAGE));
             })
-        });
-        let stopped = self.live_thread(memory)?;
-        target.write(slack, &before, Some(stopped))?;
-        mapped?;
+        })?;
         let runtime = Runtime { base, table: None, retired: Vec::new(), handling: false };
         self.target_mut(memory)?.runtime = Some(runtime.clone());
         Ok(runtime)
+    }
+
+    /// Calls `work` with a thread that can make system calls, outside our own pages. The threads are stopped.
+    ///
+    /// # Errors
+    /// [`SpaceError::Busy`] if a thread is there still: an earlier tracer was killed while it made a call, a
+    /// moment ago.
+    pub(super) fn with_caller_in_slack(
+        &mut self,
+        memory: MemoryId,
+        work: impl FnOnce(&mut Caller<'_>) -> Result<(), SpaceError>,
+    ) -> Result<(), SpaceError> {
+        let target = Rc::clone(&self.target(memory)?.memory);
+        let slack = slack(&self.memory_map(memory)?, &target)?;
+        let range = slack.span(x86_64::BLOB_LEN as u64);
+        if self.quiescent(memory, std::slice::from_ref(&range))? != [true] {
+            return Err(SpaceError::Busy { at: slack });
+        }
+        let before = target.read_vec(slack, x86_64::BLOB_LEN)?;
+        let result = self.caller(memory, slack).and_then(|mut caller| work(&mut caller));
+        let stopped = self.live_thread(memory)?;
+        target.write(slack, &before, Some(stopped))?;
+        result
     }
 
     /// The mappings of a memory.
@@ -126,8 +143,12 @@ impl Tracees {
     }
 }
 
-fn is_busy(error: &SpaceError) -> bool {
-    matches!(error, SpaceError::System { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
+pub(super) fn is_busy(error: &SpaceError) -> bool {
+    match error {
+        SpaceError::Busy { .. } => true,
+        SpaceError::System { source, .. } => source.raw_os_error() == Some(libc::EBUSY),
+        _ => false,
+    }
 }
 
 /// A hole of `len` bytes, beginning at a multiple of `align`, as far as can be from all executable memory.
@@ -150,7 +171,7 @@ pub(super) fn far_hole(map: &MemoryMap, len: u64, align: u64) -> Result<Addr, Sp
 
 /// Executable bytes that belong to no code: behind the end of what the file of a mapping has for its last
 /// page. The vdso always has some.
-pub(super) fn slack(map: &MemoryMap, memory: &Memory) -> Result<Addr, SpaceError> {
+fn slack(map: &MemoryMap, memory: &Memory) -> Result<Addr, SpaceError> {
     let private = map.iter().filter(|m| m.permissions.execute && !m.permissions.shared);
     let vdso = private.clone().filter(|m| m.name == "[vdso]");
     vdso.chain(private.filter(|m| m.inode != 0))
