@@ -5,7 +5,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Barrier, mpsc};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use incise_isa::Addr;
@@ -17,6 +17,8 @@ use support::*;
 struct Code {
     space: OwnSpace,
     at: Addr,
+    /// What one test does to its threads another would see.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Code {
@@ -35,11 +37,13 @@ impl Code {
     ];
 
     fn new() -> Code {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut space = OwnSpace::new().expect("an own space");
         let at = fresh(2 * PAGE);
         space.map_code(at, 2 * PAGE).expect("map");
         space.write_code(&[(at, Code::LOOP), (at + PAGE, Code::CALL)]).expect("write");
-        Code { space, at }
+        Code { space, at, _alone: alone }
     }
 
     /// Whether the loop's page and the call's page are idle.
@@ -80,10 +84,9 @@ fn a_thread_that_runs_inside_is_found() {
         });
         entered.wait();
         std::thread::sleep(Duration::from_millis(20));
-        for _ in 0..20 {
-            assert_eq!(code.idle(), [false, true]);
-        }
+        let answers = [(); 20].map(|()| code.idle());
         flag.store(1, SeqCst);
+        assert_eq!(answers, [[false, true]; 20]);
         thread.join().expect("the loop ends");
         assert_eq!(code.idle(), [true, true]);
     });
@@ -107,8 +110,9 @@ fn a_return_address_on_the_stack_of_a_sleeping_thread_is_found() {
         });
         receiver.recv().expect("the thread is inside");
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(code.idle(), [true, false]);
+        let answer = code.idle();
         channel.1.wait();
+        assert_eq!(answer, [true, false]);
     });
     assert_eq!(code.idle(), [true, true]);
 }
@@ -130,10 +134,9 @@ fn a_return_address_on_the_stack_of_a_running_thread_is_found() {
         while !entered.load(SeqCst) {
             std::thread::yield_now();
         }
-        for _ in 0..20 {
-            assert_eq!(code.idle(), [true, false]);
-        }
+        let answers = [(); 20].map(|()| code.idle());
         GO_ON.store(true, SeqCst);
+        assert_eq!(answers, [[true, false]; 20]);
     });
     assert_eq!(code.idle(), [true, true]);
 }
@@ -197,10 +200,11 @@ fn code_interrupted_by_a_handler_on_another_stack_is_found() {
             std::thread::yield_now();
         }
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(code.idle(), [false, true]);
+        let answer = code.idle();
         flag.store(1, SeqCst);
         // SAFETY: wakes the handler.
         unsafe { libc::write(PIPE[1].load(SeqCst), [1u8].as_ptr().cast(), 1) };
+        assert_eq!(answer, [false, true]);
         thread.join().expect("the loop ends");
         assert_eq!(code.idle(), [true, true]);
     });
@@ -221,9 +225,12 @@ fn sleeping_threads_are_not_woken() {
             }
         });
         std::thread::sleep(Duration::from_millis(50));
+        let mut answers = 0;
         while !thread.is_finished() {
             assert_eq!(code.idle(), [true, true]);
+            answers += 1;
         }
+        assert!(answers > 20, "{answers}");
     });
     assert_eq!(result.load(SeqCst), 0, "time ran out, nothing else");
 }
@@ -246,15 +253,15 @@ fn threads_that_come_and_go_do_not_hide_anything() {
         }
         scope.spawn(|| spin(at, &flag));
         std::thread::sleep(Duration::from_millis(20));
-        for _ in 0..100 {
-            assert!(!code.idle()[0]);
-        }
+        let wrong = (0..100).filter(|_| code.idle()[0]).count();
         flag.store(1, SeqCst);
         let end = Instant::now() + Duration::from_secs(5);
-        while code.idle() != [true, true] {
-            assert!(Instant::now() < end, "never told idle");
+        let mut idle = false;
+        while !idle && Instant::now() < end {
+            idle = code.idle() == [true, true];
         }
         stop.store(true, SeqCst);
+        assert!(wrong == 0 && idle, "{wrong} {idle}");
     });
     assert!(rounds.into_inner() > 20);
 }
@@ -288,9 +295,10 @@ fn memory_lent_to_a_child_is_not_told_idle() {
         });
         started.wait();
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(code.idle(), [false, false]);
+        let answer = code.idle();
         // SAFETY: releases the child.
         unsafe { libc::write(pipe[1], [1u8].as_ptr().cast(), 1) };
+        assert_eq!(answer, [false, false]);
         thread.join().expect("the child ends");
         assert_eq!(code.idle(), [true, true]);
     });

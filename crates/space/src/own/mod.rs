@@ -234,7 +234,7 @@ impl AddressSpace for OwnSpace {
         {
             self.handler.install(libc::SIGTRAP, &mut self.pages)?;
         }
-        for at in edits.iter().filter_map(illegal_byte) {
+        for at in edits.iter().flat_map(illegal_bytes) {
             self.handler.install(libc::SIGILL, &mut self.pages)?;
             self.landings.note_illegal(at);
         }
@@ -305,11 +305,10 @@ fn check(edits: &[Edit]) -> Result<(), SpaceError> {
     Ok(())
 }
 
-/// The head that becomes an illegal byte, if one does: inside the displacement of a springboard, where `int3`
-/// would lead out of reach.
-fn illegal_byte(edit: &Edit) -> Option<Addr> {
-    let head = edit.head_offsets().find(|&head| is_illegal(edit.new[head]))?;
-    Some(edit.at + head as u64)
+/// The heads that become illegal bytes: inside the displacement of a springboard, where `int3` would lead
+/// out of reach.
+fn illegal_bytes(edit: &Edit) -> impl Iterator<Item = Addr> + '_ {
+    edit.head_offsets().filter(|&head| is_illegal(edit.new[head])).map(|head| edit.at + head as u64)
 }
 
 fn map_exactly(at: Addr, len: u64, prot: i32, flags: i32) -> Result<(), SpaceError> {

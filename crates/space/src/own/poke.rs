@@ -105,14 +105,29 @@ fn round(writer: &CodeWriter, steps: &[Steps], from: usize, to: usize) -> Result
     if !steps.iter().any(|step| step.differs(from, to)) {
         return Ok(());
     }
-    faults::trip()?;
-    // SAFETY: the slice gives `steps.len()` valid elements; the states are 0..STATES; the protocol of `poke`
+    let (count, injected) = until_failpoint(steps, from, to);
+    // SAFETY: the slice gives at least `count` valid elements; the states are 0..STATES; the protocol of `poke`
     // covers the writes.
-    let failed = unsafe { write_state(writer.descriptor(), steps.as_ptr(), steps.len(), from, to) };
+    let failed = unsafe { write_state(writer.descriptor(), steps.as_ptr(), count, from, to) };
+    injected?;
     if failed < 0 {
         return Err(Errno(-failed as i32));
     }
     sync::sync_cores()
+}
+
+/// How many of the steps come before a failpoint: [`write_state`] itself has none.
+fn until_failpoint(steps: &[Steps], from: usize, to: usize) -> (usize, Result<(), Errno>) {
+    if cfg!(feature = "faults") {
+        for (index, step) in steps.iter().enumerate() {
+            if step.differs(from, to)
+                && let Err(errno) = faults::trip()
+            {
+                return (index, Err(errno));
+            }
+        }
+    }
+    (steps.len(), Ok(()))
 }
 
 // The linker names the bounds of a section whose name is an identifier.
