@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 use incise::{CountOptions, CountResult, Counting, Ending};
 
@@ -11,9 +10,6 @@ use crate::Failure;
 use crate::args::CountArgs;
 use crate::report::{Count, Refused, Report, Summary};
 use crate::signals::{self, INTERRUPTED};
-
-/// Never set: a launched program gets Ctrl-C from the terminal itself, and its end is ours.
-static NEVER: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
     // Refused before anything runs: a report that cannot be written is a run in vain.
@@ -30,10 +26,10 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         keep: args.keep,
         traps: args.trap.into(),
     };
-    signals::catch();
-    let (counting, interrupted) = match (args.pid, args.program.split_first()) {
-        (Some(pid), _) => (Counting::attach(pid, options)?, &INTERRUPTED),
-        (None, Some((program, arguments))) => (Counting::launch(program, arguments, options)?, &NEVER),
+    signals::catch(args.pid.is_some());
+    let counting = match (args.pid, args.program.split_first()) {
+        (Some(pid), _) => Counting::attach(pid, options)?,
+        (None, Some((program, arguments))) => Counting::launch(program, arguments, options)?,
         (None, None) => return Err("a program to run, or -p PID, is needed".into()),
     };
     if args.verbose && args.pid.is_some() {
@@ -43,7 +39,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
             counting.installed()
         );
     }
-    let result = counting.run(interrupted)?;
+    let result = counting.run(&INTERRUPTED)?;
     if args.verbose {
         verbose(&result);
     }

@@ -7,22 +7,31 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Set by SIGINT and SIGTERM.
+/// Set by a signal that asks for the end of the count.
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn interrupted(_: i32) {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// Routes SIGINT and SIGTERM to [`INTERRUPTED`]. System calls are interrupted, not restarted, so that a wait
-/// ends.
-pub(crate) fn catch() {
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: zeroed is a valid sigaction; the handler is async-signal-safe.
+extern "C" fn noted(_: i32) {}
+
+/// Routes SIGTERM and, if `attached`, SIGINT to [`INTERRUPTED`]. A program that was launched gets Ctrl-C from the
+/// terminal itself, and its end is ours. Signals that are ignored stay so, for the program inherits that.
+pub(crate) fn catch(attached: bool) {
+    let on_interrupt = if attached { interrupted } else { noted };
+    for (signal, handler) in
+        [(libc::SIGTERM, interrupted as extern "C" fn(i32)), (libc::SIGINT, on_interrupt)]
+    {
+        // SAFETY: zeroed is a valid sigaction; the handlers are async-signal-safe.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = interrupted as *const () as usize;
-            libc::sigaction(signal, &action, std::ptr::null_mut());
+            libc::sigaction(signal, std::ptr::null(), &mut action);
+            if action.sa_sigaction != libc::SIG_IGN {
+                action = std::mem::zeroed();
+                action.sa_sigaction = handler as *const () as usize;
+                libc::sigaction(signal, &action, std::ptr::null_mut());
+            }
         }
     }
 }

@@ -46,6 +46,7 @@ pub struct Unresolved {
     pub name: String,
     /// Address of the resolver.
     pub resolver: Addr,
+    target: Target,
 }
 
 /// What a query found.
@@ -61,7 +62,7 @@ pub struct Found {
 /// Which points are wanted: names or addresses, in which modules.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    patterns: Vec<String>,
+    pub(crate) patterns: Vec<String>,
     module: Option<String>,
     kind: PointKind,
 }
@@ -97,32 +98,62 @@ impl Query {
     /// # Errors
     /// A pattern that is malformed or that nothing matches.
     pub fn run(&self, program: &Program, memory: &dyn MemoryReader) -> Result<Found, PatternError> {
+        let all: Vec<usize> = (0..program.modules().len()).collect();
+        self.run_in(program, &all, memory)
+    }
+
+    /// The same in some of the program's modules, given by index.
+    pub(crate) fn run_in(
+        &self,
+        program: &Program,
+        chosen: &[usize],
+        memory: &dyn MemoryReader,
+    ) -> Result<Found, PatternError> {
         let patterns =
             self.patterns.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>, _>>()?;
         let modules = program.modules();
+        let part: Vec<Module> = chosen.iter().map(|&index| modules[index].clone()).collect();
         let mut found = Found::default();
-        for target in find(modules, &patterns, self.module.as_deref())? {
+        for mut target in find(&part, &patterns, self.module.as_deref())? {
+            target.module = chosen[target.module];
+            let module = &modules[target.module];
             if target.kind == FunctionKind::Plain || target.addr != target.start {
-                found.points.push(point(&modules[target.module], &target));
+                found.points.push(point(module, &target));
                 continue;
             }
-            let module = &modules[target.module];
-            let used = implementations(modules, &target, memory);
+            let unresolved = Unresolved {
+                module: module.name.clone(),
+                name: target.name.clone(),
+                resolver: target.start,
+                target,
+            };
+            let used = unresolved.resolve(program, memory);
             if used.is_empty() {
-                found.unresolved.push(Unresolved {
-                    module: module.name.clone(),
-                    name: target.name.clone(),
-                    resolver: target.start,
-                });
+                found.unresolved.push(unresolved);
             }
-            for addr in used {
-                let symbol = module.function_at(addr).filter(|(_, offset)| *offset == 0);
-                let symbol = symbol.map(|(function, _)| module.image.name(function).to_owned());
-                found.points.push(Point { addr, implementation: symbol, ..point(module, &target) });
-            }
+            found.points.extend(used);
         }
         merge(&mut found.points);
         Ok(found)
+    }
+}
+
+impl Unresolved {
+    /// The implementations that the program uses now.
+    pub(crate) fn resolve(&self, program: &Program, memory: &dyn MemoryReader) -> Vec<Point> {
+        let modules = program.modules();
+        let Some(index) = modules.iter().position(|module| module.range.contains(&self.resolver)) else {
+            return Vec::new();
+        };
+        let target = Target { module: index, ..self.target.clone() };
+        let used = implementations(modules, &target, memory).into_iter();
+        let points = used.map(|addr| {
+            let module = program.module_at(addr).unwrap_or(&modules[index]);
+            let symbol = module.function_at(addr).filter(|(_, offset)| *offset == 0);
+            let implementation = symbol.map(|(function, _)| module.image.name(function).to_owned());
+            Point { addr, implementation, ..point(&modules[index], &target) }
+        });
+        points.collect()
     }
 }
 

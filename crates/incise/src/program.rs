@@ -119,6 +119,13 @@ impl Program {
         &self.modules
     }
 
+    /// The modules of `self` that are not in `later` any more.
+    pub(crate) fn gone_in<'a>(&'a self, later: &'a Program) -> impl Iterator<Item = &'a Module> {
+        let stays =
+            |old: &Module| later.modules.iter().any(|new| new.path == old.path && new.bias == old.bias);
+        self.modules.iter().filter(move |old| !stays(old))
+    }
+
     /// The module whose code holds `at`.
     pub fn module_at(&self, at: Addr) -> Option<&Module> {
         let index = self.text.partition_point(|(range, _)| range.end <= at);

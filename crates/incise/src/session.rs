@@ -45,6 +45,16 @@ struct State {
     images: Images,
 }
 
+impl State {
+    /// Looks at the modules again, and forgets what was in those that were unloaded.
+    fn refresh(&mut self) -> Result<(), SpaceError> {
+        let program = Program::read(&self.space, "self", &mut self.images)?;
+        self.program.gone_in(&program).for_each(|module| self.engine.forget(module.range.clone()));
+        self.program = program;
+        Ok(())
+    }
+}
+
 impl Session {
     /// The process this code runs in.
     ///
@@ -84,7 +94,7 @@ impl Session {
     /// As for [`find`](Self::find).
     pub fn look(&self, query: Query) -> Result<Found, Error> {
         let state = &mut *self.state();
-        state.program = Program::read(&state.space, "self", &mut state.images)?;
+        state.refresh()?;
         let memory = |at: Addr, into: &mut [u8]| state.space.read(at, into).is_ok();
         Ok(query.run(&state.program, &memory)?)
     }
@@ -215,7 +225,7 @@ impl Batch {
     /// [`CommitError`]: then nothing was changed.
     pub fn commit(self) -> Result<Report, Error> {
         let state = &mut *self.session.state();
-        state.program = Program::read(&state.space, "self", &mut state.images)?;
+        state.refresh()?;
         Ok(state.engine.commit(&mut state.space, &state.program, &self.draft, self.policy)?)
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Code<'a> {
     stretches: Vec<Stretch>,
     /// Addresses just behind a site that a near branch may lead to.
     branch_targets: FxHashSet<Addr>,
+    /// Heads of groups whose bytes are no longer ours: their code was unmapped or replaced.
+    pub(crate) lost: FxHashSet<Addr>,
     pub(crate) facts: &'a dyn Facts,
 }
 
@@ -104,11 +106,12 @@ impl<'a> Code<'a> {
                 }
             }
         }
+        let mut lost = FxHashSet::default();
         for stretch in &mut stretches {
-            stretch.take_back(groups);
+            stretch.take_back(groups, &mut lost);
         }
         let branch_targets = branch_targets(&stretches, sites);
-        Code { stretches, branch_targets, facts }
+        Code { stretches, branch_targets, lost, facts }
     }
 
     /// The first address in `targets`, just behind a site, that a direct branch may lead to: a short one, or a
@@ -194,7 +197,7 @@ fn branch_targets(stretches: &[Stretch], sites: &[Addr]) -> FxHashSet<Addr> {
 }
 
 impl Stretch {
-    fn take_back(&mut self, groups: &BTreeMap<Addr, Group>) {
+    fn take_back(&mut self, groups: &BTreeMap<Addr, Group>, lost: &mut FxHashSet<Addr>) {
         let end = self.start + self.original.len() as u64;
         // A group that begins before the stretch may reach into it.
         let from = self.start - Group::EDIT_MAX as u64;
@@ -218,6 +221,7 @@ impl Stretch {
                 for (i, &byte) in now[..edit.new.len()].iter().enumerate() {
                     self.original[(edit.at + i as u64).offset_from(self.start) as usize] = byte;
                 }
+                lost.extend(group.heads.iter().map(|head| head.at));
                 continue;
             }
             self.patched.push((edit.at, now, edit.new.len()));

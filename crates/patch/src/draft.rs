@@ -34,12 +34,12 @@ impl Draft {
         let mut draft =
             Draft { instances: BTreeMap::new(), refused: FxHashMap::default(), placed: FxHashMap::default() };
         for id in &batch.removals {
-            if let Some(list) = draft.list_of(engine, *id) {
+            if let Some(list) = draft.list_of(engine, code, *id) {
                 list.retain(|instance| instance.id != *id);
             }
         }
         for (id, enabled) in &batch.switches {
-            let list = draft.list_of(engine, *id);
+            let list = draft.list_of(engine, code, *id);
             if let Some(instance) = list.and_then(|list| list.iter_mut().find(|i| i.id == *id)) {
                 instance.enabled = *enabled;
             }
@@ -51,7 +51,7 @@ impl Draft {
                 }
                 Ok(head) => {
                     let instance = Instance { id: *id, at: *at, snippet: snippet.clone(), enabled: true };
-                    let list = draft.list_at(engine, head);
+                    let list = draft.list_at(engine, code, head);
                     let index = if *position == Position::First { 0 } else { list.len() };
                     list.insert(index, instance);
                     draft.placed.insert(*id, head);
@@ -61,13 +61,15 @@ impl Draft {
         draft
     }
 
-    fn list_of(&mut self, engine: &Engine, id: InstanceId) -> Option<&mut Vec<Instance>> {
+    fn list_of(&mut self, engine: &Engine, code: &Code, id: InstanceId) -> Option<&mut Vec<Instance>> {
         let head = *engine.heads.get(&id)?;
-        Some(self.list_at(engine, head))
+        Some(self.list_at(engine, code, head))
     }
 
-    fn list_at(&mut self, engine: &Engine, head: Addr) -> &mut Vec<Instance> {
-        let present = || engine.instances.get(&head).cloned().unwrap_or_default();
+    /// The instances at a head: those that were there, unless other code is there now.
+    fn list_at(&mut self, engine: &Engine, code: &Code, head: Addr) -> &mut Vec<Instance> {
+        let present = || engine.instances.get(&head).filter(|_| !code.lost.contains(&head)).cloned();
+        let present = || present().unwrap_or_default();
         self.instances.entry(head).or_insert_with(present)
     }
 

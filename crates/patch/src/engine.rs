@@ -184,7 +184,7 @@ impl Engine {
         for (counter, near) in counters {
             self.counters[counter.0 as usize] = self.memory.quadword(near);
         }
-        let wanted = self.ready(&next);
+        let wanted = self.ready(&next, &code);
         let dirty: BTreeSet<Addr> = next.instances.keys().copied().collect();
         let input = Input {
             code: &code,
@@ -332,7 +332,7 @@ impl Engine {
     }
 
     /// The snippets to run at every head that planning may touch.
-    fn ready(&self, next: &Draft) -> FxHashMap<Addr, Vec<Ready>> {
+    fn ready(&self, next: &Draft, code: &Code) -> FxHashMap<Addr, Vec<Ready>> {
         let resolve = |list: &[Instance]| -> Vec<Ready> {
             list.iter()
                 .filter(|instance| instance.enabled)
@@ -354,7 +354,7 @@ impl Engine {
         const NEAR: u64 = 64;
         for &dirty in next.instances.keys() {
             for (&head, list) in self.instances.range(dirty - NEAR..dirty + NEAR) {
-                if !next.instances.contains_key(&head) {
+                if !next.instances.contains_key(&head) && !code.lost.contains(&head) {
                     wanted.entry(head).or_insert_with(|| resolve(list));
                 }
             }

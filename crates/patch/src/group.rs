@@ -160,10 +160,16 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
             next = next + 1;
             continue;
         }
-        if code.facts.is_entry(next) {
-            return Err(Obstacle::FunctionEntry(next));
-        }
         let insn = code.insn(next).map_err(|_| Obstacle::Immovable(next))?;
+        let length = insn.len() as u64;
+        if let Some(entry) = (0..length).map(|i| next + i).find(|at| code.facts.is_entry(*at)) {
+            return Err(Obstacle::FunctionEntry(entry));
+        }
+        // Behind the end of a path may lie data, or another function that nothing tells of: what is decoded
+        // there need not be how the processor sees it.
+        if ended && !insn.is_nop() && !same_function(code, site, insn.end()) {
+            return Err(Obstacle::Immovable(next));
+        }
         if code.facts.is_restartable(next) {
             return Err(Obstacle::Immovable(next));
         }
@@ -187,6 +193,11 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
         return Err(Obstacle::BranchTarget(at));
     }
     Ok((insns, heads, tactic))
+}
+
+/// Whether all bytes from `site` to `end` belong to one known function.
+fn same_function(code: &Code, site: Addr, end: Addr) -> bool {
+    code.facts.function(site).is_some_and(|function| function.contains(&site) && end <= function.end)
 }
 
 /// Five unreachable bytes that end at `site`, which a short jump at the site can lead to: padding behind a

@@ -259,6 +259,16 @@ fn a_trampoline_in_use_is_not_used_again() {
 }
 
 #[test]
+fn data_behind_the_end_of_a_path_is_not_taken_for_instructions() {
+    // ret; three zero bytes that align the next section; sub rsp,8, which a linear decoder does not see.
+    let code = [0xC3, 0, 0, 0, 0x48, 0x83, 0xEC, 0x08, 0xC3];
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    let outcomes = count_at(&mut engine, &mut space, &[TEXT], BEST);
+    assert!(matches!(outcomes[..], [Outcome::Installed(Tactic::Pun | Tactic::Trap)]), "{outcomes:?}");
+    assert_eq!(space.bytes(TEXT + 1, code.len() - 1), code[1..], "only the site itself changes");
+}
+
+#[test]
 fn a_module_that_went_away_is_not_written_to() {
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
     count_at(&mut engine, &mut space, &[TEXT], BEST);
@@ -268,4 +278,17 @@ fn a_module_that_went_away_is_not_written_to() {
     }
     remove_all(&mut engine, &mut space);
     assert_eq!(space.bytes(TEXT, FUNCTION.len()), other, "another module's bytes stay");
+}
+
+#[test]
+fn a_probe_in_a_replaced_module_does_not_come_back_with_a_new_one() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    count_at(&mut engine, &mut space, &[TEXT], BEST);
+    for (i, &byte) in FUNCTION.iter().enumerate() {
+        space.memory.insert(TEXT + i as u64, byte);
+    }
+    count_at(&mut engine, &mut space, &[TEXT + 1], BEST);
+    assert_eq!(space.bytes(TEXT, 1), [FUNCTION[0]], "loaded anew: only the new probe is there");
+    remove_all(&mut engine, &mut space);
+    assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
 }

@@ -11,7 +11,7 @@ use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::CountOptions;
 use super::tally::{Key, Tally};
-use crate::point::{Found, Query};
+use crate::point::{Point, Query, Unresolved};
 use crate::program::{Images, Program};
 use crate::session::Error;
 
@@ -27,6 +27,10 @@ pub(super) struct Process {
     pub gate: Vec<Addr>,
     /// The dynamic linker's `_r_debug`, if it has one.
     debug: Option<Addr>,
+    /// Modules that the patterns were looked for in, by path and bias.
+    searched: HashSet<(String, u64)>,
+    /// Indirect functions that nothing refers to yet.
+    unresolved: Vec<Unresolved>,
     /// All that is mapped at the start is mapped.
     pub loaded: bool,
 }
@@ -60,6 +64,8 @@ impl Process {
             installed: HashSet::new(),
             gate: Vec::new(),
             debug: None,
+            searched: HashSet::new(),
+            unresolved: Vec::new(),
             loaded: false,
         })
     }
@@ -118,13 +124,12 @@ impl Process {
     /// Reads the modules again, and forgets what was in those that are gone.
     pub(super) fn refresh(&mut self, space: &mut RemoteSpace, images: &mut Images) -> Result<(), Error> {
         let program = Program::read(&*space, &self.pid.to_string(), images)?;
-        for old in self.program.modules() {
-            let stays = program.modules().iter().any(|new| new.path == old.path && new.bias == old.bias);
-            if !stays {
-                self.engine.forget(old.range.clone());
-                space.forget(&old.range)?;
-                self.installed.retain(|at| !old.range.contains(at));
-            }
+        for old in self.program.gone_in(&program) {
+            self.engine.forget(old.range.clone());
+            space.forget(&old.range)?;
+            self.installed.retain(|at| !old.range.contains(at));
+            self.searched.remove(&(old.path.clone(), old.bias));
+            self.unresolved.retain(|ifunc| !old.range.contains(&ifunc.resolver));
         }
         self.program = program;
         Ok(())
@@ -139,21 +144,14 @@ impl Process {
         tally: &mut Tally,
         strict: bool,
     ) -> Result<(), Error> {
-        let found = self.find(space, options, strict)?;
+        let points = self.find(space, options, strict)?;
         let mut batch = Batch::default();
         let mut placed = Vec::new();
-        for point in found.points {
+        for point in points {
             if self.installed.insert(point.addr) {
                 let counter = self.engine.counter();
                 self.engine.insert(&mut batch, point.addr, Snippet::Counter(counter), Position::Last);
                 placed.push((point, counter));
-            }
-        }
-        if self.loaded {
-            for unresolved in found.unresolved {
-                let key = (unresolved.module.clone(), unresolved.resolver.0);
-                let reason = "indirect function: nothing in the program refers to it".to_owned();
-                tally.refuse(key, &unresolved.module, &unresolved.name, unresolved.resolver, reason);
             }
         }
         if placed.is_empty() {
@@ -176,30 +174,42 @@ impl Process {
         Ok(())
     }
 
-    fn find(&self, space: &dyn AddressSpace, options: &CountOptions, strict: bool) -> Result<Found, Error> {
+    /// The points in modules that were not looked at before, and those of indirect functions decided since.
+    fn find(
+        &mut self,
+        space: &dyn AddressSpace,
+        options: &CountOptions,
+        strict: bool,
+    ) -> Result<Vec<Point>, Error> {
         let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
-        let mut all = Query::default();
-        for pattern in &options.patterns {
-            all = all.or(pattern);
-        }
-        if let Some(module) = &options.module {
-            all = all.module(module);
-        }
+        let modules = self.program.modules();
+        let query = |pattern: &str| {
+            let query = Query::functions(pattern);
+            options.module.iter().fold(query, |query, module| query.module(module))
+        };
         if strict {
-            return Ok(all.run(&self.program, &memory)?);
+            // Every pattern has to name something, wherever it was found before.
+            let mut all = query("");
+            all.patterns = options.patterns.clone();
+            all.run(&self.program, &memory)?;
         }
-        let mut found = Found::default();
-        for pattern in &options.patterns {
-            let mut query = Query::functions(pattern);
-            if let Some(module) = &options.module {
-                query = query.module(module);
-            }
-            if let Ok(more) = query.run(&self.program, &memory) {
-                found.points.extend(more.points);
-                found.unresolved.extend(more.unresolved);
+        let mut points = Vec::new();
+        self.unresolved.retain(|ifunc| {
+            let used = ifunc.resolve(&self.program, &memory);
+            let stays = used.is_empty();
+            points.extend(used);
+            stays
+        });
+        let fresh =
+            |index: &usize| self.searched.insert((modules[*index].path.clone(), modules[*index].bias));
+        let fresh: Vec<usize> = (0..modules.len()).filter(fresh).collect();
+        for pattern in options.patterns.iter().filter(|_| !fresh.is_empty()) {
+            if let Ok(found) = query(pattern).run_in(&self.program, &fresh, &memory) {
+                points.extend(found.points);
+                self.unresolved.extend(found.unresolved);
             }
         }
-        Ok(found)
+        Ok(points)
     }
 
     fn key(&self, at: Addr) -> Key {
@@ -223,6 +233,8 @@ impl Process {
             installed: self.installed.clone(),
             gate: self.gate.clone(),
             debug: self.debug,
+            searched: self.searched.clone(),
+            unresolved: self.unresolved.clone(),
             loaded: self.loaded,
         }
     }
@@ -247,6 +259,11 @@ impl Process {
         let inherited = ledgers.flat_map(|ledger| ledger.counters);
         for (entry, counter) in std::mem::take(&mut self.own).into_iter().chain(inherited) {
             tally.add(entry, self.engine.read(counter));
+        }
+        for ifunc in &self.unresolved {
+            let key = (ifunc.module.clone(), ifunc.resolver.0);
+            let reason = "indirect function: nothing in the program refers to it".to_owned();
+            tally.refuse(key, &ifunc.module, &ifunc.name, ifunc.resolver, reason);
         }
     }
 }
