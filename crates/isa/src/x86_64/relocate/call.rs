@@ -78,9 +78,13 @@ impl Operand {
             };
         }
         let displacement = iced.memory_displacement64() as i32;
+        // A segment's base can bring any displacement to the slot that is pushed.
+        let based = matches!(iced.segment_prefix(), Register::FS | Register::GS);
         match (iced.memory_base(), iced.memory_index()) {
             // Eight bytes are read, and eight are pushed.
-            (Register::RSP | Register::ESP, Register::None) if !(-15..0).contains(&displacement) => {
+            (Register::RSP | Register::ESP, Register::None)
+                if !based && !(-15..0).contains(&displacement) =>
+            {
                 Operand::Stack(displacement)
             }
             (Register::RSP | Register::ESP, _) => Operand::MayBePushedOver,
@@ -250,6 +254,12 @@ mod tests {
     fn a_target_that_the_push_would_change_is_read_first() {
         const REST: &str =
             "48 8d 64 24 80 ff b4 24 80 00 00 00 ff 35 0a 00 00 00 8f 84 24 88 00 00 00 c2 80 00";
+        // call fs:[rsp+8] takes the same way as call [rsp-8]: the base of fs is not known.
+        let careful = |text: &str| {
+            let insn = decode(&hex(text), Addr(0x7f00_0000_1000)).expect("an instruction");
+            matches!(Operand::of(&insn), Operand::MayBePushedOver)
+        };
+        assert!(careful("64 ff 54 24 08") && careful("ff 54 24 f8") && !careful("ff 54 24 08"));
         // call rsp, call [rsp-8], call [rsp-1], call [rsp-15], call [rsp+rax], call [rsp+0x7fffffff].
         for (original, push) in [
             ("ff d4", "ff f4"),
