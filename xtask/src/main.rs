@@ -1,2 +1,43 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask --help`.
+
+#![deny(unsafe_code)]
+
+mod build;
+mod generate;
+mod install;
+mod task;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run all tests.
+    Test(test::Args),
+    /// Install the command, the C library, its header, manual pages and shell completions.
+    Install(install::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Test(args) => test::run(&args),
+        Task::Install(args) => install::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `cargo xtask test`: the one test command.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use std::{env, fs};
+
+use crate::build;
+use crate::task::{self, Error, workspace};
+
+/// Arguments of the task.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run the long variants of tests.
+    #[arg(long)]
+    long: bool,
+    /// Fail where a test would be skipped.
+    #[arg(long)]
+    no_skip: bool,
+    /// Passed on to the test runner, for example the name of a test. The tests of documentation are run
+    /// only if there are none.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// Installs what tests need, builds what they run, and runs them.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let began = Instant::now();
+    task::run(Command::new(workspace().join("tests/install-packages")).current_dir(workspace()))?;
+    // Tests run the command and the library as users get them.
+    build::release()?;
+    let nextest = has_nextest();
+    let report = workspace_target().join("nextest/default/junit.xml");
+    // What an earlier run left is not this one's.
+    let _ = fs::remove_file(&report);
+    let mut tests = if nextest { with_nextest(args) } else { with_cargo(args) };
+    args.variables(&mut tests);
+    let passed = tests.status().map_err(|source| Error::Start { command: task::text(&tests), source })?;
+    let mut passed = passed.success();
+    if args.rest.is_empty() && nextest {
+        let mut doctests = task::cargo();
+        doctests.args(["test", "--doc", "--workspace", "--locked", "--quiet"]);
+        args.variables(&mut doctests);
+        passed &= task::run(&mut doctests).is_ok();
+    }
+    let skipped = fs::read_to_string(&report).map(|report| skipped(&report)).unwrap_or_default();
+    println!("\n{} s, {} skipped", began.elapsed().as_secs(), skipped.len());
+    skipped.iter().for_each(|skip| println!("  {skip}"));
+    if passed { Ok(()) } else { Err(Error::Tests) }
+}
+
+impl Args {
+    fn variables(&self, command: &mut Command) {
+        if self.long {
+            command.env("INCISE_LONG", "1");
+        }
+        if self.no_skip {
+            command.env("INCISE_NO_SKIP", "1");
+        }
+    }
+}
+
+fn has_nextest() -> bool {
+    let version =
+        task::cargo().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
+
+fn with_nextest(args: &Args) -> Command {
+    let mut command = task::cargo();
+    command.args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
+    command.arg("--config-file").arg(workspace().join("xtask/nextest.toml"));
+    command.args(&args.rest);
+    command
+}
+
+/// Shows what passing tests print, for skips are among it. Includes the tests of documentation.
+fn with_cargo(args: &Args) -> Command {
+    let mut command = task::cargo();
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(&args.rest);
+    if !args.rest.iter().any(|argument| argument == "--") {
+        command.args(["--", "--show-output"]);
+    }
+    command
+}
+
+fn workspace_target() -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    workspace().join(target.as_deref().unwrap_or(Path::new("target")))
+}
+
+/// The skips a JUnit report tells of: each with the name of its test.
+fn skipped(report: &str) -> Vec<String> {
+    let mut name = "";
+    let mut found = Vec::new();
+    for line in report.lines() {
+        if let Some(test) = line.split("<testcase name=\"").nth(1) {
+            name = test.split('"').next().unwrap_or("");
+        }
+        // The first line of a test's output follows the tag.
+        if let Some(at) = line.find("skipped: ")
+            && line[..at].chars().next_back().is_none_or(|c| c == '>')
+        {
+            found.push(format!("{name}: {}", &line[at + "skipped: ".len()..]));
+        }
+    }
+    found
+}
