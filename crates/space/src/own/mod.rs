@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "maps and unmaps memory")]
 
+mod fragments;
 mod handler;
 mod landings;
 mod memory;
@@ -28,6 +29,7 @@ use incise_isa::native::{TRAP, is_illegal};
 
 use crate::sys::{self, Errno};
 use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
+use fragments::Fragments;
 use handler::Handler;
 use landings::Landings;
 use memory::CodeWriter;
@@ -63,6 +65,7 @@ pub struct OwnSpace {
     writes_code: bool,
     handler: Handler,
     landings: Landings,
+    fragments: Fragments,
     /// What is mapped for the engines.
     reserved: Vec<Range<Addr>>,
     /// The process that used this value last; another one is a forked child.
@@ -102,6 +105,7 @@ impl Builder {
             writes_code,
             handler: Handler::new(),
             landings: Landings::default(),
+            fragments: Fragments::default(),
             reserved: Vec::new(),
             pid: own_pid(),
         })
@@ -146,6 +150,10 @@ impl OwnSpace {
             }
         }
         true
+    }
+
+    fn swap(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
+        swap::swap(edits, &self.mappings()?, &mut self.fragments, &mut self.pages)
     }
 
     fn choose(&self, edits: &[Edit]) -> Writer {
@@ -243,7 +251,7 @@ impl AddressSpace for OwnSpace {
                 poke::poke(edits)?;
                 0
             }
-            Writer::Swap | Writer::Auto => swap::swap(edits, &self.mappings()?, &mut self.pages)?,
+            Writer::Swap | Writer::Auto => self.swap(edits)?,
         };
         Ok(Applied { mappings: mappings.max(0) as usize, ..Applied::default() })
     }

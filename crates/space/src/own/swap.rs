@@ -9,6 +9,7 @@
 use incise_image::MemoryMap;
 use incise_isa::Addr;
 
+use super::fragments::Fragments;
 use super::pages::{CodeCopy, Pages, with_allowed};
 use super::runs::{self, Run};
 use super::{PAGE, memory, poke, sync};
@@ -36,8 +37,14 @@ const GAP: u64 = 64 * PAGE;
 ///
 /// On failure the runs already replaced are swapped back in the same way; if that fails as well, they are poked
 /// back, which needs no new memory: their pages are ours alone by now.
-pub(super) fn swap(edits: &[Edit], map: &MemoryMap, pages: &mut Pages) -> Result<isize, SpaceError> {
-    let runs = runs::plan(edits, map)?;
+pub(super) fn swap(
+    edits: &[Edit],
+    map: &MemoryMap,
+    fragments: &mut Fragments,
+    pages: &mut Pages,
+) -> Result<isize, SpaceError> {
+    *fragments = fragments.present(map);
+    let runs = runs::plan(edits, map, fragments)?;
     let mut copies = Vec::with_capacity(runs.len());
     for run in &runs {
         copies.push(with_allowed(pages, |pages| changed_copy(run, &edits[run.edits.clone()], pages))?);
@@ -50,6 +57,7 @@ pub(super) fn swap(edits: &[Edit], map: &MemoryMap, pages: &mut Pages) -> Result
         if result.is_err() {
             break;
         }
+        fragments.replaced(run.pages.clone(), run.owner.clone());
         done += 1;
     }
     // Not everywhere to be had; without it the old bytes, which are as right as the new, may be run for
