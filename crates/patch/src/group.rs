@@ -289,7 +289,8 @@ fn assemble<'s>(
             heads[0].landing = asm.bytes().len() as u32;
             asm = displace(asm, last, &|_| at, false)?;
         }
-    } else if last.flow().falls_through() {
+    } else if last.flow().falls_through() && !matches!(last.flow(), Flow::Call(_) | Flow::IndirectCall) {
+        // A displaced call comes back to the original code by itself.
         asm.jump(last.end());
     }
     let mut code = asm.into_bytes();
