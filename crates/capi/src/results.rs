@@ -102,12 +102,8 @@ impl Registry {
 
 /// The number of a tactic in `patch_tactic`.
 fn number(tactic: Tactic) -> u32 {
-    match tactic {
-        Tactic::Nop => 1,
-        Tactic::Retarget => 2,
-        Tactic::Jump => 3,
-        Tactic::Tail => 4,
-        Tactic::Group => 5,
-        Tactic::Trap => 6,
-    }
+    const NAMES: [&str; 7] = ["nop", "retarget", "jump", "tail", "group", "pun", "trap"];
+    let index = NAMES.iter().position(|name| *name == tactic.name());
+    // Behind the last name is PATCH_TACTIC_OTHER.
+    index.unwrap_or(NAMES.len()) as u32 + 1
 }

@@ -217,10 +217,12 @@ typedef enum patch_tactic {
 	PATCH_TACTIC_TAIL = 4,
 	/* The instruction and those behind it became a jump. */
 	PATCH_TACTIC_GROUP = 5,
+	/* The instruction became a jump, whose last bytes are the instructions behind it. */
+	PATCH_TACTIC_PUN = 6,
 	/* The instruction became a trap. */
-	PATCH_TACTIC_TRAP = 6,
+	PATCH_TACTIC_TRAP = 7,
 	/* Some other way, which later versions may have names for. */
-	PATCH_TACTIC_OTHER = 7
+	PATCH_TACTIC_OTHER = 8
 } patch_tactic;
 
 /* What became of an operation at one site. 64 bytes. */

@@ -23,6 +23,7 @@ int main(void)
 	SHOW(PATCH_X86_64_RDI);
 	SHOW(PATCH_X86_64_RIP);
 	SHOW(PATCH_ERR_INTERNAL);
+	SHOW(PATCH_TACTIC_OTHER);
 	SHOW(patch_version() == PATCH_VERSION);
 	return 0;
 }
