@@ -151,8 +151,9 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
     let mut heads = 0u8;
     let mut tactic = if first.is_nop() { Tactic::Nop } else { Tactic::Jump };
     let mut next = first.end();
+    let mut ended = false;
     while next < site + SPRINGBOARD_LEN as u64 {
-        let ended = !insns[insns.len() - 1].flow().falls_through();
+        ended |= !insns[insns.len() - 1].flow().falls_through();
         if ended && code.original(next).first() == Some(&TRAP) {
             // A trap behind the end of a path is padding; what it does when run stays the same.
             tactic = Tactic::Tail;
@@ -160,15 +161,19 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
             next = next + 1;
             continue;
         }
+        if matches!(insns[insns.len() - 1].flow(), Flow::Call(_) | Flow::IndirectCall) {
+            // Every return of the call comes by.
+            return Err(Obstacle::BranchTarget(next));
+        }
         let insn = code.insn(next).map_err(|_| Obstacle::Immovable(next))?;
         let length = insn.len() as u64;
         if let Some(entry) = (0..length).map(|i| next + i).find(|at| code.facts.is_entry(*at)) {
             return Err(Obstacle::FunctionEntry(entry));
         }
-        // Behind the end of a path may lie data, or another function that nothing tells of: what is decoded
-        // there need not be how the processor sees it.
-        if ended && !insn.is_nop() && !same_function(code, site, insn.end()) {
-            return Err(Obstacle::Immovable(next));
+        // Behind the end of a path may lie data, or a function that nothing tells of. (If a direct branch leads
+        // there it is code, but then a trap would be in its way.)
+        if ended && !insn.is_nop() {
+            return Err(Obstacle::PathEnd(next));
         }
         if code.facts.is_restartable(next) {
             return Err(Obstacle::Immovable(next));
@@ -178,8 +183,7 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
         }
         tactic = match tactic {
             Tactic::Nop if insn.is_nop() => Tactic::Nop,
-            _ if ended && insn.is_nop() => Tactic::Tail,
-            Tactic::Tail => Tactic::Tail,
+            _ if ended => Tactic::Tail,
             _ => Tactic::Group,
         };
         heads |= 1 << next.offset_from(site);
@@ -193,11 +197,6 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
         return Err(Obstacle::BranchTarget(at));
     }
     Ok((insns, heads, tactic))
-}
-
-/// Whether all bytes from `site` to `end` belong to one known function.
-fn same_function(code: &Code, site: Addr, end: Addr) -> bool {
-    code.facts.function(site).is_some_and(|function| function.contains(&site) && end <= function.end)
 }
 
 /// Five unreachable bytes that end at `site`, which a short jump at the site can lead to: padding behind a

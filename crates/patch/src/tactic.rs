@@ -109,6 +109,8 @@ pub enum Obstacle {
     FunctionEntry(Addr),
     /// Bytes behind the site cannot be displaced.
     Immovable(Addr),
+    /// Nothing falls through to the bytes behind the site, and they are no padding: they may be data.
+    PathEnd(Addr),
     /// The trap bytes inside the jump leave no free place for a trampoline.
     NoPlace,
 }
@@ -119,6 +121,7 @@ impl fmt::Display for Obstacle {
             Obstacle::BranchTarget(at) => write!(f, "{at}, which it would cover, is a branch target"),
             Obstacle::FunctionEntry(at) => write!(f, "another function begins at {at}"),
             Obstacle::Immovable(at) => write!(f, "the code at {at} cannot be displaced"),
+            Obstacle::PathEnd(at) => write!(f, "{at}, which it would cover, may be data"),
             Obstacle::NoPlace => write!(f, "no free place for its trampoline"),
         }
     }

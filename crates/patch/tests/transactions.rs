@@ -266,6 +266,12 @@ fn data_behind_the_end_of_a_path_is_not_taken_for_instructions() {
     let outcomes = count_at(&mut engine, &mut space, &[TEXT], BEST);
     assert!(matches!(outcomes[..], [Outcome::Installed(Tactic::Pun | Tactic::Trap)]), "{outcomes:?}");
     assert_eq!(space.bytes(TEXT + 1, code.len() - 1), code[1..], "only the site itself changes");
+    // pop rbx; ret; a nop that aligns; then a jump table whose bytes decode as instructions.
+    let code = [0x5B, 0xC3, 0x66, 0x90, 0x48, 0x89, 0xC8, 0xFF, 0xE0];
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+    let outcomes = count_at(&mut engine, &mut space, &[TEXT, TEXT + 1], BEST);
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Installed(_))), "{outcomes:?}");
+    assert_eq!(space.bytes(TEXT + 4, 5), code[4..], "the table");
 }
 
 #[test]
