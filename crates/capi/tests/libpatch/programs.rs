@@ -52,7 +52,7 @@ fn counters_are_exact_and_can_rest() {
 
 #[test]
 fn a_commit_is_whole_or_best_effort_and_says_what_failed() {
-    Program::new("results.c").flags("-O1 -Wall -Wextra -Werror").check("", &[]);
+    Program::new("results.c").flags("-O1 -no-pie -Wall -Wextra -Werror").check("", &[]);
 }
 
 #[test]

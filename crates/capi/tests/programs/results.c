@@ -9,19 +9,25 @@ __attribute__((noinline, noclone)) int good(int x)
 	return x * 1000 + 12345;
 }
 
-/* No jump fits on `tiny`: it is one byte, and another function follows. `broken` is no instruction. */
+/*
+ * No jump fits on `tiny`: it is one byte, and the bytes behind it, which belong to another function, would lead a
+ * jump below address 0 (the program is not position-independent). Nor is there code around it that could give way.
+ * `broken` is no instruction.
+ */
 __asm__(".text\n"
 	".globl tiny, after_tiny, broken\n"
 	".type tiny, @function\n"
 	".type after_tiny, @function\n"
 	".type broken, @function\n"
+	"	.fill 128, 1, 0x06\n"
 	"tiny:\n"
 	"	ret\n"
 	"	.size tiny, . - tiny\n"
 	"after_tiny:\n"
 	"	ret\n"
 	"	.size after_tiny, . - after_tiny\n"
-	"	.byte 0xc3\n"
+	"	.byte 0xc3, 0xc3, 0x80\n"
+	"	.fill 128, 1, 0x06\n"
 	"broken:\n"
 	"	.byte 0x06, 0x06, 0x06, 0x06, 0x06, 0x06\n"
 	"	.size broken, . - broken\n");
