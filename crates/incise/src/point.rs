@@ -173,7 +173,7 @@ fn point(module: &Module, target: &Target) -> Point {
 /// One point per address: the implementation of an indirect function that also matched by its own name takes
 /// the name the programmer calls it by.
 fn merge(points: &mut Vec<Point>) {
-    points.sort_by(|a, b| (a.addr, a.implementation.is_none()).cmp(&(b.addr, b.implementation.is_none())));
+    points.sort_by_key(|point| (point.addr, point.implementation.is_none()));
     points.dedup_by(|later, first| {
         let same = later.addr == first.addr;
         if same {
