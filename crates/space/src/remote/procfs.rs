@@ -70,13 +70,29 @@ pub(super) fn is_kernel_worker(tid: Tid) -> bool {
     flags.is_some_and(|flags| flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD) != 0)
 }
 
-/// The stack pointer and instruction pointer of a thread that sleeps in the kernel.
-pub(super) fn sleeping_at(tid: Tid) -> Option<(u64, u64)> {
-    let text = fs::read_to_string(format!("/proc/{}/syscall", tid.0)).ok()?;
-    let mut fields = text.split_ascii_whitespace().rev();
-    let hex = |field: &str| u64::from_str_radix(field.strip_prefix("0x")?, 16).ok();
-    let ip = hex(fields.next()?)?;
-    Some((hex(fields.next()?)?, ip))
+/// Where a thread sleeps in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Asleep {
+    /// The system call it is in, -1 for none (a page fault).
+    pub(super) syscall: i64,
+    /// The first argument of that call.
+    pub(super) argument: u64,
+    pub(super) sp: u64,
+    pub(super) ip: u64,
+}
+
+/// Where a thread sleeps; `None` if it runs (/proc/PID/syscall).
+pub(super) fn asleep(tid: Tid) -> Option<Asleep> {
+    parse_asleep(&fs::read_to_string(format!("/proc/{}/syscall", tid.0)).ok()?)
+}
+
+fn parse_asleep(text: &str) -> Option<Asleep> {
+    let hex = |field: &&str| u64::from_str_radix(field.strip_prefix("0x")?, 16).ok();
+    let fields: Vec<&str> = text.split_ascii_whitespace().collect();
+    let syscall = fields.first()?.parse().ok()?;
+    let argument = fields.get(1).and_then(hex).filter(|_| fields.len() > 3).unwrap_or(0);
+    let [.., sp, ip] = fields.as_slice() else { return None };
+    Some(Asleep { syscall, argument, sp: hex(sp)?, ip: hex(ip)? })
 }
 
 /// What kind of program a process runs, or a file holds.
@@ -117,6 +133,15 @@ mod tests {
         assert!(!status.kernel, "it has memory");
         assert!(threads(pid).expect("it runs").contains(&Tid(pid)));
         assert_eq!(program_kind("/proc/self/exe").expect("readable"), ProgramKind::X86_64);
+    }
+
+    #[test]
+    fn where_a_thread_sleeps() {
+        let read = Asleep { syscall: 0, argument: 5, sp: 0x7ffe_3c50, ip: 0x7f1d_c01a };
+        assert_eq!(parse_asleep("0 0x5 0x7ffe3d 0x1 0x0 0x0 0x0 0x7ffe3c50 0x7f1dc01a\n"), Some(read));
+        let fault = Asleep { syscall: -1, argument: 0, ..read };
+        assert_eq!(parse_asleep("-1 0x7ffe3c50 0x7f1dc01a\n"), Some(fault));
+        assert_eq!(parse_asleep("running\n"), None);
     }
 
     #[test]

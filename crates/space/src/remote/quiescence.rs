@@ -81,9 +81,9 @@ impl Tracees {
                     registers.sp()
                 }
                 Some(State::Parked) => {
-                    let Some((sp, ip)) = procfs::sleeping_at(tid) else { return Ok(nothing) };
-                    scan.mark(ip);
-                    Addr(sp)
+                    let Some(asleep) = procfs::asleep(tid) else { return Ok(nothing) };
+                    scan.mark(asleep.ip);
+                    Addr(asleep.sp)
                 }
                 Some(State::Dead | State::Buried) | None => continue,
                 Some(_) => return Ok(nothing),

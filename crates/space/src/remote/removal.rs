@@ -50,7 +50,12 @@ impl Tracees {
         if target.journal.is_empty() {
             return Ok(());
         }
-        let edits = target.journal.restoring(|at| target.landing(at).is_some());
+        let mut edits = target.journal.restoring(|at| target.landing(at).is_some());
+        // What someone has put back already needs nothing.
+        edits.retain(|edit| {
+            let mut now = vec![0; edit.new.len()];
+            target.memory.read(edit.at, &mut now).is_err() || now != *edit.new
+        });
         self.apply(memory, &edits, &|_| None).map(drop)
     }
 

@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use incise_isa::Addr;
+
 use super::event::Event;
 use super::procfs;
 use super::ptrace::{self, Stop, Tid};
@@ -105,12 +107,32 @@ impl Tracees {
     /// Whether a thread that was asked to stop waits in the kernel, where it can stay as long as it has to.
     fn park(&mut self, tid: Tid) -> bool {
         match procfs::status(tid).map(|status| status.state) {
+            // One that is copying the memory for a child must not see it change.
+            Ok('D') if self.is_forking(tid) => return false,
             Ok('D') => self.set_state(tid, State::Parked),
             Ok('Z' | 'X') => self.set_state(tid, State::Dead),
             Ok(_) => return false,
             Err(_) => self.vanished(tid),
         }
         true
+    }
+
+    /// Whether a thread is making a child that gets a copy of the memory, as far as can be told.
+    fn is_forking(&self, tid: Tid) -> bool {
+        let Some(asleep) = procfs::asleep(tid) else { return true };
+        let flags = match asleep.syscall {
+            libc::SYS_fork => 0,
+            libc::SYS_clone => asleep.argument,
+            // The flags are the first word of the structure (clone(2)).
+            libc::SYS_clone3 => {
+                let pid = self.threads.get(&tid).map(|thread| thread.process);
+                let memory = pid.and_then(|pid| self.memory_of(pid).ok());
+                let target = memory.and_then(|memory| self.target(memory).ok());
+                target.and_then(|target| target.memory.read_u64(Addr(asleep.argument)).ok()).unwrap_or(0)
+            }
+            _ => return false,
+        };
+        flags & libc::CLONE_VM as u64 == 0
     }
 
     /// A thread of which there is nothing left to wait for.
@@ -135,7 +157,7 @@ impl Tracees {
             && let Some(trap) = self.our_trap(tid, signal)
         {
             if !self.is_gate(memory, trap.at) {
-                return self.run_landing(tid, trap);
+                return self.run_landing(tid, memory, trap);
             }
             self.take_trap(tid, trap);
             if self.hold(memory).is_ok() {

@@ -73,6 +73,8 @@ pub(super) struct Target {
     pub(super) held_since: Option<Instant>,
     /// How long the threads stood still in all.
     pub(super) held: Duration,
+    /// When it was last checked that the trap handler is in force.
+    pub(super) checked: Option<Instant>,
     /// Published landings, sorted by trap.
     pub(super) landings: Rc<Vec<Landing>>,
     /// Traps that are reported.
@@ -96,6 +98,7 @@ impl Target {
             holds: 1,
             held_since: None,
             held: Duration::ZERO,
+            checked: None,
             landings: Rc::default(),
             gates: Rc::default(),
             journal: Rc::default(),

@@ -9,23 +9,29 @@
 //!   because the table has an entry for the byte before each landing (see `landings.rs`);
 //! - a SIGILL is taken back first: the thread would run the illegal byte again.
 
+use std::time::{Duration, Instant};
+
 use incise_isa::Addr;
 
 use super::event::Event;
 use super::procfs;
 use super::ptrace::{self, Stop, Tid};
 use super::tracees::{MemoryId, State, Tracees};
-use super::x86_64;
+use super::x86_64::{self, Registers};
 
 /// A trap of ours at which a thread stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct OurTrap {
     /// SIGTRAP or SIGILL.
     signal: i32,
     /// The address of the trap byte.
     pub(super) at: Addr,
     landing: Addr,
+    registers: Registers,
 }
+
+/// How often, at most, it is checked whether the handler is in force still.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A mask with this many of the 31 standard signals was made by blocking all, SIGTRAP too.
 const NEARLY_ALL: u32 = 16;
@@ -40,8 +46,9 @@ impl Tracees {
         if !was_forced(signal, code) {
             return None;
         }
-        let at = x86_64::trap_address(signal, ptrace::registers(tid).ok()?.ip());
-        Some(OurTrap { signal, at, landing: self.landing_for(tid, at)? })
+        let registers = ptrace::registers(tid).ok()?;
+        let at = x86_64::trap_address(signal, registers.ip());
+        Some(OurTrap { signal, at, landing: self.landing_for(tid, at)?, registers })
     }
 
     fn landing_for(&self, tid: Tid, trap: Addr) -> Option<Addr> {
@@ -55,8 +62,8 @@ impl Tracees {
     }
 
     /// Takes the trap and lets the thread go on at the landing.
-    pub(super) fn run_landing(&mut self, tid: Tid, trap: OurTrap) {
-        let needs_repair = self.needs_repair(tid, trap.signal);
+    pub(super) fn run_landing(&mut self, tid: Tid, memory: MemoryId, trap: OurTrap) {
+        let needs_repair = self.needs_repair(tid, memory, trap.signal);
         if trap.signal == libc::SIGILL || needs_repair {
             self.take_trap(tid, trap);
             if needs_repair {
@@ -65,27 +72,22 @@ impl Tracees {
             return self.proceed(tid);
         }
         self.set_state(tid, State::Running);
-        let moved = ptrace::registers(tid)
-            .and_then(|registers| ptrace::set_registers(tid, &registers.moved_to(trap.landing)))
+        let moved = ptrace::set_registers(tid, &trap.registers.moved_to(trap.landing))
             .and_then(|()| ptrace::resume(tid, 0));
         drop(moved); // ESRCH: it was killed, which is reported next.
     }
 
     /// Takes the trap; the thread stays stopped, about to run the landing.
     pub(super) fn take_trap(&mut self, tid: Tid, trap: OurTrap) {
+        let at_landing = trap.registers.moved_to(trap.landing);
+        // Errors: it was killed, which is reported next.
         if trap.signal == libc::SIGTRAP {
-            self.move_to(tid, trap.landing);
+            drop(ptrace::set_registers(tid, &at_landing));
             self.flush_once(tid, 0);
         } else {
             self.flush_once(tid, 0);
-            self.move_to(tid, trap.landing);
+            drop(ptrace::set_registers(tid, &at_landing));
         }
-    }
-
-    fn move_to(&mut self, tid: Tid, ip: Addr) {
-        let moved =
-            ptrace::registers(tid).and_then(|registers| ptrace::set_registers(tid, &registers.moved_to(ip)));
-        drop(moved); // ESRCH: it was killed, which is reported next.
     }
 
     /// Brings a stopped thread of a held memory to where its signals are delivered and its traps taken.
@@ -114,13 +116,13 @@ impl Tracees {
     }
 
     fn settle_trap(&mut self, tid: Tid, trap: OurTrap) {
-        let needs_repair = self.needs_repair(tid, trap.signal);
+        let Some(pid) = self.threads.get(&tid).map(|thread| thread.process) else { return };
+        let Ok(memory) = self.memory_of(pid) else { return };
+        let needs_repair = self.needs_repair(tid, memory, trap.signal);
         self.take_trap(tid, trap);
         if needs_repair {
             self.repair(tid, trap.signal);
         }
-        let Some(pid) = self.threads.get(&tid).map(|thread| thread.process) else { return };
-        let Ok(memory) = self.memory_of(pid) else { return };
         if self.is_gate(memory, trap.at)
             && let Ok(target) = self.target_mut(memory)
         {
@@ -141,7 +143,17 @@ impl Tracees {
 
     /// Whether the kernel has reset the action of the signal: it does so where the signal was blocked or
     /// ignored (kernel/signal.c, `force_sig_info_to_task`).
-    fn needs_repair(&self, tid: Tid, signal: i32) -> bool {
+    ///
+    /// Looked at for each trap of a thread that blocks many signals, and otherwise only from time to time:
+    /// the tracer is here to take the traps, the handler is for after it.
+    fn needs_repair(&mut self, tid: Tid, memory: MemoryId, signal: i32) -> bool {
+        let blocks_all = ptrace::signal_mask(tid).is_ok_and(blocks_nearly_all);
+        let Ok(target) = self.target_mut(memory) else { return false };
+        let due = target.checked.is_none_or(|checked| checked.elapsed() > CHECK_INTERVAL);
+        if !blocks_all && !due {
+            return false;
+        }
+        target.checked = Some(Instant::now());
         procfs::status(tid).is_ok_and(|status| status.caught & (1 << (signal - 1)) == 0)
     }
 
@@ -152,7 +164,7 @@ impl Tracees {
     /// unblocked from here on, which is what lets it survive the next trap.
     fn repair(&mut self, tid: Tid, signal: i32) {
         if let Ok(mask) = ptrace::signal_mask(tid)
-            && (mask as u32 & 0x7fff_ffff).count_ones() >= NEARLY_ALL
+            && blocks_nearly_all(mask)
         {
             drop(ptrace::set_signal_mask(tid, mask | 1 << (signal - 1)));
         }
@@ -185,6 +197,10 @@ impl Tracees {
             drop(ptrace::set_registers(tid, &registers.restarted()));
         }
     }
+}
+
+fn blocks_nearly_all(mask: u64) -> bool {
+    (mask as u32 & 0x7fff_ffff).count_ones() >= NEARLY_ALL
 }
 
 /// Whether a signal was forced by an instruction, not sent: `int3` gives `SI_KERNEL`, an illegal byte a
