@@ -37,13 +37,17 @@ fn page(command: Command, name: &str) -> io::Result<Vec<u8>> {
     let notes = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     let mut page = Vec::new();
     let versioned = command.get_version().is_some();
-    let man = Man::new(command).title(name).manual("Incise");
+    let has_subcommands = command.has_subcommands();
+    let source = concat!("incise ", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command).title(name).source(source).manual("Incise");
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    man.render_subcommands_section(&mut page)?;
+    if has_subcommands {
+        man.render_subcommands_section(&mut page)?;
+    }
     if let Some(notes) = notes {
         // As it is: it has columns.
         writeln!(page, ".SH NOTES\n.nf\n{}\n.fi", escaped(&notes))?;
