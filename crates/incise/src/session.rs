@@ -29,26 +29,54 @@ pub enum Error {
     Commit(#[from] CommitError),
 }
 
-/// The probes in the process this code runs in.
+/// The probes in one process: the one this code runs in, unless another address space is given.
 ///
-/// A session can be cloned and used from any thread; all clones are the same session. Dropping it leaves the
-/// probes in place: [`Session::remove_all`] takes them out.
-#[derive(Clone)]
-pub struct Session {
-    state: Arc<Mutex<State>>,
+/// A session can be cloned, and one of the own process used from any thread; all clones are the same session.
+/// Dropping it leaves the probes in place: [`Session::remove_all`] takes them out.
+///
+/// In another process, whose [`Tracer`](incise_space::remote::Tracer) the caller keeps going:
+///
+/// ```no_run
+/// use incise::space::remote::{ProcessId, Tracer};
+/// use incise::{Query, Session};
+///
+/// let (mut tracer, pid) = Tracer::attach(ProcessId(4711))?;
+/// let session = Session::over(tracer.space(pid)?, &pid.to_string())?;
+/// let reads = session.counter("reads");
+/// let mut batch = session.batch();
+/// for point in &session.find(Query::functions("libc!read"))? {
+///     batch.push_back(point, reads.increment());
+/// }
+/// batch.commit()?;
+/// let never = std::sync::atomic::AtomicBool::new(false);
+/// tracer.next_event(Some(std::time::Duration::from_secs(1)), &never)?;
+/// println!("{} reads", reads.read());
+/// session.remove_all()?;
+/// # Ok::<(), incise::Error>(())
+/// ```
+pub struct Session<S: AddressSpace = OwnSpace> {
+    state: Arc<Mutex<State<S>>>,
 }
 
-struct State {
-    space: OwnSpace,
+impl<S: AddressSpace> Clone for Session<S> {
+    fn clone(&self) -> Session<S> {
+        Session { state: Arc::clone(&self.state) }
+    }
+}
+
+struct State<S> {
+    space: S,
+    /// Name of the process under /proc.
+    pid: String,
     engine: Engine,
     program: Program,
     images: Images,
 }
 
-impl State {
+impl<S: AddressSpace> State<S> {
     /// Looks at the modules again, and forgets what was in those that were unloaded.
     fn refresh(&mut self) -> Result<(), SpaceError> {
-        let program = Program::read(&self.space, "self", &mut self.images)?;
+        let program = Program::read(&self.space, &self.pid, &mut self.images)?;
         self.program.gone_in(&program).for_each(|module| self.engine.forget(module.range.clone()));
         self.program = program;
         Ok(())
@@ -69,13 +97,24 @@ impl Session {
     /// # Errors
     /// As for [`Session::own`].
     pub fn with(space: OwnSpace) -> Result<Session, Error> {
+        Session::over(space, "self")
+    }
+}
+
+impl<S: AddressSpace> Session<S> {
+    /// The process that `space` is, by its name under /proc: a number, or `self`.
+    ///
+    /// # Errors
+    /// [`Error::Space`] if its memory map cannot be read.
+    #[allow(clippy::arc_with_non_send_sync, reason = "the session of a traced process stays with its tracer")]
+    pub fn over(space: S, pid: &str) -> Result<Session<S>, Error> {
         let mut images = Images::default();
-        let program = Program::read(&space, "self", &mut images)?;
-        let state = State { space, engine: Engine::new(), program, images };
+        let program = Program::read(&space, pid, &mut images)?;
+        let state = State { space, pid: pid.to_owned(), engine: Engine::new(), program, images };
         Ok(Session { state: Arc::new(Mutex::new(state)) })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<S>> {
         // A panic under the lock cannot leave a transaction half-done: commit returns before it adopts.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,13 +139,13 @@ impl Session {
     }
 
     /// A counter, zero. `name` is for reports.
-    pub fn counter(&self, name: impl Into<String>) -> Counter {
+    pub fn counter(&self, name: impl Into<String>) -> Counter<S> {
         let id = self.state().engine.counter();
         Counter { session: self.clone(), id, name: name.into() }
     }
 
     /// An empty transaction.
-    pub fn batch(&self) -> Batch {
+    pub fn batch(&self) -> Batch<S> {
         Batch { session: self.clone(), draft: Draft::default(), policy: Policy::default() }
     }
 
@@ -148,14 +187,19 @@ impl Session {
 }
 
 /// A quadword that probes increment.
-#[derive(Clone)]
-pub struct Counter {
-    session: Session,
+pub struct Counter<S: AddressSpace = OwnSpace> {
+    session: Session<S>,
     id: CounterId,
     name: String,
 }
 
-impl Counter {
+impl<S: AddressSpace> Clone for Counter<S> {
+    fn clone(&self) -> Counter<S> {
+        Counter { session: self.session.clone(), id: self.id, name: self.name.clone() }
+    }
+}
+
+impl<S: AddressSpace> Counter<S> {
     /// The snippet that adds one: atomic, so exact under any number of threads.
     pub fn increment(&self) -> Snippet {
         Snippet::Counter(self.id)
@@ -175,21 +219,21 @@ impl Counter {
 /// A transaction: insertions and removals that become visible at once.
 ///
 /// All or nothing, with a trap where only a trap fits, unless told otherwise.
-pub struct Batch {
-    session: Session,
+pub struct Batch<S: AddressSpace = OwnSpace> {
+    session: Session<S>,
     draft: Draft,
     policy: Policy,
 }
 
-impl Batch {
+impl<S: AddressSpace> Batch<S> {
     /// What can be patched is, the rest is reported.
-    pub fn best_effort(mut self) -> Batch {
+    pub fn best_effort(mut self) -> Batch<S> {
         self.policy.atomicity = Atomicity::BestEffort;
         self
     }
 
     /// What to do where only a trap fits.
-    pub fn traps(mut self, traps: TrapPolicy) -> Batch {
+    pub fn traps(mut self, traps: TrapPolicy) -> Batch<S> {
         self.policy.traps = traps;
         self
     }
