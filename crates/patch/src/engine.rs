@@ -72,10 +72,12 @@ pub struct Engine {
     counters: Vec<Option<Addr>>,
     retired: Vec<Retired>,
     retired_bytes: u64,
+    /// From this many retired bytes on another look at all threads is worth it.
+    reclaim_at: u64,
     next: u64,
 }
 
-/// Retired trampolines beyond this many bytes are worth a look at all threads.
+/// So many more bytes of retired trampolines are worth a look at all threads.
 const RECLAIM_BYTES: u64 = 1 << 20;
 
 impl Engine {
@@ -223,8 +225,9 @@ impl Engine {
         };
         let refused: BTreeSet<Addr> = plan.refused.iter().map(|(at, _)| *at).collect();
         self.adopt(next, plan, &refused);
-        if self.retired_bytes >= RECLAIM_BYTES {
-            self.reclaim(space)?;
+        if self.retired_bytes >= self.reclaim_at.max(RECLAIM_BYTES) {
+            // The transaction is done, whatever comes of this; the next one tries again.
+            let _ = self.reclaim(space);
         }
         report.stop = applied.stop;
         report.mappings = mappings + applied.mappings;
@@ -234,12 +237,20 @@ impl Engine {
     }
 
     /// Frees retired trampolines that no thread is in.
+    ///
+    /// # Errors
+    /// [`SpaceError`] if the landings could not be published or the threads not be looked at; what is retired
+    /// stays so.
     pub fn reclaim(&mut self, space: &mut dyn AddressSpace) -> Result<(), SpaceError> {
+        self.reclaim_at = self.retired_bytes + RECLAIM_BYTES;
         let mut ranges: Vec<Range<Addr>> =
-            self.retired.iter().flat_map(|r| r.ranges.iter().cloned()).collect();
+            self.retired.iter().flat_map(|retired| retired.ranges.iter().cloned()).collect();
         if ranges.is_empty() {
             return Ok(());
         }
+        // From here on nothing leads into them.
+        space.publish_landings(&landings(self.groups.values()))?;
+        self.retired.iter_mut().for_each(|retired| retired.landings.clear());
         ranges.sort_by_key(|range| range.start);
         let quiet = space.quiescent(&ranges)?;
         let busy: BTreeSet<Addr> =
@@ -248,28 +259,25 @@ impl Engine {
             .into_iter()
             .partition(|retired| retired.ranges.iter().any(|range| busy.contains(&range.start)));
         self.retired = stay;
-        if go.is_empty() {
-            return Ok(());
-        }
-        space.publish_landings(&self.landings(&[]))?;
         for range in go.into_iter().flat_map(|retired| retired.ranges) {
             self.retired_bytes -= range.end.offset_from(range.start) as u64;
             self.memory.free(range);
         }
+        self.reclaim_at = self.retired_bytes + RECLAIM_BYTES;
         Ok(())
     }
 
     /// Gives all memory in the target back, if nothing is patched and no thread is in a trampoline.
     /// Returns the bytes of trampolines that had to stay.
+    ///
+    /// # Errors
+    /// As for [`reclaim`](Self::reclaim), or if memory could not be unmapped; it stays ours then.
     pub fn release(&mut self, space: &mut dyn AddressSpace) -> Result<u64, SpaceError> {
         self.reclaim(space)?;
         if self.groups.is_empty() && self.retired.is_empty() {
             space.publish_landings(&[])?;
-            for range in self.memory.reservations().collect::<Vec<_>>() {
-                space.unmap(range.start, range.end.offset_from(range.start) as u64)?;
-            }
-            self.memory = Memory::default();
             self.counters.fill(None);
+            self.memory.release(space)?;
         }
         Ok(self.retired_bytes)
     }
@@ -285,6 +293,7 @@ impl Engine {
             counters: self.counters.clone(),
             retired: self.retired.clone(),
             retired_bytes: self.retired_bytes,
+            reclaim_at: self.reclaim_at,
             next: self.next,
         }
     }
@@ -414,22 +423,9 @@ impl Engine {
 
     /// The landings of all groups, of the retired ones and of `added`, which win.
     fn landings(&self, added: &[Group]) -> Vec<Landing> {
-        let of = |group: &Group| {
-            let landing = |head: &crate::group::Head| group.trampoline + u64::from(head.landing);
-            group
-                .heads
-                .iter()
-                .map(|head| Landing { trap: head.at, landing: landing(head) })
-                .collect::<Vec<_>>()
-        };
-        let mut all: Vec<Landing> = Vec::with_capacity(3 * (self.groups.len() + added.len()));
-        all.extend(added.iter().flat_map(of));
-        all.extend(self.groups.values().flat_map(of));
+        let mut all = landings(added.iter().chain(self.groups.values()));
         all.extend(self.retired.iter().flat_map(|retired| retired.landings.iter().copied()));
-        // Stable: the first of equal traps is the newest.
-        all.sort_by_key(|landing| landing.trap);
-        all.dedup_by_key(|landing| landing.trap);
-        all
+        sorted(all)
     }
 
     fn adopt(&mut self, next: Draft, plan: Plan, refused: &BTreeSet<Addr>) {
@@ -461,19 +457,36 @@ impl Engine {
     fn retire<'g>(&mut self, groups: impl Iterator<Item = &'g Group>, code: &[(Addr, Vec<u8>)]) {
         let mut ranges: Vec<Range<Addr>> =
             code.iter().map(|(at, bytes)| at.span(bytes.len() as u64)).collect();
-        let mut landings = Vec::new();
+        let mut kept = Vec::new();
         for group in groups {
             if code.is_empty() {
                 ranges.push(group.trampoline.span(u64::from(group.len)));
                 ranges.extend(group.stub.map(|stub| stub.span(incise_isa::native::SPRINGBOARD_LEN as u64)));
             }
-            let landing = |head: &crate::group::Head| group.trampoline + u64::from(head.landing);
-            landings.extend(group.heads.iter().map(|head| Landing { trap: head.at, landing: landing(head) }));
+            kept.push(group);
         }
         self.retired_bytes +=
             ranges.iter().map(|range| range.end.offset_from(range.start) as u64).sum::<u64>();
-        self.retired.push(Retired { ranges, landings });
+        self.retired.push(Retired { ranges, landings: landings(kept.into_iter()) });
     }
+}
+
+/// The landings of `groups`; where two groups have the same, the first wins.
+fn landings<'g>(groups: impl Iterator<Item = &'g Group>) -> Vec<Landing> {
+    let of = |group: &'g Group| {
+        group
+            .heads
+            .iter()
+            .map(|head| Landing { trap: head.at, landing: group.trampoline + u64::from(head.landing) })
+    };
+    sorted(groups.flat_map(of).collect())
+}
+
+/// Sorted by trap; the first of equal traps stays.
+fn sorted(mut landings: Vec<Landing>) -> Vec<Landing> {
+    landings.sort_by_key(|landing| landing.trap);
+    landings.dedup_by_key(|landing| landing.trap);
+    landings
 }
 
 fn pages(range: &std::ops::RangeInclusive<Addr>) -> u64 {

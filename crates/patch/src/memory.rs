@@ -239,10 +239,18 @@ impl Memory {
         self.data.iter().map(|data| &*data.mapping).find(|m| holds(m))
     }
 
-    /// All reservations: what to unmap at the end.
-    pub(crate) fn reservations(&self) -> impl Iterator<Item = Range<Addr>> + '_ {
-        let data = self.data.iter().map(|data| data.mapping.addr().span(data.mapping.len()));
-        self.arenas.iter().map(Arena::range).chain(data)
+    /// Gives all reservations back. What cannot be unmapped stays.
+    pub(crate) fn release(&mut self, space: &mut dyn AddressSpace) -> Result<(), SpaceError> {
+        self.served.clear();
+        while let Some(range) = self.arenas.last().map(Arena::range) {
+            space.unmap(range.start, len(&range))?;
+            self.arenas.pop();
+        }
+        while let Some(data) = self.data.last() {
+            space.unmap(data.mapping.addr(), data.mapping.len())?;
+            self.data.pop();
+        }
+        Ok(())
     }
 }
 

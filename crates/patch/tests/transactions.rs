@@ -4,10 +4,10 @@ mod common;
 
 use common::FakeSpace;
 use incise_isa::Addr;
-use incise_isa::native::decode;
+use incise_isa::native::{GprSet, decode};
 use incise_patch::{
-    Atomicity, Batch, CommitError, Engine, NoFacts, Outcome, Policy, Position, Refusal, Snippet, Tactic,
-    TrapPolicy,
+    Atomicity, Batch, CommitError, Engine, MachineCode, NoFacts, Outcome, Policy, Position, Refusal, Snippet,
+    Tactic, TrapPolicy,
 };
 
 const TEXT: u64 = 0x7f00_1234_5000;
@@ -272,6 +272,50 @@ fn data_behind_the_end_of_a_path_is_not_taken_for_instructions() {
     let outcomes = count_at(&mut engine, &mut space, &[TEXT, TEXT + 1], BEST);
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Installed(_))), "{outcomes:?}");
     assert_eq!(space.bytes(TEXT + 4, 5), code[4..], "the table");
+}
+
+#[test]
+fn a_failure_while_memory_is_given_back_loses_none() {
+    for fail in 0.. {
+        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+        count_at(&mut engine, &mut space, &[TEXT, TEXT + 11], BEST);
+        remove_all(&mut engine, &mut space);
+        (space.calls, space.fail) = (0, Some(fail));
+        let first = engine.release(&mut space);
+        space.fail = None;
+        if first.is_err() {
+            // What is left can be used, and be given back.
+            count_at(&mut engine, &mut space, &[TEXT + 4], BEST);
+            remove_all(&mut engine, &mut space);
+            assert_eq!(engine.release(&mut space).expect("a second try"), 0);
+        }
+        assert!(space.mapped.is_empty(), "step {fail}: {:?}", space.mapped);
+        if first.is_ok() {
+            assert!(fail >= 5, "every step was tried: {fail}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn many_changes_reuse_the_same_memory() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    let heads = heads(FUNCTION, TEXT);
+    let long =
+        MachineCode { bytes: vec![0x90; 4000].into(), clobbers: GprSet::EMPTY, flags: false, stack: false };
+    let mut most = 0;
+    for round in 0..900 {
+        let mut batch = Batch::default();
+        if let Some(instance) = engine.instances().next() {
+            engine.remove(&mut batch, instance);
+        }
+        let head = Addr(heads[round % heads.len()]);
+        engine.insert(&mut batch, head, Snippet::Code(long.clone()), Position::Last);
+        let report = engine.commit(&mut space, &NoFacts, &batch, BEST).expect("a change");
+        most = most.max(report.retired_bytes);
+        assert!(report.trampoline_bytes < 5 << 10, "one probe at a time");
+    }
+    assert!((500 << 10..3 << 20).contains(&most), "{most} bytes waited at most");
 }
 
 #[test]

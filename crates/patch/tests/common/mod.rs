@@ -100,6 +100,8 @@ impl AddressSpace for FakeSpace {
     }
 
     fn unmap(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        self.step()?;
+        assert!(self.mapped.contains(&at.span(len)), "{at} is not mapped");
         self.mapped.retain(|range| *range != at.span(len));
         self.memory.retain(|&a, _| !at.span(len).contains(&Addr(a)));
         Ok(())
@@ -147,7 +149,11 @@ impl AddressSpace for FakeSpace {
     }
 
     fn quiescent(&mut self, ranges: &[Range<Addr>]) -> Result<Vec<bool>, SpaceError> {
-        Ok(ranges.iter().map(|r| !self.busy.iter().any(|at| r.contains(at))).collect())
+        self.step()?;
+        let busy = |r: &Range<Addr>| self.busy.iter().any(|at| r.contains(at));
+        // What the published landings lead to is never idle.
+        let reachable = |r: &Range<Addr>| self.landings.iter().any(|l| r.contains(&l.landing));
+        Ok(ranges.iter().map(|r| !busy(r) && !reachable(r)).collect())
     }
 
     fn features(&self) -> Features {
