@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use incise_image::{
     Function, Image, ImageError, LinkAddr, Mapping, MemoryMap, MemoryReader, Module, modules,
@@ -67,6 +67,8 @@ pub struct Program {
     text: Vec<(Range<Addr>, usize)>,
     /// Ranges that must stay in place for rseq(2), ascending.
     restartable: Vec<Range<Addr>>,
+    /// By module, whether it carries the code that V8 copies; looked at when first asked.
+    has_v8: Vec<OnceLock<bool>>,
 }
 
 impl Program {
@@ -111,7 +113,8 @@ impl Program {
         }
         text.sort_by_key(|(range, _)| range.start);
         restartable.sort_by_key(|range| range.start);
-        Program { modules, text, restartable }
+        let has_v8 = modules.iter().map(|_| OnceLock::new()).collect();
+        Program { modules, text, restartable, has_v8 }
     }
 
     /// The modules: the program first, then by address.
@@ -166,6 +169,23 @@ impl Facts for Program {
         let Some(link) = module.to_link(at) else { return false };
         module.image.function_starting_at(link).is_some_and(|function| !function.label)
             || module.image.unwind_functions().binary_search_by_key(&link, |range| range.start).is_ok()
+    }
+
+    /// V8 carries its built-in functions in a program's text and remaps or copies them next to the code it
+    /// generates.
+    fn is_copied(&self, at: Addr) -> bool {
+        const PREFIX: &str = "Builtins_";
+        const ALWAYS_THERE: &str = "Builtins_DeoptimizationEntry_Eager";
+        let Some(module) = self.module_at(at) else { return false };
+        let image = &module.image;
+        let named =
+            module.function_at(at).is_some_and(|(function, _)| image.name(function).starts_with(PREFIX));
+        let index = self.modules.iter().position(|other| Arc::ptr_eq(&other.image, image));
+        named
+            && index.is_some_and(|index| {
+                let find = || image.functions().iter().any(|function| image.name(function) == ALWAYS_THERE);
+                *self.has_v8[index].get_or_init(find)
+            })
     }
 
     fn is_restartable(&self, at: Addr) -> bool {

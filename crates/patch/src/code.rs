@@ -25,6 +25,8 @@ pub trait Facts {
     fn is_entry(&self, at: Addr) -> bool;
     /// Whether `at` belongs to a restartable sequence (rseq(2)).
     fn is_restartable(&self, at: Addr) -> bool;
+    /// Whether the program copies the code at `at` and runs the copy.
+    fn is_copied(&self, at: Addr) -> bool;
 }
 
 /// Knows nothing.
@@ -41,6 +43,9 @@ impl Facts for NoFacts {
         false
     }
     fn is_restartable(&self, _: Addr) -> bool {
+        false
+    }
+    fn is_copied(&self, _: Addr) -> bool {
         false
     }
 }

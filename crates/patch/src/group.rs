@@ -99,6 +99,9 @@ pub(crate) fn shape(
     if code.facts.is_restartable(site) {
         return Err(Refusal::RestartableSequence(site));
     }
+    if code.facts.is_copied(site) {
+        return Err(Refusal::Copied(site));
+    }
     let alone = |tactic, board| Shape { start: site, insns: vec![first], tactic, board };
     if policy == TrapPolicy::Force {
         return Ok(alone(Tactic::Trap, Board::Trap));

@@ -81,6 +81,9 @@ pub enum Refusal {
     /// Code between the addresses of a restartable sequence must stay where it is (rseq(2)).
     #[error("{0} is in a restartable sequence, which must run in place")]
     RestartableSequence(Addr),
+    /// The program copies this code and runs the copy, where a jump would lead nowhere.
+    #[error("the program copies the code at {0} elsewhere and runs the copy")]
+    Copied(Addr),
     /// The entry is an `endbr64`, which is never overwritten, and the instruction behind it is a loop's head.
     #[error("the instruction behind the endbr64 at {0} is also the head of a loop")]
     LoopBehindEndbr(Addr),

@@ -2,8 +2,8 @@
 //!
 //! `BLESS=1 cargo test -p incise-patch --test filetests` writes what comes out into the files.
 //!
-//! Above the line `---`: `text ADDRESS` and lines of hexadecimal bytes; `function START END` and `restartable START END`
-//! for what is known about them; `probe ADDRESS counter|code|callback|gate`; `policy forbid|fallback|force`;
+//! Above the line `---`: `text ADDRESS` and lines of hexadecimal bytes; `function START END` and `restartable START END`, `copied START END` for what
+//! is known about them; `probe ADDRESS counter|code|callback|gate`; `policy forbid|fallback|force`;
 //! `taken START END` for memory that is in use. Numbers are hexadecimal, `#` begins a comment.
 
 mod common;
@@ -25,6 +25,7 @@ struct Case {
     text: Vec<(u64, Vec<u8>)>,
     functions: Vec<Range<Addr>>,
     restartable: Vec<Range<Addr>>,
+    copied: Vec<Range<Addr>>,
     taken: Vec<Range<Addr>>,
     probes: Vec<(Addr, String)>,
     traps: TrapPolicy,
@@ -43,6 +44,9 @@ impl Facts for Case {
     fn is_restartable(&self, at: Addr) -> bool {
         self.restartable.iter().any(|range| range.contains(&at))
     }
+    fn is_copied(&self, at: Addr) -> bool {
+        self.copied.iter().any(|range| range.contains(&at))
+    }
 }
 
 fn parse(input: &str) -> Case {
@@ -55,6 +59,7 @@ fn parse(input: &str) -> Case {
             ["text", at] => case.text.push((hex(at), Vec::new())),
             ["function", start, end] => case.functions.push(Addr(hex(start))..Addr(hex(end))),
             ["restartable", start, end] => case.restartable.push(Addr(hex(start))..Addr(hex(end))),
+            ["copied", start, end] => case.copied.push(Addr(hex(start))..Addr(hex(end))),
             ["taken", start, end] => case.taken.push(Addr(hex(start))..Addr(hex(end))),
             ["probe", at, what] => case.probes.push((Addr(hex(at)), what.to_owned())),
             ["policy", "forbid"] => case.traps = TrapPolicy::Forbid,
