@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod bench;
 mod build;
 mod generate;
 mod install;
@@ -26,12 +27,15 @@ enum Task {
     Test(test::Args),
     /// Install the command, the C library, its header, manual pages and shell completions.
     Install(install::Args),
+    /// Run a benchmark.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test(args) => test::run(&args),
         Task::Install(args) => install::run(&args),
+        Task::Bench(args) => bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

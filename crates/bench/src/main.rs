@@ -1,0 +1,48 @@
+//! What a hit of a probe costs. Peers and hand-written twins run in the same run, interleaved.
+
+#![deny(unsafe_code)]
+
+mod hit;
+mod library;
+mod stats;
+mod subjects;
+mod table;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Any failure; what it says is all that matters here.
+type Error = Box<dyn std::error::Error>;
+
+#[derive(Parser)]
+#[command(name = "incise-bench", about = "Benchmarks of Incise, with peers and baselines in one run")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The cost of one hit of a probe
+    Hit(hit::Options),
+    /// A process for probes of other processes (used by the others)
+    #[command(hide = true)]
+    Target,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Hit(options) => hit::run(&options),
+        Command::Target => target::serve(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("incise-bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

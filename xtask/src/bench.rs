@@ -1,0 +1,20 @@
+//! Benchmarks: `cargo xtask bench hit`, `cargo xtask bench install`.
+
+use std::ffi::OsString;
+
+use crate::task::{self, Error};
+
+/// Which benchmark, and its arguments.
+#[derive(clap::Args)]
+pub struct Args {
+    /// `hit` or `install`, with their options; `--help` tells them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Builds the benchmarks and runs one.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let mut command = task::cargo();
+    command.args(["run", "--release", "--locked", "--quiet", "--package=incise-bench", "--"]);
+    task::run(command.args(&args.arguments))
+}
