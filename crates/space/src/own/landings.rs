@@ -64,15 +64,13 @@ impl Landings {
     }
 
     /// The instruction pointers of threads on their way to a landing in `range` that was taken back: behind an
-    /// `int3`, on an illegal byte.
-    pub(super) fn on_the_way(&self, range: &Range<Addr>) -> impl Iterator<Item = Addr> + use<'_> {
+    /// `int3`; for an illegal byte, which a poke may have made an `int3` for a while, also on it.
+    pub(super) fn on_the_way(&self, range: &Range<Addr>) -> impl Iterator<Item = Range<Addr>> + use<'_> {
         let range = range.clone();
-        self.retiring.iter().filter(move |landing| range.contains(&landing.landing)).map(|landing| match self
-            .illegal
-            .contains(&landing.trap)
-        {
-            true => landing.trap,
-            false => landing.trap + 1,
+        self.retiring.iter().filter(move |landing| range.contains(&landing.landing)).map(|landing| {
+            let behind = landing.trap + 1;
+            let first = if self.illegal.contains(&landing.trap) { landing.trap } else { behind };
+            first..behind + 1
         })
     }
 
@@ -120,7 +118,7 @@ mod tests {
         let first = Landings::default().with_published(&list(&[(1, 100), (5, 200), (9, 300)]));
         let second = first.with_published(&list(&[(5, 250)]));
         assert_eq!(second.table(), list(&[(1, 100), (5, 250), (9, 300)]));
-        assert_eq!(second.on_the_way(&(Addr(90)..Addr(110))).collect::<Vec<_>>(), [Addr(2)]);
+        assert_eq!(second.on_the_way(&(Addr(90)..Addr(110))).collect::<Vec<_>>(), [Addr(2)..Addr(3)]);
         assert!(second.leads_into(&(Addr(250)..Addr(251))) && !second.leads_into(&(Addr(100)..Addr(101))));
         let third = second.without(&[&(Addr(90)..Addr(110))]).expect("one landing less");
         assert_eq!(third.table(), list(&[(5, 250), (9, 300)]));
@@ -139,7 +137,7 @@ mod tests {
         let mut landings = Landings::default().with_published(&list(&[(1, 100)]));
         landings.note_illegal(Addr(1));
         let landings = landings.with_published(&[]);
-        assert_eq!(landings.on_the_way(&(Addr(100)..Addr(101))).collect::<Vec<_>>(), [Addr(1)]);
+        assert_eq!(landings.on_the_way(&(Addr(100)..Addr(101))).collect::<Vec<_>>(), [Addr(1)..Addr(3)]);
     }
 
     #[test]

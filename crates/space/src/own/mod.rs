@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "maps and unmaps memory")]
 
+mod foreign;
 mod fragments;
 mod handler;
 mod landings;
@@ -20,12 +21,13 @@ mod swap;
 mod sync;
 mod userfault;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::ptr::NonNull;
 
 use incise_image::MemoryMap;
 use incise_isa::Addr;
-use incise_isa::native::{TRAP, is_illegal};
+use incise_isa::native::is_illegal;
 
 use crate::sys::{self, Errno};
 use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
@@ -66,6 +68,8 @@ pub struct OwnSpace {
     handler: Handler,
     landings: Landings,
     fragments: Fragments,
+    /// Numbers of the pages that were poked.
+    poked: HashSet<u64>,
     /// What is mapped for the engines.
     reserved: Vec<Range<Addr>>,
     /// The process that used this value last; another one is a forked child.
@@ -106,6 +110,7 @@ impl Builder {
             handler: Handler::new(),
             landings: Landings::default(),
             fragments: Fragments::default(),
+            poked: HashSet::new(),
             reserved: Vec::new(),
             pid: own_pid(),
         })
@@ -152,23 +157,66 @@ impl OwnSpace {
         true
     }
 
+    fn poke(&mut self, edits: &[Edit]) -> Result<(), SpaceError> {
+        poke::poke(edits).map_err(|error| self.blame_shared(edits, error))?;
+        let pages = |edit: &Edit| edit.at.0 / PAGE..=(edit.at.0 + edit.old.len() as u64 - 1) / PAGE;
+        self.poked.extend(edits.iter().flat_map(pages));
+        Ok(())
+    }
+
     fn swap(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
-        swap::swap(edits, &self.mappings()?, &mut self.fragments, &mut self.pages)
+        swap::swap(edits, &self.mappings()?, &mut self.fragments, &self.poked, &mut self.pages)
+    }
+
+    /// Pokes. If the system does not let us and the user has not said how, swaps.
+    fn poke_or_swap(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
+        match self.poke(edits) {
+            Err(SpaceError::System { .. }) if self.writer == Writer::Auto => self.swap(edits),
+            result => result.map(|()| 0),
+        }
+    }
+
+    /// Swaps. If a copy cannot stand for the code and the user has not said how, pokes.
+    fn swap_or_poke(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
+        match self.swap(edits) {
+            Err(SpaceError::Unsuitable { at, .. }) if self.can_poke(edits) && self.is_private(at) => {
+                self.poke(edits).map(|()| 0)
+            }
+            result => result,
+        }
+    }
+
+    fn can_poke(&self, edits: &[Edit]) -> bool {
+        self.writer != Writer::Swap && self.writes_code && !poke::touches_poke(edits)
+    }
+
+    /// The kernel does not write to shared memory that is not writable: tells so, if that is the reason.
+    fn blame_shared(&self, edits: &[Edit], error: SpaceError) -> SpaceError {
+        match edits.iter().find(|edit| !self.is_private(edit.at)) {
+            Some(edit) if matches!(error, SpaceError::System { .. }) => {
+                SpaceError::Unsuitable { at: edit.at, reason: "the memory is shared" }
+            }
+            _ => error,
+        }
+    }
+
+    /// Whether writing to the memory at `at` changes this process's memory only.
+    fn is_private(&self, at: Addr) -> bool {
+        self.mappings().is_ok_and(|map| map.find(at).is_some_and(|mapping| !mapping.permissions.shared))
     }
 
     fn choose(&self, edits: &[Edit]) -> Writer {
-        let can_poke = self.writes_code && !poke::touches_poke(edits);
         match self.writer {
-            Writer::Auto if can_poke && edits.len() <= FEW && thread_count() == Some(1) => Writer::Poke,
+            _ if !self.can_poke(edits) => Writer::Swap,
+            Writer::Auto if edits.len() <= FEW && thread_count() == Some(1) => Writer::Poke,
             Writer::Auto => Writer::Swap,
-            Writer::Poke if !can_poke => Writer::Swap,
             forced => forced,
         }
     }
 }
 
 /// Up to this many sites a poke costs less than a swap.
-const FEW: usize = 8;
+const FEW: usize = 16;
 
 impl AddressSpace for OwnSpace {
     fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
@@ -237,21 +285,15 @@ impl AddressSpace for OwnSpace {
             return Ok(Applied::default());
         }
         let writer = self.choose(edits);
-        if writer == Writer::Poke
-            || edits.iter().any(|edit| edit.head_offsets().any(|head| edit.new[head] == TRAP))
-        {
-            self.handler.install(libc::SIGTRAP, &mut self.pages)?;
-        }
+        // The program may have put another handler over ours since the landings were published.
+        self.handler.install(libc::SIGTRAP, &mut self.pages)?;
         for at in edits.iter().flat_map(illegal_bytes) {
             self.handler.install(libc::SIGILL, &mut self.pages)?;
             self.landings.note_illegal(at);
         }
         let mappings = match writer {
-            Writer::Poke => {
-                poke::poke(edits)?;
-                0
-            }
-            Writer::Swap | Writer::Auto => self.swap(edits)?,
+            Writer::Poke => self.poke_or_swap(edits)?,
+            Writer::Swap | Writer::Auto => self.swap_or_poke(edits)?,
         };
         Ok(Applied { mappings: mappings.max(0) as usize, ..Applied::default() })
     }
@@ -264,8 +306,7 @@ impl AddressSpace for OwnSpace {
             return Ok(vec![false; ranges.len()]);
         }
         let with_way = |range: &Range<Addr>| {
-            let way = self.landings.on_the_way(range).map(|at| at.span(1));
-            std::iter::once(range.clone()).chain(way).collect()
+            std::iter::once(range.clone()).chain(self.landings.on_the_way(range)).collect()
         };
         let places: Vec<Vec<Range<Addr>>> = ranges.iter().map(with_way).collect();
         let Some(mut idle) = quiescence::idle(&places, || self.mappings())? else {

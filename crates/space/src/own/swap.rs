@@ -6,19 +6,22 @@
 
 #![allow(unsafe_code, reason = "replaces mappings of running code")]
 
+use std::collections::HashSet;
+
 use incise_image::MemoryMap;
 use incise_isa::Addr;
 
 use super::fragments::Fragments;
 use super::pages::{CodeCopy, Pages, with_allowed};
 use super::runs::{self, Run};
-use super::{PAGE, memory, poke, sync};
+use super::{PAGE, foreign, memory, poke, sync};
 use crate::{Edit, SpaceError};
 
 /// Runs of [`fill`] that are closer than this share a mapping.
 const GAP: u64 = 64 * PAGE;
 
 /// Changes the code at each edit while any number of threads runs it. Returns the number of mappings gained.
+/// `poked` has the numbers of the pages that [`poke::poke`] changed.
 ///
 /// What has to hold at every instant: a thread that fetches an instruction gets old bytes or new bytes,
 /// never a mixture of both.
@@ -41,10 +44,12 @@ pub(super) fn swap(
     edits: &[Edit],
     map: &MemoryMap,
     fragments: &mut Fragments,
+    poked: &HashSet<u64>,
     pages: &mut Pages,
 ) -> Result<isize, SpaceError> {
     *fragments = fragments.present(map);
     let runs = runs::plan(edits, map, fragments)?;
+    foreign::check(&runs, edits, map, fragments, poked)?;
     let mut copies = Vec::with_capacity(runs.len());
     for run in &runs {
         copies.push(with_allowed(pages, |pages| changed_copy(run, &edits[run.edits.clone()], pages))?);

@@ -4,7 +4,8 @@
 #![allow(unsafe_code, reason = "runs hand-made code")]
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use incise_isa::Addr;
 use incise_isa::native::Springboard;
@@ -120,10 +121,25 @@ pub fn apply(space: &mut OwnSpace, edits: &[Edit]) -> Result<Applied, SpaceError
 
 /// Runs `child` in a forked process. Returns the wait status.
 pub fn in_child(child: impl FnOnce() -> i32) -> i32 {
+    static IN_CHILD: AtomicBool = AtomicBool::new(false);
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| match IN_CHILD.load(Ordering::Relaxed) {
+            false => hook(panic),
+            // The harness would keep the message to itself.
+            true => {
+                let text = format!("in a forked child: {panic}\n");
+                // SAFETY: writes to the standard error.
+                unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+            }
+        }));
+    });
     // SAFETY: the child only runs `child` and exits without running destructors.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
     if pid == 0 {
+        IN_CHILD.store(true, Ordering::Relaxed);
         let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
         // SAFETY: ends the child.
         unsafe { libc::_exit(code) };
