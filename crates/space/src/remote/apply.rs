@@ -24,6 +24,7 @@ use std::time::Duration;
 use incise_isa::Addr;
 use incise_isa::native::TRAP;
 
+use super::journal::Journal;
 use super::memory::Memory;
 use super::ptrace::{self, Stop, Tid};
 use super::swap::Swap;
@@ -33,6 +34,9 @@ use crate::{Applied, Edit, SpaceError};
 
 /// How often a thread inside an edit, at an address that is no head, is given time to leave.
 const RETRIES: usize = 20;
+
+/// From this many edits on, the journal is written before the stop.
+const MANY: usize = 500;
 
 /// Where a thread inside an edit goes on.
 pub(super) type LandingOf<'a> = &'a dyn Fn(Addr) -> Option<Addr>;
@@ -51,12 +55,13 @@ impl Tracees {
         }
         let held_before = self.target(memory)?.held;
         let mut swap = self.prepare_swap(memory, edits)?;
+        let mut journal = self.prepare_journal(memory, edits)?;
         let mut retries = RETRIES;
         let result = loop {
             if let Err(error) = self.hold(memory) {
                 break Err(error);
             }
-            let result = self.apply_stopped(memory, edits, &mut swap, landing_of);
+            let result = self.apply_stopped(memory, edits, &mut swap, &mut journal, landing_of);
             self.release(memory);
             match result {
                 Err(SpaceError::Busy { .. }) if retries > 0 => retries -= 1,
@@ -76,6 +81,7 @@ impl Tracees {
         memory: MemoryId,
         edits: &[Edit],
         swap: &mut Swap,
+        journal: &mut Option<Rc<Journal>>,
         landing_of: LandingOf<'_>,
     ) -> Result<usize, SpaceError> {
         let target = Rc::clone(&self.target(memory)?.memory);
@@ -96,9 +102,23 @@ impl Tracees {
         for (tid, registers) in moves {
             drop(ptrace::set_registers(tid, &registers)); // ESRCH: it was killed.
         }
-        let journal = Rc::make_mut(&mut self.target_mut(memory)?.journal);
-        edits.iter().for_each(|edit| journal.record(edit));
+        let target = self.target_mut(memory)?;
+        match journal.take() {
+            Some(journal) => target.journal = journal,
+            None => record(Rc::make_mut(&mut target.journal), edits),
+        }
         Ok(mappings)
+    }
+
+    /// The journal as it will be, where writing it would prolong the stop.
+    fn prepare_journal(&self, memory: MemoryId, edits: &[Edit]) -> Result<Option<Rc<Journal>>, SpaceError> {
+        let current = &self.target(memory)?.journal;
+        if edits.len() < MANY {
+            return Ok(None);
+        }
+        let mut journal = Journal::clone(current);
+        record(&mut journal, edits);
+        Ok(Some(Rc::new(journal)))
     }
 
     /// The threads that stand inside an edit, and the registers they go on with.
@@ -126,6 +146,10 @@ impl Tracees {
         }
         Ok(moves)
     }
+}
+
+fn record(journal: &mut Journal, edits: &[Edit]) {
+    edits.iter().for_each(|edit| journal.record(edit));
 }
 
 /// The offset of `ip` behind the beginning of the edit around it, and whether that is a head.

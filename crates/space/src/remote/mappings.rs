@@ -65,6 +65,12 @@ impl Caller<'_> {
         self.call("moving new code over the old", libc::SYS_mremap, arguments).map(drop)
     }
 
+    /// Asks for large pages.
+    pub(super) fn advise_large_pages(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        let arguments = [at.0, len, libc::MADV_HUGEPAGE as u64, 0, 0, 0];
+        self.call("asking for large pages", libc::SYS_madvise, arguments).map(drop)
+    }
+
     /// A file that both processes have open: (in the target, here).
     fn shared_file(&mut self, runtime: &Runtime) -> Result<(u64, File), SpaceError> {
         let action = "making shared memory in the target";

@@ -18,7 +18,6 @@ use std::rc::Rc;
 use incise_image::{Mapping, MemoryMap};
 use incise_isa::Addr;
 
-use super::local;
 use super::memory::PAGE;
 use super::runtime::far_hole;
 use super::tracees::{MemoryId, Tracees};
@@ -54,7 +53,6 @@ struct Run {
     private: Vec<bool>,
     /// The edits in it: index of the first, number.
     edits: Range<usize>,
-    sites: Vec<(Addr, usize)>,
 }
 
 impl Run {
@@ -92,7 +90,7 @@ impl Tracees {
             self.discard(memory, swap)?;
             return match error {
                 // No memory for copies: the edits can still be poked.
-                SpaceError::System { .. } => Ok(Swap::default()),
+                SpaceError::System { .. } | SpaceError::Occupied { .. } => Ok(Swap::default()),
                 error => Err(error),
             };
         }
@@ -110,7 +108,6 @@ impl Tracees {
         let private = self.private_pages(memory, &range)?;
         let len = range.end.offset_from(range.start) as usize;
         let before = self.target(memory)?.memory.read_vec(range.start, len)?;
-        let sites = all[edits.clone()].iter().map(|edit| (edit.at, edit.old.len())).collect();
         for edit in &all[edits.clone()] {
             let offset = edit.at.offset_from(range.start) as usize;
             let found = &before[offset..offset + edit.old.len()];
@@ -120,10 +117,14 @@ impl Tracees {
             }
         }
         let mappings = mappings_of(map, &range);
-        Ok(Run { range, staged: None, before, mappings, private, edits, sites })
+        Ok(Run { range, staged: None, before, mappings, private, edits })
     }
 
     fn stage(&mut self, memory: MemoryId, swap: &mut Swap, edits: &[Edit]) -> Result<(), SpaceError> {
+        // Our own pages first: they would take the same place.
+        if self.target(memory)?.runtime.is_none() {
+            self.with_caller(memory, |_, _| Ok(()))?;
+        }
         // One place for all of them, so that looking for it once is enough.
         let spread: u64 =
             swap.runs.iter().map(|run| run.len().next_multiple_of(TABLE_SPAN) + TABLE_SPAN).sum();
@@ -134,6 +135,10 @@ impl Tracees {
                 let at = place + run.range.start.0 % TABLE_SPAN;
                 caller.map(at, run.len(), libc::PROT_READ | libc::PROT_EXEC)?;
                 run.staged = Some(at);
+                if run.len() >= TABLE_SPAN {
+                    // Large pages are filled, moved and freed in no time. Where there are none: small ones.
+                    drop(caller.advise_large_pages(at, run.len()));
+                }
                 place = (at + run.len()).align_up(TABLE_SPAN);
             }
             Ok(())
@@ -159,35 +164,19 @@ impl Tracees {
 
     /// Checks, with the threads stopped, that the text is still what was copied.
     ///
-    /// A page of a file that the target never wrote to is as it was. Pages of its own are compared
-    /// whole, but for those that are ours, put there by an earlier swap and writable to no one: of those, the
-    /// sites.
+    /// A page of a file that the target never wrote to is as it was. Pages of its own are compared,
+    /// but for those that an earlier swap put there: they are ours and writable to no one, and reading
+    /// thousands of them is what the stop has no time for. They were compared when they were copied.
     pub(super) fn verify_unchanged(&self, memory: MemoryId, swap: &Swap) -> Result<(), SpaceError> {
         if swap.runs.is_empty() {
             return Ok(());
         }
         let map = self.memory_map(memory)?;
         let target = self.target(memory)?;
-        let tid = self.live_thread(memory)?;
         for run in &swap.runs {
-            let changed = |at: Addr, found: Vec<u8>| {
-                let offset = at.offset_from(run.range.start) as usize;
-                let expected = run.before[offset..offset + found.len()].to_vec();
-                SpaceError::Changed { at, expected, found }
-            };
             if mappings_of(&map, &run.range) != run.mappings {
-                return Err(changed(run.range.start, Vec::new()));
-            }
-            let sites = local::read_scattered(tid, &run.sites)
-                .map_err(|error| SpaceError::system("reading the sites", error))?;
-            let mut sites = sites.as_slice();
-            for &(at, len) in &run.sites {
-                let offset = at.offset_from(run.range.start) as usize;
-                let (found, rest) = sites.split_at(len);
-                if *found != run.before[offset..offset + len] {
-                    return Err(changed(at, found.to_vec()));
-                }
-                sites = rest;
+                let reason = "its mapping changed while the change was prepared";
+                return Err(SpaceError::Unsuitable { at: run.range.start, reason });
             }
             let private = self.private_pages(memory, &run.range)?;
             for (index, (was, is)) in run.private.iter().zip(&private).enumerate() {
@@ -197,8 +186,9 @@ impl Tracees {
                 }
                 let found = target.memory.read_vec(at, PAGE as usize)?;
                 let offset = index * PAGE as usize;
-                if found != run.before[offset..offset + PAGE as usize] {
-                    return Err(changed(at, found));
+                let expected = &run.before[offset..offset + PAGE as usize];
+                if found != expected {
+                    return Err(SpaceError::Changed { at, expected: expected.to_vec(), found });
                 }
             }
         }
