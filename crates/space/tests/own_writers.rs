@@ -1,5 +1,7 @@
 //! Poke and swap: the code does what it should at every instant, and all bytes come back.
 
+#![allow(unsafe_code, reason = "blocks signals")]
+
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use incise_isa::Addr;
 use incise_space::own::{OwnSpace, Pages, Writer};
-use incise_space::{AddressSpace, Edit, SpaceError};
+use incise_space::{AddressSpace, Bytes, Edit, Landing, SpaceError};
 use support::*;
 
 fn space(writer: Writer, pages: Pages) -> OwnSpace {
@@ -141,4 +143,58 @@ fn unmapped_code_is_unreadable_and_nothing_is_touched() {
             assert_eq!(bytes(&space, function.at, 7), Patchable::CODE);
         }
     }
+}
+
+/// The C library blocks all signals while it creates threads and processes; a trap taken then is deadly.
+#[test]
+fn threads_with_all_signals_blocked_survive_changes() {
+    const RETURN_1: [u8; 6] = [0xB8, 1, 0, 0, 0, 0xC3];
+    const RETURN_2: [u8; 6] = [0xB8, 2, 0, 0, 0, 0xC3];
+    assert_child(|| {
+        let mut space = space(Writer::Auto, Pages::Placed);
+        let at = fresh(4 * PAGE);
+        space.map_code(at, 4 * PAGE).expect("map");
+        let sites = [at + 8, at + 2 * PAGE - 3];
+        let trampoline = at + 3 * PAGE;
+        let code = [(sites[0], &RETURN_1[..]), (sites[1], &RETURN_1), (trampoline, &RETURN_2)];
+        space.write_code(&code).expect("write");
+        let edits = sites.map(|at| {
+            let mut jump = [0xE9, 0, 0, 0, 0];
+            jump[1..].copy_from_slice(&(trampoline.offset_from(at + 5) as i32).to_le_bytes());
+            Edit { at, old: Bytes::new(&RETURN_1[..5]), new: Bytes::new(&jump), heads: 1 }
+        });
+        space.publish_landings(&sites.map(|trap| Landing { trap, landing: trampoline })).expect("landings");
+        let stop = AtomicBool::new(false);
+        let results = [const { AtomicU64::new(0) }; 3];
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    // SAFETY: blocks signals of this thread.
+                    unsafe {
+                        let mut all: libc::sigset_t = std::mem::zeroed();
+                        libc::sigfillset(&mut all);
+                        libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+                    }
+                    while !stop.load(Ordering::Relaxed) {
+                        for site in sites {
+                            results[call(site) as usize % 3].fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+            let end = Instant::now() + Duration::from_millis(500);
+            while Instant::now() < end {
+                for edit in edits {
+                    apply(&mut space, &[edit]).expect("install");
+                }
+                for edit in edits {
+                    apply(&mut space, &[edit.inverse()]).expect("remove");
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let [wrong, old, new] = results.map(AtomicU64::into_inner);
+        assert!(wrong == 0 && old > 0 && new > 0, "{wrong} {old} {new}");
+        0
+    });
 }
