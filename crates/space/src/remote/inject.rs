@@ -27,7 +27,7 @@ use super::ptrace::{self, Status, Stop, Tid};
 use super::runtime::Runtime;
 use super::tracees::{MemoryId, State, Tracees};
 use super::x86_64::{self, Registers};
-use crate::SpaceError;
+use crate::{SpaceError, faults};
 
 /// A thread that makes system calls for us.
 pub(super) struct Caller<'a> {
@@ -160,6 +160,7 @@ impl Caller<'_> {
         number: i64,
         arguments: [u64; 6],
     ) -> Result<u64, SpaceError> {
+        faults::trip().map_err(|errno| SpaceError::system(action, errno))?;
         self.enter(number, arguments)?;
         while self.go_on()? != Stop::Syscall {}
         let result = ptrace::registers(self.tid).map_err(|error| self.failed(error))?.result();

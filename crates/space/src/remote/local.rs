@@ -13,7 +13,7 @@ use std::ptr::{self, NonNull};
 
 use incise_isa::Addr;
 
-use crate::DataMapping;
+use crate::{DataMapping, faults};
 
 /// A file without a name, close-on-exec (memfd_create(2)).
 pub(super) fn memory_file() -> io::Result<File> {
@@ -26,6 +26,7 @@ pub(super) fn memory_file() -> io::Result<File> {
 
 /// A view of the first `len` bytes of `file`, which the target has at `at`.
 pub(super) fn view(file: &File, at: Addr, len: u64) -> io::Result<DataMapping> {
+    faults::trip()?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping at a place the kernel chooses.
     let view = unsafe {

@@ -133,8 +133,12 @@ impl Tracees {
                 caller.map_file(at, len, protection, libc::MAP_SHARED, fd)?;
                 Ok(view)
             });
-            caller.close(fd)?;
-            mapped
+            let closed = caller.close(fd).or_else(|_| caller.close(fd));
+            match (mapped, closed) {
+                (Ok(view), Ok(())) => Ok(view),
+                (Ok(_), Err(error)) => caller.unmap(at, len).and(Err(error)),
+                (Err(error), _) => Err(error),
+            }
         })?;
         insert(&mut self.target_mut(memory)?.data, at.span(len));
         Ok(view)

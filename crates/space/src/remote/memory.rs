@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use incise_isa::Addr;
 
 use super::ptrace::{self, Tid};
-use crate::SpaceError;
+use crate::{SpaceError, faults};
 
 /// Size of a page of x86-64.
 pub(super) const PAGE: u64 = 4096;
@@ -43,8 +43,8 @@ impl Memory {
     pub(super) fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
         let len = into.len();
         let read = self.file.as_ref().map(|file| file.read_exact_at(into, at.0));
-        match read {
-            Some(Ok(())) => Ok(()),
+        match (faults::trip(), read) {
+            (Ok(()), Some(Ok(()))) => Ok(()),
             _ => Err(SpaceError::Unreadable { at, len }),
         }
     }
@@ -70,7 +70,7 @@ impl Memory {
     /// parameter `proc_mem.force_override`), `stopped`, a stopped thread of the target, writes word by word.
     pub(super) fn write(&self, at: Addr, bytes: &[u8], stopped: Option<Tid>) -> Result<(), SpaceError> {
         let file = self.file.as_ref().ok_or(SpaceError::Unreadable { at, len: bytes.len() })?;
-        let written = file.write_all_at(bytes, at.0);
+        let written = faults::trip().map_err(io::Error::from).and_then(|()| file.write_all_at(bytes, at.0));
         match (written, stopped) {
             (Ok(()), _) => Ok(()),
             (Err(error), Some(tid)) if error.raw_os_error() == Some(libc::EIO) => {

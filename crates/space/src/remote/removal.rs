@@ -75,18 +75,26 @@ impl Tracees {
         // A thread in a trampoline may touch any data.
         let trampolines_left = left.iter().any(|range| *range != runtime.range());
         if trampolines_left { &mut left } else { &mut idle }.extend(target.data.iter().cloned());
+        // Our own page last: after a failure before that, all this can be done again.
+        idle.sort_by_key(|range| *range == runtime.range());
         // Not from our own page: the thread that unmaps it comes back to the code behind the call.
-        self.with_caller_in_slack(memory, |caller| {
-            idle.iter().try_for_each(|range| caller.unmap(range.start, len(range)))
-        })?;
+        let mut unmapped: Vec<Range<Addr>> = Vec::new();
+        let result = self.with_caller_in_slack(memory, |caller| {
+            idle.iter().try_for_each(|range| {
+                caller.unmap(range.start, len(range))?;
+                unmapped.push(range.clone());
+                Ok(())
+            })
+        });
         let target = self.target_mut(memory)?;
-        if idle.contains(&runtime.range()) {
+        if unmapped.contains(&runtime.range()) {
             target.runtime = None;
         } else if let Some(runtime) = &mut target.runtime {
-            runtime.retired.clear();
+            runtime.retired.retain(|range| !unmapped.contains(range));
         }
-        target.code.retain(|range| left.contains(range));
-        target.data.retain(|range| left.contains(range));
+        target.code.retain(|range| !unmapped.contains(range));
+        target.data.retain(|range| !unmapped.contains(range));
+        result?;
         Ok(Left { mappings: left.len(), bytes: left.iter().map(len).sum() })
     }
 }

@@ -14,7 +14,7 @@ use super::inject::Caller;
 use super::memory::{Memory, PAGE};
 use super::tracees::{MemoryId, Tracees};
 use super::x86_64;
-use crate::SpaceError;
+use crate::{SpaceError, faults};
 
 /// Where our pages are, and what is in them.
 #[derive(Clone, Debug)]
@@ -100,16 +100,21 @@ impl Tracees {
         }
         let map = self.memory_map(memory)?;
         let base = far_hole(&map, 2 * PAGE, PAGE)?;
-        self.with_caller_in_slack(memory, |caller| {
+        let runtime = Runtime { base, table: None, retired: Vec::new(), handling: false };
+        let mut mapped = false;
+        let result = self.with_caller_in_slack(memory, |caller| {
             let (code, data) = (base, base + PAGE);
             caller.map(code, PAGE, libc::PROT_READ | libc::PROT_EXEC)?;
             caller.map(data, PAGE, libc::PROT_READ | libc::PROT_WRITE).inspect_err(|_| {
                 drop(caller.unmap(code, PAGE));
-            })
-        })?;
-        let runtime = Runtime { base, table: None, retired: Vec::new(), handling: false };
-        self.target_mut(memory)?.runtime = Some(runtime.clone());
-        Ok(runtime)
+            })?;
+            mapped = true;
+            Ok(())
+        });
+        if mapped {
+            self.target_mut(memory)?.runtime = Some(runtime.clone());
+        }
+        result.map(|()| runtime)
     }
 
     /// Calls `work` with a thread that can make system calls, outside our own pages. The threads are stopped.
@@ -131,12 +136,13 @@ impl Tracees {
         let before = target.read_vec(slack, x86_64::BLOB_LEN)?;
         let result = self.caller(memory, slack).and_then(|mut caller| work(&mut caller));
         let stopped = self.live_thread(memory)?;
-        target.write(slack, &before, Some(stopped))?;
-        result
+        let restored = target.write(slack, &before, Some(stopped));
+        result.and(restored.or_else(|_| target.write(slack, &before, Some(stopped))))
     }
 
     /// The mappings of a memory.
     pub(super) fn memory_map(&self, memory: MemoryId) -> Result<MemoryMap, SpaceError> {
+        faults::trip().map_err(|errno| SpaceError::system("reading the memory map", errno))?;
         let tid = self.live_thread(memory)?;
         let text = std::fs::read_to_string(format!("/proc/{}/maps", tid.0)).map_err(|_| memory.gone())?;
         Ok(MemoryMap::parse(&text))
