@@ -109,8 +109,24 @@ fn head_of(code: &Code, at: Addr) -> Result<Addr, Refusal> {
         return Ok(at);
     }
     let head = at + ENDBR64.len() as u64;
-    match code.branch_into(head..head + 1, |_| true) {
-        Some(_) => Err(Refusal::LoopBehindEndbr(at)),
-        None => Ok(head),
+    // Looking at bytes is quick and finds too much; decoding tells.
+    if code.branch_into(head..head + 1, |_| true).is_some() && branches_to(code, at, head) {
+        return Err(Refusal::LoopBehindEndbr(at));
     }
+    Ok(head)
+}
+
+/// Whether the function that begins at `entry` has a branch to `head`, as far as its code was read. Yes, if
+/// where it ends is not known or some of it cannot be decoded.
+fn branches_to(code: &Code, entry: Addr, head: Addr) -> bool {
+    let Some(function) = code.facts.function(entry) else { return true };
+    let mut at = entry;
+    while at < function.end && !code.original(at).is_empty() {
+        let Ok(insn) = code.insn(at) else { return true };
+        if insn.flow().target() == Some(head) {
+            return true;
+        }
+        at = insn.end();
+    }
+    false
 }

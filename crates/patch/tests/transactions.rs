@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::ops::Range;
+
 use common::FakeSpace;
 use incise_isa::Addr;
 use incise_isa::native::{GprSet, decode};
 use incise_patch::{
-    Atomicity, Batch, CommitError, Engine, MachineCode, NoFacts, Outcome, Policy, Position, Refusal, Snippet,
-    Tactic, TrapPolicy,
+    Atomicity, Batch, CommitError, Engine, Facts, MachineCode, NoFacts, Outcome, Policy, Position, Refusal,
+    Snippet, Tactic, TrapPolicy,
 };
 
 const TEXT: u64 = 0x7f00_1234_5000;
@@ -241,6 +243,46 @@ fn endbr_is_never_overwritten() {
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
     assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Group)]);
     assert_eq!(space.bytes(TEXT, 5), [0xF3, 0x0F, 0x1E, 0xFA, 0xE9]);
+}
+
+/// One function and nothing else.
+struct OneFunction(Range<Addr>);
+
+impl Facts for OneFunction {
+    fn function(&self, at: Addr) -> Option<Range<Addr>> {
+        self.0.contains(&at).then(|| self.0.clone())
+    }
+    fn function_before(&self, _: Addr) -> Option<Range<Addr>> {
+        None
+    }
+    fn is_entry(&self, at: Addr) -> bool {
+        at == self.0.start
+    }
+    fn is_restartable(&self, _: Addr) -> bool {
+        false
+    }
+    fn is_copied(&self, _: Addr) -> bool {
+        false
+    }
+}
+
+#[test]
+fn only_a_real_branch_behind_an_endbr_makes_it_a_loop() {
+    // endbr64; mov eax,1; ret, and behind it bytes that look like a jump to the mov.
+    let straight = [0xF3, 0x0F, 0x1E, 0xFA, 0xB8, 1, 0, 0, 0, 0xC3, 0xEB, 0xF8];
+    // endbr64; dec edi; jne to the dec; ret
+    let looping = [0xF3, 0x0F, 0x1E, 0xFA, 0xFF, 0xCF, 0x75, 0xFC, 0xC3];
+    for (code, len, refused) in [(&straight[..], 10, false), (&looping[..], 9, true)] {
+        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, code));
+        let mut batch = Batch::default();
+        let counter = engine.counter();
+        engine.insert(&mut batch, Addr(TEXT), Snippet::Counter(counter), Position::Last);
+        let facts = OneFunction(Addr(TEXT).span(len));
+        let report = engine.commit(&mut space, &facts, &batch, BEST).expect("a best-effort commit");
+        let outcome = &report.entries[0].outcome;
+        let is_refused = *outcome == Outcome::Refused(Refusal::LoopBehindEndbr(Addr(TEXT)));
+        assert_eq!(is_refused, refused, "{outcome:?}");
+    }
 }
 
 #[test]
