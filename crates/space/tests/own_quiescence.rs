@@ -305,6 +305,53 @@ fn memory_lent_to_a_child_is_not_told_idle() {
 }
 
 #[test]
+fn a_running_thread_that_another_tracer_has_is_not_told_idle() {
+    let mut code = Code::new();
+    let (stop, thread_id) = (AtomicBool::new(false), AtomicI32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: no arguments.
+            thread_id.store(unsafe { libc::gettid() }, SeqCst);
+            while !stop.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+        });
+        while thread_id.load(SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(code.idle(), [true, true]);
+        let mut pipe = [0; 2];
+        // SAFETY: the child only makes system calls until it is killed.
+        let (tracer, traced) = unsafe {
+            assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+            let tracer = libc::fork();
+            if tracer == 0 {
+                let traced = libc::ptrace(libc::PTRACE_SEIZE, thread_id.load(SeqCst), 0, 0) == 0;
+                libc::write(pipe[1], [u8::from(traced)].as_ptr().cast(), 1);
+                loop {
+                    libc::pause();
+                }
+            }
+            let mut traced = 0u8;
+            libc::read(pipe[0], (&raw mut traced).cast(), 1);
+            (tracer, traced == 1)
+        };
+        let answer = traced.then(|| code.idle());
+        // SAFETY: ends our child.
+        unsafe {
+            libc::kill(tracer, libc::SIGKILL);
+            libc::waitpid(tracer, std::ptr::null_mut(), 0);
+        }
+        let after = code.idle();
+        stop.store(true, SeqCst);
+        match answer {
+            Some(answer) => assert_eq!((answer, after), ([false, false], [true, true])),
+            None => eprintln!("skipped: a child may not trace its parent here"),
+        }
+    });
+}
+
+#[test]
 fn what_it_costs() {
     let mut code = Code::new();
     let stop = AtomicBool::new(false);

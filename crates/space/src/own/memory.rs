@@ -10,7 +10,7 @@ use incise_isa::Addr;
 
 use super::scratch::Scratch;
 use crate::sys::{self, Errno, File};
-use crate::{Edit, SpaceError};
+use crate::{Bytes, Edit, SpaceError};
 
 /// How many pieces one call reads (`UIO_MAXIOV`, include/uapi/linux/uio.h).
 const PIECES: usize = 1024;
@@ -31,13 +31,13 @@ pub(super) struct Reader {
 
 impl Reader {
     /// The most bytes to read at once.
-    pub(super) const MOST: usize = Scratch::LEN;
+    pub(super) const MOST: usize = Scratch::MOST;
 
-    /// For reading about `bytes` in `pieces` pieces.
-    pub(super) fn new(bytes: usize, pieces: usize) -> Reader {
-        // Setting up a scratch file costs as much as this.
-        let pays = bytes > 32 << 10 || pieces > 64;
-        Reader { scratch: if pays { Scratch::new().ok() } else { None }, buffer: Vec::new() }
+    /// For reading `bytes` in `pieces` pieces, of which no more than `at_once` bytes at once.
+    pub(super) fn new(bytes: usize, pieces: usize, at_once: usize) -> Reader {
+        // Setting up a scratch file costs as much as this saves.
+        let pays = bytes > 256 << 10 || pieces > 48;
+        Reader { scratch: if pays { Scratch::new(at_once).ok() } else { None }, buffer: Vec::new() }
     }
 
     /// Reads `len` bytes at `at`.
@@ -64,7 +64,7 @@ impl Reader {
 /// Checks that the bytes of each edit are what `expected` says.
 pub(super) fn verify(edits: &[Edit], expected: impl Fn(&Edit) -> &[u8]) -> Result<(), SpaceError> {
     let mut pieces = Vec::with_capacity(PIECES.min(edits.len()));
-    let mut reader = Reader::new(0, edits.len());
+    let mut reader = Reader::new(0, edits.len(), edits.len().min(PIECES) * Bytes::MAX);
     for edits in edits.chunks(PIECES) {
         pieces.clear();
         pieces.extend(edits.iter().map(|edit| [edit.at.0, edit.old.len() as u64]));

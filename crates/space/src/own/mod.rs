@@ -318,7 +318,7 @@ impl AddressSpace for OwnSpace {
             std::iter::once(range.clone()).chain(self.landings.on_the_way(range)).collect()
         };
         let places: Vec<Vec<Range<Addr>>> = ranges.iter().map(with_way).collect();
-        let Some(mut idle) = quiescence::idle(&places, || self.mappings())? else {
+        let Some(mut idle) = quiescence::idle(&places, || self.mappings()) else {
             return Ok(vec![false; ranges.len()]);
         };
         idle.iter_mut().zip(reachable).for_each(|(idle, reachable)| *idle &= !reachable);

@@ -55,7 +55,7 @@ impl CodeCopy {
         mut change: impl FnMut(&mut [u8], Addr) -> Result<(), SpaceError>,
     ) -> Result<CodeCopy, SpaceError> {
         let mut copy = CodeCopy::empty(from, len, pages)?;
-        let mut reader = Reader::new(len as usize, 1);
+        let mut reader = Reader::new(len as usize, 1, Reader::MOST);
         for offset in (0..len).step_by(Reader::MOST) {
             let bytes = reader.read(from + offset, (len - offset).min(Reader::MOST as u64) as usize)?;
             change(bytes, from + offset)?;

@@ -16,28 +16,30 @@ use crate::sys::{self, Errno, File};
 pub(super) struct Scratch {
     file: File,
     at: u64,
+    len: u64,
 }
 
 impl Scratch {
-    /// Bytes it holds: small enough for the second-level cache.
-    pub(super) const LEN: usize = 64 * super::PAGE as usize;
+    /// The most bytes it holds: each page costs two microseconds to begin with.
+    pub(super) const MOST: usize = 16 * super::PAGE as usize;
 
-    pub(super) fn new() -> Result<Scratch, Errno> {
+    /// For reading `len` bytes at once, or [`Scratch::MOST`] if that is less.
+    pub(super) fn new(len: usize) -> Result<Scratch, Errno> {
+        let len = (len.clamp(1, Scratch::MOST) as u64).next_multiple_of(super::PAGE);
         let file = File::memory(c"incise scratch")?;
-        file.set_len(Scratch::LEN as u64)?;
+        file.set_len(len)?;
         let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
         // SAFETY: takes unused addresses.
-        let at = unsafe { sys::mmap_file(0, Scratch::LEN as u64, prot, flags, &file, 0) }?;
-        Ok(Scratch { file, at })
+        let at = unsafe { sys::mmap_file(0, len, prot, flags, &file, 0) }?;
+        Ok(Scratch { file, at, len })
     }
 
-    /// Reads the pieces (address, length), of at most [`Scratch::LEN`] bytes together and `UIO_MAXIOV` in
-    /// number, one behind the other. Returns as many bytes as were readable.
+    /// Reads the pieces (address, length), no more bytes together than it holds and no more than `UIO_MAXIOV`, one behind the other. Returns as many bytes as were readable.
     pub(super) fn read(&mut self, pieces: &[[u64; 2]]) -> Result<&mut [u8], Errno> {
         let arguments = [self.file.number() as usize, pieces.as_ptr() as usize, pieces.len(), 0, 0, 0];
         // SAFETY: the pieces are only read from; the kernel checks that they are mapped.
         let len = match unsafe { sys::call(libc::SYS_pwritev, arguments) } {
-            Ok(len) => len.min(Scratch::LEN),
+            Ok(len) => len.min(self.len as usize),
             Err(Errno(libc::EFAULT)) => 0,
             Err(errno) => return Err(errno),
         };
@@ -49,6 +51,6 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // SAFETY: no slice is left.
-        let _ = unsafe { sys::munmap(self.at, Scratch::LEN as u64) };
+        let _ = unsafe { sys::munmap(self.at, self.len) };
     }
 }

@@ -37,7 +37,7 @@ const ROUNDS: usize = 16;
 pub(super) fn idle(
     places: &[Vec<Range<Addr>>],
     map: impl Fn() -> Result<MemoryMap, SpaceError>,
-) -> Result<Option<Vec<bool>>, SpaceError> {
+) -> Option<Vec<bool>> {
     let mut spans: Vec<Span> = Vec::new();
     for (index, place) in places.iter().enumerate() {
         spans.extend(place.iter().map(|range| Span { start: range.start.0, end: range.end.0, index }));
@@ -47,18 +47,17 @@ pub(super) fn idle(
     let mut buffer = vec![0; 2048];
     let mut seen = HashSet::new();
     for _ in 0..ROUNDS {
-        let listed = threads().map_err(|errno| SpaceError::system("listing threads", errno))?;
-        let new: Vec<i32> = listed.into_iter().filter(|tid| !seen.contains(tid)).collect();
+        let new: Vec<i32> = threads().ok()?.into_iter().filter(|tid| !seen.contains(tid)).collect();
         if new.is_empty() {
-            return Ok(Some(found.into_iter().map(|found| !found).collect()));
+            return Some(found.into_iter().map(|found| !found).collect());
         }
-        let memory = stack_memory(&map()?);
+        let memory = stack_memory(&map().ok()?);
         let mut search = Search { spans: &spans, memory: &memory, found: &mut found, buffer: &mut buffer };
         if !look(&new, &mut search, &mut seen) {
-            return Ok(None);
+            return None;
         }
     }
-    Ok(None)
+    None
 }
 
 /// Looks through `threads`, and adds those seen to `seen`. `false` if one can never be seen.
