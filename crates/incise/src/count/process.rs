@@ -77,11 +77,12 @@ impl Process {
         space: &mut dyn AddressSpace,
         tally: &mut Tally,
     ) -> Result<Option<Addr>, Error> {
-        let linker = self.program.modules().iter().find_map(|module| {
+        let fixed = self.program.modules().first().filter(|module| module.image.is_static());
+        // A static program has a copy of the linker's functions, but starts without them.
+        let linker = self.program.modules().iter().filter(|_| fixed.is_none()).find_map(|module| {
             let state = module.image.debug_state()?;
             Some((module.to_addr(state), module.image.r_debug().map(|debug| module.to_addr(debug))))
         });
-        let fixed = self.program.modules().first().filter(|module| module.image.is_static());
         let gate = match linker {
             Some((state, debug)) => {
                 self.debug = debug;
