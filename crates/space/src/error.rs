@@ -114,7 +114,9 @@ pub enum SpaceError {
         found: String,
     },
     /// The target's seccomp filter is in the way.
-    #[error("the seccomp filter of process {pid} stands in the way of {action}: run incise as root (CAP_SYS_ADMIN)")]
+    #[error(
+        "the seccomp filter of process {pid} stands in the way of {action}: run incise as root (CAP_SYS_ADMIN)"
+    )]
     Seccomp {
         /// The target.
         pid: i32,

@@ -102,7 +102,11 @@ pub trait AddressSpace {
     ///
     /// # Errors
     /// [`SpaceError::Changed`] if the bytes are not the expected ones. On any error every byte is as before.
-    fn apply(&mut self, edits: &[Edit], landing_of: &dyn Fn(Addr) -> Option<Addr>) -> Result<Applied, SpaceError>;
+    fn apply(
+        &mut self,
+        edits: &[Edit],
+        landing_of: &dyn Fn(Addr) -> Option<Addr>,
+    ) -> Result<Applied, SpaceError>;
 
     /// Which of `ranges` (sorted, in memory of [`map_code`](Self::map_code), no longer reachable from any
     /// springboard or landing) no thread can run any more: no instruction pointer and no word of any stack
