@@ -1,7 +1,7 @@
 //! Sites, tactics, trampolines, landings, transactions.
 //!
 //! The idea: trap first, then promote. Every displaced instruction head has a landing, so a one-byte trap at
-//! the head is already a complete patch; a springboard only makes it fast. Planning ([`mod@plan`]) reads bytes
+//! the head is already a complete patch; a springboard only makes it fast. Planning reads bytes
 //! and a memory map and returns what to write; [`Engine::commit`] writes it through an
 //! [`AddressSpace`](incise_space::AddressSpace).
 
