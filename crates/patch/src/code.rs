@@ -56,6 +56,8 @@ const MERGE: u64 = 4;
 /// Snapshots of the code around the sites of one transaction, with our own patches taken back.
 pub(crate) struct Code<'a> {
     stretches: Vec<Stretch>,
+    /// What was read for, ascending.
+    sites: Vec<Addr>,
     /// Addresses just behind a site that a near branch may lead to.
     branch_targets: FxHashSet<Addr>,
     /// Heads of groups whose bytes are no longer ours: their code was unmapped or replaced.
@@ -116,7 +118,12 @@ impl<'a> Code<'a> {
             stretch.take_back(groups, &mut lost);
         }
         let branch_targets = branch_targets(&stretches, sites);
-        Code { stretches, branch_targets, lost, facts }
+        Code { stretches, sites: sites.to_vec(), branch_targets, lost, facts }
+    }
+
+    /// Whether the code around `site` was read, and looked through for branches to it.
+    pub(crate) fn was_read_for(&self, site: Addr) -> bool {
+        self.sites.binary_search(&site).is_ok()
     }
 
     /// The first address in `targets`, just behind a site, that a direct branch may lead to: a short one, or a

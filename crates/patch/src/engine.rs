@@ -176,9 +176,9 @@ impl Engine {
         batch: &Batch,
         policy: Policy,
     ) -> Result<Report, CommitError> {
-        let sites = self.sites(batch);
+        let mut sites = self.sites(batch);
         let map = space.mappings()?;
-        let code = Code::read(space, &map, &sites, &self.groups, facts);
+        let mut code = Code::read(space, &map, &sites, &self.groups, facts);
         let next = Draft::new(self, batch, &code);
         let counters = self.unplaced(&next);
         let missing = self.memory.missing(&map, &sites, counters.len());
@@ -186,26 +186,41 @@ impl Engine {
         for (counter, near) in counters {
             self.counters[counter.0 as usize] = self.memory.quadword(near);
         }
-        let wanted = self.ready(&next, &code);
         let dirty: BTreeSet<Addr> = next.instances.keys().copied().collect();
-        let input = Input {
-            code: &code,
-            groups: &self.groups,
-            wanted: &wanted,
-            dirty: &dirty,
-            policy: policy.traps,
-            shadow_stack: space.features().shadow_stack,
+        let shadow_stack = space.features().shadow_stack;
+        let (mut widened, mut looked_for_memory) = (0, false);
+        let (instances, placed) = (&self.instances, &self.counters);
+        let plan = loop {
+            let input = Input {
+                code: &code,
+                groups: &self.groups,
+                snippets: &|head| {
+                    let present = || instances.get(&head).filter(|_| !code.lost.contains(&head));
+                    let list = next.instances.get(&head).or_else(present);
+                    ready(list.map_or(&[], Vec::as_slice), placed)
+                },
+                dirty: &dirty,
+                policy: policy.traps,
+                shadow_stack,
+            };
+            let mut plan = planned(&input, &mut self.memory);
+            if !plan.unread.is_empty() {
+                // Groups further and further away have to be formed anew.
+                self.widen(&mut sites, &plan.unread, widened);
+                widened += 1;
+                code = Code::read(space, &map, &sites, &self.groups, facts);
+            } else if !plan.lacking.is_empty() && !looked_for_memory {
+                // Worth a second look with memory where these jumps would lead.
+                looked_for_memory = true;
+                let code = self.memory.scattered(&space.mappings()?, std::mem::take(&mut plan.lacking));
+                plan.give_back(&mut self.memory);
+                // Without it there are traps instead: no reason to fail.
+                let wanted = Reservations { code, ..Reservations::default() };
+                mappings += self.memory.reserve(space, &wanted).unwrap_or(0);
+            } else {
+                break plan;
+            }
         };
-        let mut plan = planned(&input, &mut self.memory);
-        if !plan.lacking.is_empty() {
-            // Worth a second look with memory where these jumps would lead.
-            let code = self.memory.scattered(&space.mappings()?, std::mem::take(&mut plan.lacking));
-            plan.give_back(&mut self.memory);
-            // Without it there are traps instead: no reason to fail.
-            let wanted = Reservations { code, ..Reservations::default() };
-            mappings += self.memory.reserve(space, &wanted).unwrap_or(0);
-            plan = planned(&input, &mut self.memory);
-        }
         let mut report = next.report(self, batch, &plan);
         if policy.atomicity == Atomicity::AllOrNothing && report.refusals().next().is_some() {
             plan.give_back(&mut self.memory);
@@ -217,6 +232,9 @@ impl Engine {
                 // Once edits were tried a thread may have entered a new trampoline.
                 if reached {
                     self.retire(plan.added.iter(), &plan.code);
+                    // Traps that were there before lead where they led before. If this fails too, they lead to
+                    // the new trampolines until the next transaction.
+                    let _ = space.publish_landings(&self.landings(&[]));
                 } else {
                     plan.give_back(&mut self.memory);
                 }
@@ -316,14 +334,35 @@ impl Engine {
         *self = Engine { next, counters: vec![None; counters], ..Engine::default() };
     }
 
-    /// The heads a batch touches, ascending, as far as they are known without the code.
+    /// The heads a batch touches, as far as they are known without the code, and those near them; ascending.
     fn sites(&self, batch: &Batch) -> Vec<Addr> {
+        const NEAR: u64 = 64;
         let removed = batch.removals.iter().chain(batch.switches.iter().map(|(id, _)| id));
         let mut sites: Vec<Addr> = removed.filter_map(|id| self.heads.get(id).copied()).collect();
         sites.extend(batch.insertions.iter().map(|(_, at, ..)| *at));
         sites.sort();
         sites.dedup();
+        let near = sites.iter().flat_map(|&site| self.heads_in(site - NEAR..site + NEAR));
+        let near: Vec<Addr> = near.collect();
+        sites.extend(near);
+        sites.sort();
+        sites.dedup();
         sites
+    }
+
+    /// Adds the heads behind `unread` to `sites`, further in each round.
+    fn widen(&self, sites: &mut Vec<Addr>, unread: &[Addr], round: u32) {
+        let reach = PAGE << round.min(16);
+        sites.extend(unread);
+        sites.extend(unread.iter().flat_map(|&at| self.heads_in(at - reach..at + reach)));
+        sites.sort();
+        sites.dedup();
+    }
+
+    /// The probed heads in `range`, which may wrap around.
+    fn heads_in(&self, range: Range<Addr>) -> impl Iterator<Item = Addr> + '_ {
+        let range = if range.start < range.end { range } else { Addr(0)..Addr(0) };
+        self.instances.range(range).map(|(head, _)| *head)
     }
 
     /// Counters of the draft that have no memory yet, with a head that uses each.
@@ -338,38 +377,6 @@ impl Engine {
         counters.sort();
         counters.dedup_by_key(|(id, _)| *id);
         counters
-    }
-
-    /// The snippets to run at every head that planning may touch.
-    fn ready(&self, next: &Draft, code: &Code) -> FxHashMap<Addr, Vec<Ready>> {
-        let resolve = |list: &[Instance]| -> Vec<Ready> {
-            list.iter()
-                .filter(|instance| instance.enabled)
-                .filter_map(|instance| match &instance.snippet {
-                    Snippet::Counter(id) => (*self.counters.get(id.0 as usize)?).map(Ready::Counter),
-                    Snippet::Code(code) => Some(Ready::Code(code.clone())),
-                    Snippet::Gate => Some(Ready::Gate),
-                    Snippet::Callback { entry, payload } => {
-                        Some(Ready::Callback { entry: *entry, payload: *payload })
-                    }
-                })
-                .collect()
-        };
-        let mut wanted: FxHashMap<Addr, Vec<Ready>> = FxHashMap::default();
-        for (&head, list) in &next.instances {
-            wanted.insert(head, resolve(list));
-        }
-        // Neighbours that may be taken apart and formed anew.
-        const NEAR: u64 = 64;
-        for &dirty in next.instances.keys() {
-            for (&head, list) in self.instances.range(dirty - NEAR..dirty + NEAR) {
-                if !next.instances.contains_key(&head) && !code.lost.contains(&head) {
-                    wanted.entry(head).or_insert_with(|| resolve(list));
-                }
-            }
-        }
-        wanted.retain(|_, snippets| !snippets.is_empty());
-        wanted
     }
 
     /// Steps 2 to 4. The error tells whether any edit was tried.
@@ -469,6 +476,21 @@ impl Engine {
             ranges.iter().map(|range| range.end.offset_from(range.start) as u64).sum::<u64>();
         self.retired.push(Retired { ranges, landings: landings(kept.into_iter()) });
     }
+}
+
+/// The snippets of the instances that run; `counters` tells where each counter is.
+fn ready(instances: &[Instance], counters: &[Option<Addr>]) -> Vec<Ready> {
+    let enabled = instances.iter().filter(|instance| instance.enabled);
+    enabled
+        .filter_map(|instance| match &instance.snippet {
+            Snippet::Counter(id) => (*counters.get(id.0 as usize)?).map(Ready::Counter),
+            Snippet::Code(code) => Some(Ready::Code(code.clone())),
+            Snippet::Gate => Some(Ready::Gate),
+            Snippet::Callback { entry, payload } => {
+                Some(Ready::Callback { entry: *entry, payload: *payload })
+            }
+        })
+        .collect()
 }
 
 /// The landings of `groups`; where two groups have the same, the first wins.

@@ -175,7 +175,9 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
         }
         // Behind the end of a path may lie data, or a function that nothing tells of. (If a direct branch leads
         // there it is code, but then a trap would be in its way.)
-        if ended && !insn.is_nop() {
+        // What is behind a trap is not reached from what is before it.
+        let behind_trap = insns[insns.len() - 1].end() < next;
+        if ended && (behind_trap || !insn.is_nop()) {
             return Err(Obstacle::PathEnd(next));
         }
         if code.facts.is_restartable(next) {

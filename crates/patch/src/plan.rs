@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub edits: Vec<Edit>,
     /// Probed heads that could not be patched.
     pub refused: Vec<(Addr, Refusal)>,
+    /// Heads that have to be planned anew, but whose code was not read: then nothing else of the plan counts.
+    pub unread: Vec<Addr>,
     /// Memory that would have let a jump fit where a trap is planned now.
     pub lacking: Vec<Range<Addr>>,
     /// The tactic that carries each probed head of the new groups.
@@ -38,8 +40,8 @@ pub(crate) struct Plan {
 pub(crate) struct Input<'a> {
     pub code: &'a Code<'a>,
     pub groups: &'a BTreeMap<Addr, Group>,
-    /// Snippets to run, by head.
-    pub wanted: &'a FxHashMap<Addr, Vec<Ready>>,
+    /// The snippets to run at a head; none where there are none.
+    pub snippets: &'a dyn Fn(Addr) -> Vec<Ready>,
     /// Heads whose snippets changed.
     pub dirty: &'a BTreeSet<Addr>,
     pub policy: TrapPolicy,
@@ -50,9 +52,13 @@ pub(crate) struct Input<'a> {
 /// them.
 pub(crate) fn plan(input: &Input, memory: &mut Memory) -> Plan {
     let mut plan = Plan::default();
-    let shapes = shapes(input, &mut plan);
+    let mut wanted = Wanted::default();
+    let shapes = shapes(input, &mut wanted, &mut plan);
+    if !plan.unread.is_empty() {
+        return plan;
+    }
     for shape in ordered(shapes) {
-        place(input, shape, memory, &mut plan);
+        place(input, &wanted, shape, memory, &mut plan);
     }
     plan.added.sort_by_key(|group| group.start);
     plan.removed.sort();
@@ -71,16 +77,32 @@ impl Plan {
     }
 }
 
+/// The snippets of every probed head that planning came by.
+type Wanted = FxHashMap<Addr, Vec<Ready>>;
+
+/// Looks the snippets at `head` up. Returns whether there are any.
+fn look_up(input: &Input, wanted: &mut Wanted, head: Addr) -> bool {
+    if wanted.contains_key(&head) {
+        return true;
+    }
+    let snippets = (input.snippets)(head);
+    let any = !snippets.is_empty();
+    if any {
+        wanted.insert(head, snippets);
+    }
+    any
+}
+
 /// Forms groups around the dirty heads. Existing groups they touch are taken apart and formed anew.
-fn shapes(input: &Input, plan: &mut Plan) -> Vec<Shape> {
+fn shapes(input: &Input, wanted: &mut Wanted, plan: &mut Plan) -> Vec<Shape> {
     let mut work: BTreeSet<Addr> = BTreeSet::new();
     let mut gone: BTreeSet<Addr> = BTreeSet::new();
     for &head in input.dirty {
-        if input.wanted.contains_key(&head) {
+        if look_up(input, wanted, head) {
             work.insert(head);
         }
         if let Some(group) = touching(input.groups, head..head + 1, &gone) {
-            take_apart(input, group, &mut gone, &mut work);
+            take_apart(input, group, wanted, &mut gone, &mut work, plan);
         }
     }
     let mut shapes: Vec<Shape> = Vec::new();
@@ -101,7 +123,7 @@ fn shapes(input: &Input, plan: &mut Plan) -> Vec<Shape> {
                 continue;
             }
         }
-        let snippets = &input.wanted[&head];
+        let Some(snippets) = wanted.get(&head) else { continue };
         let retargetable = snippets.iter().all(|s| matches!(s, Ready::Counter(_)));
         let gate = snippets.contains(&Ready::Gate);
         let policy = if gate { TrapPolicy::Force } else { input.policy };
@@ -125,7 +147,7 @@ fn shapes(input: &Input, plan: &mut Plan) -> Vec<Shape> {
         }
         let extent = shape.extent();
         while let Some(group) = touching(input.groups, extent.clone(), &gone) {
-            take_apart(input, group, &mut gone, &mut work);
+            take_apart(input, group, wanted, &mut gone, &mut work, plan);
             // Heads before this one would have been formed already.
             if let Some(&first) = work.first()
                 && first < head
@@ -166,9 +188,23 @@ fn touching<'g>(
     })
 }
 
-fn take_apart(input: &Input, group: &Group, gone: &mut BTreeSet<Addr>, work: &mut BTreeSet<Addr>) {
+fn take_apart(
+    input: &Input,
+    group: &Group,
+    wanted: &mut Wanted,
+    gone: &mut BTreeSet<Addr>,
+    work: &mut BTreeSet<Addr>,
+    plan: &mut Plan,
+) {
     gone.insert(group.start);
-    work.extend(group.heads.iter().map(|head| head.at).filter(|at| input.wanted.contains_key(at)));
+    for head in &group.heads {
+        if look_up(input, wanted, head.at) {
+            work.insert(head.at);
+            if !input.code.was_read_for(head.at) {
+                plan.unread.push(head.at);
+            }
+        }
+    }
 }
 
 /// The most constrained first, so that they find their few places free.
@@ -181,16 +217,16 @@ fn ordered(mut shapes: Vec<Shape>) -> Vec<Shape> {
 }
 
 /// Finds a place for the trampoline of `shape` and adds the group to the plan, or the refusal.
-fn place(input: &Input, shape: Shape, memory: &mut Memory, plan: &mut Plan) {
+fn place(input: &Input, wanted: &Wanted, shape: Shape, memory: &mut Memory, plan: &mut Plan) {
     let probed: Vec<Addr> =
-        shape.insns.iter().map(|insn| insn.addr()).filter(|at| input.wanted.contains_key(at)).collect();
+        shape.insns.iter().map(|insn| insn.addr()).filter(|at| wanted.contains_key(at)).collect();
     let tactic = shape.tactic;
     if let Board::Pun(board) = shape.board
         && let Some(window) = memory.unserved(&board)
     {
         plan.lacking.push(window);
     }
-    match place_once(input, &shape, memory, plan) {
+    match place_once(input, wanted, &shape, memory, plan) {
         Ok(()) => plan.carried.extend(probed.iter().map(|&at| (at, tactic))),
         Err(_) if shape.board != Board::Trap => {
             // One instruction that cannot move, or no place: every probed head gets its own trap.
@@ -202,7 +238,7 @@ fn place(input: &Input, shape: Shape, memory: &mut Memory, plan: &mut Plan) {
                     continue;
                 }
                 let trap = Shape { start: at, insns: vec![insn], tactic: Tactic::Trap, board: Board::Trap };
-                match place_once(input, &trap, memory, plan) {
+                match place_once(input, wanted, &trap, memory, plan) {
                     Ok(()) => plan.carried.push((at, Tactic::Trap)),
                     Err(refusal) => plan.refused.push((at, refusal)),
                 }
@@ -212,8 +248,14 @@ fn place(input: &Input, shape: Shape, memory: &mut Memory, plan: &mut Plan) {
     }
 }
 
-fn place_once(input: &Input, shape: &Shape, memory: &mut Memory, plan: &mut Plan) -> Result<(), Refusal> {
-    let snippets = |at: Addr| input.wanted.get(&at).map_or(&[][..], Vec::as_slice);
+fn place_once(
+    input: &Input,
+    wanted: &Wanted,
+    shape: &Shape,
+    memory: &mut Memory,
+    plan: &mut Plan,
+) -> Result<(), Refusal> {
+    let snippets = |at: Addr| wanted.get(&at).map_or(&[][..], Vec::as_slice);
     let assemble = |at: Addr| build(shape, at, input.code, &snippets, input.shadow_stack);
     let none = || Refusal::NoRoom(shape.start);
     let guess = memory.arenas.first().map_or(shape.start, |arena| arena.range().start);
