@@ -35,7 +35,7 @@ pub enum Command {
 #[command(after_help = "Patterns:
   malloc          a name, in any module
   'str*'          a glob on names: * ? [a-c]
-  libc!malloc     in modules whose file name is libc, libc.so, libc.so.6, ...
+  libc!malloc     in modules whose file name is libc, libc.so, libc.so.6, ...; also in one that is loaded later
   main+0x1f       an instruction inside a function
   '*0x401136'     an address
   'std::*'        a pattern with :: or ( matches C++ and Rust names as written

@@ -40,6 +40,9 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         );
     }
     let result = counting.run(&INTERRUPTED)?;
+    for error in &result.unmatched {
+        eprintln!("incise: {error}");
+    }
     if args.verbose {
         verbose(&result);
     }

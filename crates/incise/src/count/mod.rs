@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use incise_image::PatternError;
 use incise_patch::TrapPolicy;
 use incise_space::SpaceError;
 use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
@@ -36,6 +37,18 @@ pub struct CountOptions {
     pub keep: bool,
     /// What to do where only a trap fits.
     pub traps: TrapPolicy,
+}
+
+impl CountOptions {
+    /// Whether what a pattern names may be there later: a module that is loaded while the program runs, or a
+    /// program that a child executes.
+    fn may_come(&self, error: &PatternError) -> bool {
+        match error {
+            PatternError::NoModule { .. } => true,
+            PatternError::NoFunction { .. } => self.follow,
+            _ => false,
+        }
+    }
 }
 
 /// How the counted process ended, for the counter.
@@ -62,6 +75,8 @@ pub struct CountResult {
     pub stop: Duration,
     /// Trampoline bytes that had to stay in processes that run on: a thread was inside.
     pub left_behind: u64,
+    /// Why patterns matched nothing to the end.
+    pub unmatched: Vec<PatternError>,
     /// How it ended.
     pub ending: Ending,
 }
@@ -183,6 +198,7 @@ impl Counting {
                 break;
             }
         }
+        let unmatched = self.tally.unmatched();
         let (counted, refused) = self.tally.finish();
         Ok(CountResult {
             counted,
@@ -190,6 +206,7 @@ impl Counting {
             mappings: self.tally.mappings,
             stop: self.tally.stop,
             left_behind: self.left_behind,
+            unmatched,
             ending,
         })
     }
@@ -238,7 +255,11 @@ impl Counting {
         // Once the program is loaded, a pattern that matches nothing is a mistake.
         let strict = pid == self.main && !self.tally.started && process.loaded;
         let mut space = self.tracer.space(pid)?;
-        let result = process.put_in(&mut space, &self.options, &mut self.tally, strict);
+        let mut result = process.put_in(&mut space, &self.options, &mut self.tally, strict);
+        // A process that runs already has what it has: better to say so than to wait for ever.
+        if strict && !self.launched && !self.options.follow && result.is_ok() {
+            result = self.tally.unmatched().into_iter().next().map_or(Ok(()), |error| Err(error.into()));
+        }
         self.tally.started |= strict;
         match result {
             Err(error) if strict => self.give_up(error),

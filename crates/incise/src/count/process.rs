@@ -137,7 +137,7 @@ impl Process {
     }
 
     /// Puts counters where the patterns match and none is yet. `strict`: a pattern that matches nothing is an
-    /// error.
+    /// error, unless what it names may still be loaded.
     pub(super) fn put_in(
         &mut self,
         space: &mut dyn AddressSpace,
@@ -145,7 +145,7 @@ impl Process {
         tally: &mut Tally,
         strict: bool,
     ) -> Result<(), Error> {
-        let points = self.find(space, options, strict)?;
+        let points = self.find(space, options, tally, strict)?;
         let mut batch = Batch::default();
         let mut placed = Vec::new();
         for point in points {
@@ -180,6 +180,7 @@ impl Process {
         &mut self,
         space: &dyn AddressSpace,
         options: &CountOptions,
+        tally: &mut Tally,
         strict: bool,
     ) -> Result<Vec<Point>, Error> {
         let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
@@ -188,11 +189,12 @@ impl Process {
             let query = Query::functions(pattern);
             options.module.iter().fold(query, |query, module| query.module(module))
         };
-        if strict {
-            // Every pattern has to name something, wherever it was found before.
-            let mut all = query("");
-            all.patterns = options.patterns.clone();
-            all.run(&self.program, &memory)?;
+        // Every pattern has to name something, wherever it was found before.
+        for pattern in options.patterns.iter().filter(|_| strict) {
+            match query(pattern).run(&self.program, &memory) {
+                Err(error) if options.may_come(&error) => tally.await_match(pattern, error),
+                other => drop(other?),
+            }
         }
         let mut points = Vec::new();
         self.unresolved.retain(|ifunc| {
@@ -206,6 +208,7 @@ impl Process {
         let fresh: Vec<usize> = (0..modules.len()).filter(fresh).collect();
         for pattern in options.patterns.iter().filter(|_| !fresh.is_empty()) {
             if let Ok(found) = query(pattern).run_in(&self.program, &fresh, &memory) {
+                tally.matched(pattern);
                 points.extend(found.points);
                 self.unresolved.extend(found.unresolved);
             }

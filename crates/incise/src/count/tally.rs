@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use incise_image::PatternError;
 use incise_isa::Addr;
 use incise_patch::{Outcome, Report, Tactic};
 
@@ -40,6 +41,8 @@ pub(super) struct Tally {
     counted: Vec<Counted>,
     index: HashMap<Key, usize>,
     refused: BTreeMap<Key, NotCounted>,
+    /// Patterns that nothing matches so far.
+    awaited: Vec<(String, PatternError)>,
     /// The main program was loaded and all patterns were looked at.
     pub started: bool,
     pub stop: Duration,
@@ -65,6 +68,21 @@ impl Tally {
     /// What was refused before works now.
     pub(super) fn accept(&mut self, key: &Key) {
         self.refused.remove(key);
+    }
+
+    /// Nothing matches `pattern` yet, for this reason.
+    pub(super) fn await_match(&mut self, pattern: &str, reason: PatternError) {
+        self.awaited.push((pattern.to_owned(), reason));
+    }
+
+    /// Something matches `pattern`.
+    pub(super) fn matched(&mut self, pattern: &str) {
+        self.awaited.retain(|(awaited, _)| awaited != pattern);
+    }
+
+    /// Why patterns matched nothing.
+    pub(super) fn unmatched(&mut self) -> Vec<PatternError> {
+        std::mem::take(&mut self.awaited).into_iter().map(|(_, reason)| reason).collect()
     }
 
     pub(super) fn add(&mut self, entry: usize, hits: u64) {

@@ -1,0 +1,19 @@
+// A breakpoint nobody handles kills the program, as it does without probes.
+//@ compile: gcc -O2
+//@ count: work -- 3
+//@ expect-count: work 3
+//@ expect-signal: 5
+#include <stdlib.h>
+#include <sys/resource.h>
+
+__attribute__((noipa)) int work(int n) { return n + 1; }
+
+int main(int argc, char **argv)
+{
+    struct rlimit none = { 0, 0 };
+    setrlimit(RLIMIT_CORE, &none);
+    for (int i = 0; i < (argc > 1 ? atoi(argv[1]) : 1); i++)
+        work(i);
+    __asm__ volatile("int3");
+    return 0;
+}

@@ -1,0 +1,30 @@
+//! What the end-to-end tests share. The tests run the built command, as a user does, and look only at what a
+//! user can see: output, exit codes, reports, and the process that was probed.
+//!
+//! - `tests/programs.rs`: the programs of `programs/`, whose head comments say what to expect.
+//! - `tests/counts.rs`: counts of real programs against the kernel's uprobes.
+//! - `tests/attach.rs`: processes that run already: nothing is left behind.
+//! - `tests/kill.rs`: the command is killed at any time.
+//! - `tests/errors.rs`: what can go wrong, told in one line, with nothing half-done.
+//! - `tests/faces.rs`: the form of reports, `list` and `doctor`.
+//!
+//! `INCISE_LONG=1` lengthens what is random; `INCISE_NO_SKIP=1` fails what would be skipped;
+//! `INCISE_BLESS=1` writes what was found into the head comments of the programs.
+
+#![deny(unsafe_code)]
+
+pub mod build;
+pub mod command;
+pub mod directives;
+pub mod exported;
+pub mod outcome;
+pub mod process;
+pub mod report;
+pub mod scratch;
+pub mod skip;
+pub mod uprobes;
+
+/// Whether random tests shall run long.
+pub fn long() -> bool {
+    std::env::var_os("INCISE_LONG").is_some_and(|value| value == "1")
+}
