@@ -25,16 +25,30 @@ struct Table {
 }
 
 impl Table {
-    fn new(bytes: &[u8]) -> Result<Table, SpaceError> {
-        let len = (bytes.len() as u64).next_multiple_of(PAGE);
+    /// For `len` bytes.
+    fn new(len: usize) -> Result<Table, SpaceError> {
+        let len = (len as u64).next_multiple_of(PAGE);
         let flags = libc::MAP_PRIVATE | libc::MAP_POPULATE;
         // SAFETY: takes unused addresses.
         let at = unsafe { sys::mmap_anonymous(0, len, libc::PROT_READ | libc::PROT_WRITE, flags) }
             .map_err(|errno| SpaceError::system("mapping memory for the table of landings", errno))?;
         sys::name_memory(at, len, c"incise landings");
-        // SAFETY: fresh memory of at least that size.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
         Ok(Table { at, len })
+    }
+
+    /// # Safety
+    /// No thread may read the table.
+    unsafe fn fill(self, bytes: &[u8]) {
+        debug_assert!(bytes.len() as u64 <= self.len);
+        // SAFETY: mapped, and as the caller says.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at as *mut u8, bytes.len()) };
+    }
+
+    /// Whether the table, which is in force, begins with these bytes.
+    fn holds(self, bytes: &[u8]) -> bool {
+        // SAFETY: a table in force is mapped and is not written to.
+        bytes.len() as u64 <= self.len
+            && bytes == unsafe { std::slice::from_raw_parts(self.at as *const u8, bytes.len()) }
     }
 
     /// # Safety
@@ -43,6 +57,11 @@ impl Table {
         // SAFETY: as the caller says.
         let _ = unsafe { sys::munmap(self.at, self.len) };
     }
+}
+
+/// Whether a spare table is worth using for `len` bytes.
+fn fits(spare: &Table, len: usize) -> bool {
+    (len as u64..=(16 * PAGE).max(4 * len as u64)).contains(&spare.len)
 }
 
 /// One copy of the handler with a header of its own.
@@ -63,22 +82,30 @@ pub(super) struct Handler {
     table: Option<Table>,
     /// Tables that were in force and may still be read.
     retired: Vec<Table>,
+    /// A table that no thread reads, kept for the next one.
+    spare: Option<Table>,
 }
 
 impl Handler {
     /// Nothing is in memory nor in force yet.
     pub(super) fn new() -> Handler {
-        Handler { layers: Vec::new(), table: None, retired: Vec::new() }
+        Handler { layers: Vec::new(), table: None, retired: Vec::new(), spare: None }
     }
 
     /// Puts a table of `landings` in force, sorted by trap, and sees to it that SIGTRAP comes to us.
     pub(super) fn publish(&mut self, landings: &[Landing], pages: &mut Pages) -> Result<(), SpaceError> {
-        let table = Table::new(&trap::table_bytes(landings))?;
-        if let Err(error) = self.install(libc::SIGTRAP, pages) {
-            // SAFETY: never published.
-            unsafe { table.free() };
-            return Err(error);
+        self.install(libc::SIGTRAP, pages)?;
+        let bytes = trap::table_bytes(landings);
+        // The number of landings comes first, so a table that begins with these bytes is this table.
+        if self.table.is_some_and(|table| table.holds(&bytes)) {
+            return Ok(());
         }
+        let table = match self.spare.take_if(|spare| fits(spare, bytes.len())) {
+            Some(spare) => spare,
+            None => Table::new(bytes.len())?,
+        };
+        // SAFETY: fresh, or idle since it was retired.
+        unsafe { table.fill(&bytes) };
         self.retired.extend(self.table.replace(table));
         for layer in &self.layers {
             layer.field(TrapHeader::TABLE).store(table.at, Ordering::SeqCst);
@@ -87,13 +114,16 @@ impl Handler {
         Ok(())
     }
 
-    /// Frees the retired tables if no thread can be reading one.
+    /// Frees the retired tables if no thread can be reading one; keeps the last.
     pub(super) fn free_retired(&mut self) {
+        // `active` is read after another table was put in force: see `crate::trap`.
         let idle = |layer: &Layer| layer.field(TrapHeader::ACTIVE).load(Ordering::SeqCst) == 0;
         if self.layers.iter().all(idle) {
             for table in self.retired.drain(..) {
-                // SAFETY: `active` was zero after another table was put in force (see `crate::trap`).
-                unsafe { table.free() };
+                if let Some(surplus) = self.spare.replace(table) {
+                    // SAFETY: idle.
+                    unsafe { surplus.free() };
+                }
             }
         }
     }

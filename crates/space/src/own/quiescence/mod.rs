@@ -13,7 +13,7 @@
 //! 5. Repeat until a listing shows no new thread.
 //!
 //! Not seen: the stack of a coroutine that no thread is on, and processes that share this memory without being its
-//! threads. A thread in clone(2) or vfork(2) may have lent its memory to such a process; then nothing is shown.
+//! threads. A thread in vfork(2) has lent its memory to such a process; then nothing is shown.
 
 mod scan;
 mod sleepers;

@@ -185,7 +185,7 @@ fn follows_call(at: u64) -> bool {
 }
 
 /// Fills `into` with the memory at `at` of this address space. `false` if not all of it is readable.
-fn read_own<T: Copy>(at: u64, into: &mut [T]) -> bool {
+pub(super) fn read_own<T: Copy>(at: u64, into: &mut [T]) -> bool {
     let len = size_of_val(into);
     let (local, remote) = ([into.as_mut_ptr() as usize, len], [at as usize, len]);
     let pid = super::super::own_pid() as usize;

@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 
-use super::scan::{Search, Verdict};
+use super::scan::{Search, Verdict, read_own};
 use crate::sys::{self, Errno};
 
 /// Where a sleeping thread is (proc(5), /proc/PID/syscall).
@@ -37,9 +37,19 @@ impl Sleep {
         &self.words[self.words.len() - 1..]
     }
 
-    /// Whether the thread may wait for a child that runs in this memory, on this very stack (vfork(2)).
-    fn may_lend_its_memory(&self) -> bool {
-        matches!(self.call, Some(libc::SYS_vfork | libc::SYS_clone | libc::SYS_clone3))
+    /// Whether the thread waits for a child that runs in this memory, on this very stack (vfork(2)).
+    fn lends_its_memory(&self) -> bool {
+        let flags = match (self.call, self.words.first()) {
+            (Some(libc::SYS_vfork), _) => return true,
+            (Some(libc::SYS_clone), Some(&flags)) => flags,
+            (Some(libc::SYS_clone3), Some(&arguments)) => {
+                // struct clone_args begins with the flags.
+                let mut flags = [0u64];
+                return !read_own(arguments, &mut flags) || flags[0] & libc::CLONE_VFORK as u64 != 0;
+            }
+            _ => return false,
+        };
+        flags & libc::CLONE_VFORK as u64 != 0
     }
 }
 
@@ -54,7 +64,7 @@ pub(super) fn look(tid: i32, search: &mut Search<'_>) -> Option<Verdict> {
         return Some(Verdict::Gone);
     }
     let asleep = sleep(tid)?;
-    if asleep.may_lend_its_memory() {
+    if asleep.lends_its_memory() {
         return Some(Verdict::Hidden);
     }
     let verdict = search.thread(asleep.instruction_pointer(), asleep.stack_pointer());
@@ -109,6 +119,18 @@ mod tests {
         let stopped = Sleep::parse("-1 0x7ffe00 0x7f1234\n").expect("a stopped thread");
         assert_eq!((stopped.call, stopped.stack_pointer()), (None, 0x7ffe00));
         assert_eq!(Sleep::parse("running\n"), None);
-        assert!(Sleep::parse("58 0x0 0x0 0x0 0x0 0x0 0x0 0x1 0x2").expect("vfork").may_lend_its_memory());
+    }
+
+    #[test]
+    fn a_thread_in_vfork_lends_its_memory_and_one_in_fork_does_not() {
+        let lends = |text: &str| Sleep::parse(text).expect("a sleeper").lends_its_memory();
+        assert!(lends("58 0x0 0x0 0x0 0x0 0x0 0x0 0x1 0x2"));
+        assert!(lends("56 0x4111 0x0 0x0 0x0 0x0 0x0 0x1 0x2"), "CLONE_VFORK | CLONE_VM | SIGCHLD");
+        assert!(!lends("56 0x1200011 0x0 0x0 0x0 0x0 0x0 0x1 0x2"), "fork(3)");
+        let arguments = [libc::CLONE_VFORK as u64, 0];
+        assert!(lends(&format!("435 {:p} 0x58 0x0 0x0 0x0 0x0 0x1 0x2", &arguments)));
+        assert!(lends("435 0x10 0x58 0x0 0x0 0x0 0x0 0x1 0x2"), "unreadable");
+        let arguments = [libc::CLONE_THREAD as u64, 0];
+        assert!(!lends(&format!("435 {:p} 0x58 0x0 0x0 0x0 0x0 0x1 0x2", &arguments)));
     }
 }
