@@ -29,14 +29,17 @@ const GAP: u64 = 64 * PAGE;
 /// 1. The pages that hold edits are gathered into runs; every edit lies in one run as a whole.
 /// 2. Each run is copied, the old bytes are verified in the copy, and the new bytes are put there. The copy
 ///    is private, nobody knows its address, and it is never writable.
-/// 3. Each copy is moved over its run by one mremap(2). The kernel unmaps the old pages and finishes the
+/// 3. All cores are serialized, so that none holds stale bytes of trampolines written since.
+/// 4. Each copy is moved over its run by one mremap(2). The kernel unmaps the old pages and finishes the
 ///    TLB shootdown before it lets the first new page be seen, all under the write lock on the memory
 ///    map. A thread that fetches from the run meanwhile faults and waits for the lock. So no
 ///    instruction is fetched half from old, half from new pages, not even across a page boundary.
-/// 4. An edit is right on its own, whatever the state of the others: between two runs nothing more is needed.
-/// 5. All cores are serialized, so that none goes on with bytes fetched before (a TLB shootdown by broadcast
+/// 5. An edit is right on its own, whatever the state of the others: between two runs nothing more is needed.
+/// 6. All cores are serialized, so that none goes on with bytes fetched before (a TLB shootdown by broadcast
 ///    instruction interrupts nobody).
-/// 6. All new bytes are verified.
+/// 7. All new bytes are verified.
+///
+/// Where membarrier(2) is not to be had, 3 and 6 are left to the TLB shootdown: its interrupts serialize as well.
 ///
 /// On failure the runs already replaced are swapped back in the same way; if that fails as well, they are poked
 /// back, which needs no new memory: their pages are ours alone by now.
@@ -54,6 +57,10 @@ pub(super) fn swap(
     for run in &runs {
         copies.push(with_allowed(pages, |pages| changed_copy(run, &edits[run.edits.clone()], pages))?);
     }
+    let serializes = sync::register().is_ok();
+    if serializes {
+        let _ = sync::sync_cores();
+    }
     let mut done = 0;
     let mut result = Ok(());
     for (run, copy) in runs.iter().zip(copies) {
@@ -65,9 +72,7 @@ pub(super) fn swap(
         fragments.replaced(run.pages.clone(), run.owner.clone());
         done += 1;
     }
-    // Not everywhere to be had; without it the old bytes, which are as right as the new, may be run for
-    // as long as it takes to reach the next interrupt.
-    if sync::register().is_ok() {
+    if serializes {
         let _ = sync::sync_cores();
     }
     let result = result.and_then(|()| memory::verify(edits, |edit| &edit.new));
