@@ -1,19 +1,19 @@
-//! Kills the tracer at random instants: the target computes the right results every time.
+//! Kills the tracer, at random instants and before every single step it takes: the target computes
+//! the right results every time.
 //!
-//! Runs itself as the tracer. `KILLS` in the environment says how often per program (100 if unset).
+//! Runs itself as the tracer. `KILLS` in the environment says how often it is killed at random per program
+//! (100 if unset), `STEPS` how many steps apart it is killed otherwise (7 if unset), `SEED` where chance begins.
 
 mod remote_support;
 
-use std::collections::hash_map::RandomState;
 use std::env;
-use std::hash::{BuildHasher, Hasher};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use incise_isa::Addr;
 use incise_space::remote::{ProcessId, RemoteSpace, Tracer};
-use incise_space::{AddressSpace, Bytes, Edit, Landing};
+use incise_space::{AddressSpace, Bytes, Edit, Landing, SpaceError, faults};
 use remote_support::*;
 
 /// Pages of the program that each hold `mov $1, %eax; ret`.
@@ -82,10 +82,13 @@ impl Random {
 
 fn main() {
     let arguments: Vec<String> = env::args().collect();
-    if let [_, role, pid, answer, crossing, seed] = arguments.as_slice()
+    if let [_, role, pid, answer, crossing, seed, step] = arguments.as_slice()
         && role == "tracer"
     {
         let number = |text: &str| text.parse().expect("a number");
+        if step != "never" {
+            faults::kill_nth(number(step));
+        }
         return trace(
             ProcessId(number(pid) as i32),
             Addr(number(answer)),
@@ -93,69 +96,114 @@ fn main() {
             Random(number(seed)),
         );
     }
-    let kills = env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(100);
-    let seed = RandomState::new().build_hasher().finish();
+    // What a test runner asks of a test program that brings its own harness.
+    if arguments.iter().any(|argument| argument == "--list") {
+        if !arguments.iter().any(|argument| argument == "--ignored") {
+            println!("killed_tracers_leave_a_right_target: test");
+        }
+        return;
+    }
+    let setting = |name: &str| env::var(name).ok().and_then(|value| value.parse().ok());
+    let (kills, stride) = (setting("KILLS").unwrap_or(100), setting("STEPS").unwrap_or(7));
+    let mut random = Random(setting("SEED").unwrap_or(0x9E37_79B9_7F4A_7C15));
     for (name, source) in [("spinning", SPINNING), ("sleeping", SLEEPING)] {
-        println!("{name}: {kills} kills, seed {seed}");
-        kill_often(&format!("{PLACES}{source}"), kills, Random(seed));
+        println!("{name}: {kills} kills at random, seed {}", random.0);
+        let mut subject = Subject::start(source);
+        for _ in 0..kills {
+            let mut tracer = subject.tracer(&mut random, "never");
+            thread::sleep(Duration::from_micros(random.below(40_000)));
+            tracer.kill().expect("a child");
+            subject.check(tracer, "a random kill");
+        }
+        let first = random.below(stride);
+        println!("{name}: killed before each step {first} + {stride} n, seed {}", random.0);
+        for step in (first..STEPS).step_by(stride as usize) {
+            let tracer = subject.tracer(&mut random, &step.to_string());
+            subject.check(tracer, &format!("the kill before step {step}"));
+        }
+        assert_eq!(subject.program.finish().code(), Some(7));
     }
     println!("test result: ok. every result was right");
 }
 
-fn kill_often(source: &str, kills: u32, mut random: Random) {
-    let mut program = Program::start(source, &[]);
-    let crossing = program.read_line();
-    let crossing = u64::from_str_radix(crossing.trim_start_matches("0x"), 16).expect("an address");
-    for kill in 0..kills {
-        let mut tracer = Command::new(env::current_exe().expect("known"))
+/// So many steps into its work, the tracer has done everything several times.
+const STEPS: u64 = 2500;
+
+struct Subject {
+    program: Program,
+    crossing: u64,
+}
+
+impl Subject {
+    fn start(source: &str) -> Subject {
+        let mut program = Program::start(&format!("{PLACES}{source}"), &[]);
+        let crossing = program.read_line();
+        let crossing = u64::from_str_radix(crossing.trim_start_matches("0x"), 16).expect("an address");
+        Subject { program, crossing }
+    }
+
+    fn tracer(&self, random: &mut Random, step: &str) -> Child {
+        Command::new(env::current_exe().expect("known"))
             .arg("tracer")
-            .args([program.pid.0.to_string(), program.answer.0.to_string(), crossing.to_string()])
-            .arg(random.below(u64::MAX).to_string())
+            .args([
+                self.program.pid.0.to_string(),
+                self.program.answer.0.to_string(),
+                self.crossing.to_string(),
+            ])
+            .args([&random.below(u64::MAX).to_string(), step])
             .stdin(Stdio::null())
             .spawn()
-            .expect("it starts");
-        thread::sleep(Duration::from_micros(random.below(40_000)));
-        tracer.kill().expect("a child");
+            .expect("it starts")
+    }
+
+    /// After the tracer was killed.
+    fn check(&mut self, mut tracer: Child, when: &str) {
         let status = tracer.wait().expect("a child");
-        assert_eq!(status.code(), None, "the tracer ended by itself");
+        assert_eq!(status.code(), None, "the tracer ended by itself instead of {when}");
         for _ in 0..3 {
-            assert_eq!(program.ask(), "0", "after kill {kill}");
+            assert_eq!(self.program.ask(), "0", "after {when}");
         }
     }
-    assert_eq!(program.finish().code(), Some(7));
 }
 
 /// The tracer: changes things for ever.
 fn trace(pid: ProcessId, answer: Addr, crossing: Addr, mut random: Random) {
+    let mut disturbed = 0;
     loop {
-        let (mut tracer, _) = Tracer::attach(pid).expect("permitted");
-        let mut space = tracer.space(pid).expect("traced");
-        // What an earlier tracer has left is undone first.
-        let pages = (crossing + 6).align_up(PAGE);
-        let all: Vec<Addr> =
-            [answer, crossing].into_iter().chain((0..PAGES).map(|page| pages + page * PAGE)).collect();
-        let original = all.iter().filter_map(|&at| edit(&space, at, [0xB8, 1, 0, 0, 0])).collect::<Vec<_>>();
-        let probe = Probe::prepare(&mut space, answer, Springboard::Jump);
-        let second = trampoline(&mut space, &probe, crossing);
-        let landings = [probe.landing, second];
-        space.publish_landings(&landings).expect("published");
-        space.apply(&original, &|_| None).expect("applied");
-        for _ in 0..1 + random.below(5) {
-            let mut jump = [0xE9, 0, 0, 0, 0];
-            jump[1..].copy_from_slice(&(second.landing.offset_from(crossing + 5) as i32).to_le_bytes());
-            let trap = random.below(2) == 0;
-            let new = if trap { [0xCC, 1, 0, 0, 0] } else { jump };
-            let there = edit(&space, crossing, new).expect("changed");
-            let mut edits: Vec<Edit> = vec![probe.edit, there];
-            edits.extend((0..PAGES).filter_map(|page| edit(&space, pages + page * PAGE, [0xB8, 2, 0, 0, 0])));
-            space.apply(&edits, &|_| None).expect("applied");
-            pump(&mut tracer, Duration::from_micros(random.below(2000)));
-            let back: Vec<Edit> = edits.iter().map(Edit::inverse).collect();
-            space.apply(&back, &|_| None).expect("applied");
+        match trace_once(pid, answer, crossing, &mut random) {
+            Ok(()) => disturbed = 0,
+            // A thread was still about to make the last call of the tracer that was killed before.
+            Err(SpaceError::Changed { .. } | SpaceError::Occupied { .. }) if disturbed < 20 => disturbed += 1,
+            Err(error) => panic!("{error}"),
         }
-        space.remove().expect("removed");
-        tracer.detach(pid).expect("traced");
     }
+}
+
+fn trace_once(pid: ProcessId, answer: Addr, crossing: Addr, random: &mut Random) -> Result<(), SpaceError> {
+    let (mut tracer, _) = Tracer::attach(pid)?;
+    let mut space = tracer.space(pid)?;
+    let probe = Probe::try_prepare(&mut space, answer, Springboard::Jump)?;
+    let second = trampoline(&mut space, &probe, crossing)?;
+    space.publish_landings(&[probe.landing, second])?;
+    // What an earlier tracer has left is undone first.
+    let pages = (crossing + 6).align_up(PAGE);
+    let all = [answer, crossing].into_iter().chain((0..PAGES).map(|page| pages + page * PAGE));
+    let left: Vec<Edit> = all.filter_map(|at| edit(&space, at, [0xB8, 1, 0, 0, 0])).collect();
+    space.apply(&left, &|_| None)?;
+    for _ in 0..1 + random.below(5) {
+        let mut jump = [0xE9, 0, 0, 0, 0];
+        jump[1..].copy_from_slice(&(second.landing.offset_from(crossing + 5) as i32).to_le_bytes());
+        let trap = random.below(2) == 0;
+        let mut edits = vec![probe.edit];
+        edits.extend(edit(&space, crossing, if trap { [0xCC, 1, 0, 0, 0] } else { jump }));
+        edits.extend((0..PAGES).filter_map(|page| edit(&space, pages + page * PAGE, [0xB8, 2, 0, 0, 0])));
+        space.apply(&edits, &|_| None)?;
+        pump(&mut tracer, Duration::from_micros(random.below(2000)));
+        let back: Vec<Edit> = edits.iter().map(Edit::inverse).collect();
+        space.apply(&back, &|_| None)?;
+    }
+    space.remove()?;
+    tracer.detach(pid)
 }
 
 /// The edit that makes the five bytes at `at` what is asked, if they are not.
@@ -166,10 +214,10 @@ fn edit(space: &RemoteSpace, at: Addr, new: [u8; 5]) -> Option<Edit> {
 }
 
 /// A second trampoline, for the instruction at `site`.
-fn trampoline(space: &mut RemoteSpace, probe: &Probe, site: Addr) -> Landing {
+fn trampoline(space: &mut RemoteSpace, probe: &Probe, site: Addr) -> Result<Landing, SpaceError> {
     let at = probe.code + 256;
     let mut body = vec![0xB8, 2, 0, 0, 0, 0xE9];
     body.extend(((site + 5).offset_from(at + 10) as i32).to_le_bytes());
-    space.write_code(&[(at, &body)]).expect("mapped");
-    Landing { trap: site, landing: at }
+    space.write_code(&[(at, &body)])?;
+    Ok(Landing { trap: site, landing: at })
 }
