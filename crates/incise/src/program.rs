@@ -13,6 +13,8 @@ use incise_isa::Addr;
 use incise_patch::Facts;
 use incise_space::{AddressSpace, SpaceError};
 
+use crate::callback::is_machinery;
+
 /// Parsed files, kept so that a file is parsed once however many processes map it.
 #[derive(Default)]
 pub struct Images {
@@ -67,6 +69,8 @@ pub struct Program {
     text: Vec<(Range<Addr>, usize)>,
     /// Ranges that must stay in place for rseq(2), ascending.
     restartable: Vec<Range<Addr>>,
+    /// It is the process this code runs in.
+    own: bool,
     /// By module, whether it carries the code that V8 copies; looked at when first asked.
     has_v8: Vec<OnceLock<bool>>,
 }
@@ -83,7 +87,8 @@ impl Program {
 
     /// The modules in a memory map of process `pid`.
     pub fn of_map(map: &MemoryMap, pid: &str, images: &mut Images, memory: &dyn MemoryReader) -> Program {
-        Program::new(modules(map, &mut |mapping| images.of(pid, mapping, memory)))
+        let program = Program::new(modules(map, &mut |mapping| images.of(pid, mapping, memory)));
+        Program { own: pid == "self", ..program }
     }
 
     /// A file, as if it were mapped where it is linked.
@@ -114,7 +119,7 @@ impl Program {
         text.sort_by_key(|(range, _)| range.start);
         restartable.sort_by_key(|range| range.start);
         let has_v8 = modules.iter().map(|_| OnceLock::new()).collect();
-        Program { modules, text, restartable, has_v8 }
+        Program { modules, text, restartable, own: false, has_v8 }
     }
 
     /// The modules: the program first, then by address.
@@ -169,6 +174,10 @@ impl Facts for Program {
         let Some(link) = module.to_link(at) else { return false };
         module.image.function_starting_at(link).is_some_and(|function| !function.label)
             || module.image.unwind_functions().binary_search_by_key(&link, |range| range.start).is_ok()
+    }
+
+    fn is_machinery(&self, at: Addr) -> bool {
+        self.own && is_machinery(at)
     }
 
     /// V8 carries its built-in functions in a program's text and remaps or copies them next to the code it

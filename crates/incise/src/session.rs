@@ -1,16 +1,20 @@
 //! A session: one program, its probes, and the transactions that change them.
 
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use incise_image::PatternError;
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch as Draft, CommitError, CounterId, Engine, InstanceId, Policy, Position, Report, Snippet,
-    TrapPolicy,
+    Atomicity, Batch as Draft, CommitError, CounterId, Engine, InstanceId, Outcome, Policy, Position, Report,
+    Snippet, TrapPolicy,
 };
-use incise_space::own::OwnSpace;
+use incise_space::own::{self, OwnSpace};
 use incise_space::{AddressSpace, SpaceError};
 
+use crate::callback::NoCallbacks;
 use crate::point::{Found, Point, Query};
 use crate::program::{Images, Program};
 
@@ -32,7 +36,12 @@ pub enum Error {
 /// The probes in one process: the one this code runs in, unless another address space is given.
 ///
 /// A session can be cloned, and one of the own process used from any thread; all clones are the same session.
-/// Dropping it leaves the probes in place: [`Session::remove_all`] takes them out.
+/// Dropping it leaves the probes in place: [`Session::remove_all`] takes them out. All sessions of the own
+/// process work on the same code, so they share what they know of it, and a lock; each removes its own probes only.
+///
+/// Callbacks are not made for what a thread does inside a method of its session: see
+/// [`callback::skipped`](crate::callback::skipped). A session that is used after fork(2) in the child is one of the
+/// child; its probes are there, and their counters are shared with the parent.
 ///
 /// In another process, whose [`Tracer`](incise_space::remote::Tracer) the caller keeps going:
 ///
@@ -56,11 +65,25 @@ pub enum Error {
 /// ```
 pub struct Session<S: AddressSpace = OwnSpace> {
     state: Arc<Mutex<State<S>>>,
+    /// Tells its instances from those of other sessions of the same space.
+    owner: u64,
+    /// How this session wants code to be changed.
+    settings: Option<Settings<S>>,
+}
+
+#[derive(Clone, Copy)]
+struct Settings<S> {
+    wanted: own::Builder,
+    put_in_force: fn(&mut S, own::Builder),
 }
 
 impl<S: AddressSpace> Clone for Session<S> {
     fn clone(&self) -> Session<S> {
-        Session { state: Arc::clone(&self.state) }
+        let settings = self.settings.as_ref().map(|Settings { wanted, put_in_force }| Settings {
+            wanted: *wanted,
+            put_in_force: *put_in_force,
+        });
+        Session { state: Arc::clone(&self.state), owner: self.owner, settings }
     }
 }
 
@@ -68,19 +91,78 @@ struct State<S> {
     space: S,
     /// Name of the process under /proc.
     pid: String,
+    /// The process that `self` is.
+    process: i32,
     engine: Engine,
+    /// Which session put an instance in.
+    owners: HashMap<InstanceId, u64>,
     program: Program,
     images: Images,
 }
 
 impl<S: AddressSpace> State<S> {
+    fn new(space: S, pid: &str) -> Result<State<S>, SpaceError> {
+        let mut images = Images::default();
+        let program = Program::read(&space, pid, &mut images)?;
+        let pid = pid.to_owned();
+        let (engine, owners) = (Engine::new(), HashMap::new());
+        Ok(State { space, pid, process: own_pid(), engine, owners, program, images })
+    }
+
     /// Looks at the modules again, and forgets what was in those that were unloaded.
     fn refresh(&mut self) -> Result<(), SpaceError> {
         let program = Program::read(&self.space, &self.pid, &mut self.images)?;
-        self.program.gone_in(&program).for_each(|module| self.engine.forget(module.range.clone()));
+        let gone: Vec<_> = self.program.gone_in(&program).map(|module| module.range.clone()).collect();
+        if !gone.is_empty() {
+            gone.into_iter().for_each(|range| self.engine.forget(range));
+            self.owners.retain(|instance, _| self.engine.contains(*instance));
+        }
         self.program = program;
         Ok(())
     }
+
+    /// Notices that this is a forked child of the process that used the state last.
+    fn notice_fork(&mut self) {
+        if self.pid == "self" && self.process != own_pid() {
+            self.process = own_pid();
+            self.engine = self.engine.for_child();
+        }
+    }
+}
+
+/// Not by the C library's function, which may be probed: what a session does itself should not be counted.
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_pid()
+}
+
+/// The state of a session, locked.
+struct Locked<'a, S> {
+    state: MutexGuard<'a, State<S>>,
+    /// A callback on this thread could need the lock, or find the state half changed.
+    _quiet: NoCallbacks,
+}
+
+impl<S> Deref for Locked<'_, S> {
+    type Target = State<S>;
+    fn deref(&self) -> &State<S> {
+        &self.state
+    }
+}
+
+impl<S> DerefMut for Locked<'_, S> {
+    fn deref_mut(&mut self) -> &mut State<S> {
+        &mut self.state
+    }
+}
+
+/// The state of this process, which all its sessions share.
+static PROCESS: Mutex<Option<Arc<Mutex<State<OwnSpace>>>>> = Mutex::new(None);
+
+/// Sessions made so far.
+static SESSIONS: AtomicU64 = AtomicU64::new(0);
+
+fn next_owner() -> u64 {
+    SESSIONS.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Session {
@@ -92,31 +174,43 @@ impl Session {
         Session::with(OwnSpace::new()?)
     }
 
-    /// The same, with a space that was set up differently.
+    /// The same, with a space that was set up differently: this session changes code as that is set up.
     ///
     /// # Errors
     /// As for [`Session::own`].
     pub fn with(space: OwnSpace) -> Result<Session, Error> {
-        Session::over(space, "self")
+        let _quiet = NoCallbacks::new();
+        let put_in_force = OwnSpace::configure;
+        let settings = Some(Settings { wanted: space.settings(), put_in_force });
+        let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match &*process {
+            Some(state) => Arc::clone(state),
+            None => Arc::clone(process.insert(Arc::new(Mutex::new(State::new(space, "self")?)))),
+        };
+        Ok(Session { state, owner: next_owner(), settings })
     }
 }
 
 impl<S: AddressSpace> Session<S> {
-    /// The process that `space` is, by its name under /proc: a number, or `self`.
+    /// The process that `space` is, by its name under /proc: its number.
     ///
     /// # Errors
     /// [`Error::Space`] if its memory map cannot be read.
     #[allow(clippy::arc_with_non_send_sync, reason = "the session of a traced process stays with its tracer")]
     pub fn over(space: S, pid: &str) -> Result<Session<S>, Error> {
-        let mut images = Images::default();
-        let program = Program::read(&space, pid, &mut images)?;
-        let state = State { space, pid: pid.to_owned(), engine: Engine::new(), program, images };
-        Ok(Session { state: Arc::new(Mutex::new(state)) })
+        let state = Arc::new(Mutex::new(State::new(space, pid)?));
+        Ok(Session { state, owner: next_owner(), settings: None })
     }
 
-    fn state(&self) -> MutexGuard<'_, State<S>> {
+    fn state(&self) -> Locked<'_, S> {
+        let _quiet = NoCallbacks::new();
         // A panic under the lock cannot leave a transaction half-done: commit returns before it adopts.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.notice_fork();
+        if let Some(settings) = &self.settings {
+            (settings.put_in_force)(&mut state.space, settings.wanted);
+        }
+        Locked { state, _quiet }
     }
 
     /// The points a query names, in the modules that are loaded now.
@@ -146,7 +240,8 @@ impl<S: AddressSpace> Session<S> {
 
     /// An empty transaction.
     pub fn batch(&self) -> Batch<S> {
-        Batch { session: self.clone(), draft: Draft::default(), policy: Policy::default() }
+        let (draft, policy) = (Draft::default(), Policy::default());
+        Batch { session: self.clone(), draft, removed: Vec::new(), policy }
     }
 
     /// The instances at an address, in the order they run.
@@ -154,9 +249,9 @@ impl<S: AddressSpace> Session<S> {
         self.state().engine.instances_at(at).collect()
     }
 
-    /// How many instances there are.
+    /// How many instances there are of this session.
     pub fn instance_count(&self) -> usize {
-        self.state().engine.len()
+        self.state().owners.values().filter(|owner| **owner == self.owner).count()
     }
 
     /// The original address a trampoline address stands for.
@@ -164,15 +259,17 @@ impl<S: AddressSpace> Session<S> {
         self.state().engine.translate(ip)
     }
 
-    /// Takes all probes out, in one transaction, and gives back what memory no thread is in. Returns the bytes
-    /// of trampolines that had to stay.
+    /// Takes all probes of this session out, in one transaction, and gives back what memory no thread is in.
+    /// Returns the bytes of trampolines that had to stay. Counters keep their values.
     ///
     /// # Errors
     /// [`Error::Commit`] if code could not be changed back; then all of it is as it was.
     pub fn remove_all(&self) -> Result<u64, Error> {
         let state = &mut *self.state();
-        let batch = state.engine.removal(state.engine.instances().collect());
+        let own = state.owners.iter().filter(|(_, owner)| **owner == self.owner).map(|(id, _)| *id).collect();
+        let batch = state.engine.removal(own);
         state.engine.commit(&mut state.space, &state.program, &batch, Policy::default())?;
+        state.owners.retain(|_, owner| *owner != self.owner);
         Ok(state.engine.release(&mut state.space)?)
     }
 
@@ -205,7 +302,7 @@ impl<S: AddressSpace> Counter<S> {
         Snippet::Counter(self.id)
     }
 
-    /// The value now.
+    /// The value now; after the probes were removed, what it was then.
     pub fn read(&self) -> u64 {
         self.session.state().engine.read(self.id)
     }
@@ -222,6 +319,7 @@ impl<S: AddressSpace> Counter<S> {
 pub struct Batch<S: AddressSpace = OwnSpace> {
     session: Session<S>,
     draft: Draft,
+    removed: Vec<InstanceId>,
     policy: Policy,
 }
 
@@ -256,6 +354,7 @@ impl<S: AddressSpace> Batch<S> {
     /// Takes an instance out.
     pub fn remove(&mut self, instance: InstanceId) {
         self.session.state().engine.remove(&mut self.draft, instance);
+        self.removed.push(instance);
     }
 
     /// Lets an instance rest, or run again.
@@ -270,6 +369,16 @@ impl<S: AddressSpace> Batch<S> {
     pub fn commit(self) -> Result<Report, Error> {
         let state = &mut *self.session.state();
         state.refresh()?;
-        Ok(state.engine.commit(&mut state.space, &state.program, &self.draft, self.policy)?)
+        let report = state.engine.commit(&mut state.space, &state.program, &self.draft, self.policy)?;
+        for instance in &self.removed {
+            state.owners.remove(instance);
+        }
+        for entry in &report.entries {
+            match entry.outcome {
+                Outcome::Installed(_) => state.owners.insert(entry.instance, self.session.owner),
+                Outcome::Refused(_) => state.owners.remove(&entry.instance),
+            };
+        }
+        Ok(report)
     }
 }

@@ -27,6 +27,10 @@ pub trait Facts {
     fn is_restartable(&self, at: Addr) -> bool;
     /// Whether the program copies the code at `at` and runs the copy.
     fn is_copied(&self, at: Addr) -> bool;
+    /// Whether the code at `at` is that which runs snippets: a snippet there would run itself.
+    fn is_machinery(&self, _at: Addr) -> bool {
+        false
+    }
 }
 
 /// Knows nothing.

@@ -33,19 +33,8 @@ impl Draft {
     pub(crate) fn new(engine: &Engine, batch: &Batch, code: &Code) -> Draft {
         let mut draft =
             Draft { instances: BTreeMap::new(), refused: FxHashMap::default(), placed: FxHashMap::default() };
-        for id in &batch.removals {
-            if let Some(list) = draft.list_of(engine, code, *id) {
-                list.retain(|instance| instance.id != *id);
-            }
-        }
-        for (id, enabled) in &batch.switches {
-            let list = draft.list_of(engine, code, *id);
-            if let Some(instance) = list.and_then(|list| list.iter_mut().find(|i| i.id == *id)) {
-                instance.enabled = *enabled;
-            }
-        }
         for (id, at, snippet, position) in &batch.insertions {
-            match head_of(code, *at) {
+            match head_of(engine, code, *at) {
                 Err(refusal) => {
                     draft.refused.insert(*id, refusal);
                 }
@@ -58,11 +47,22 @@ impl Draft {
                 }
             }
         }
+        for id in &batch.removals {
+            if let Some(list) = draft.list_of(engine, code, *id) {
+                list.retain(|instance| instance.id != *id);
+            }
+        }
+        for (id, enabled) in &batch.switches {
+            let list = draft.list_of(engine, code, *id);
+            if let Some(instance) = list.and_then(|list| list.iter_mut().find(|i| i.id == *id)) {
+                instance.enabled = *enabled;
+            }
+        }
         draft
     }
 
     fn list_of(&mut self, engine: &Engine, code: &Code, id: InstanceId) -> Option<&mut Vec<Instance>> {
-        let head = *engine.heads.get(&id)?;
+        let head = *engine.heads.get(&id).or_else(|| self.placed.get(&id))?;
         Some(self.list_at(engine, code, head))
     }
 
@@ -83,9 +83,13 @@ impl Draft {
                 Some(refusal) => Outcome::Refused(refusal.clone()),
                 None => {
                     let head = self.placed.get(id).unwrap_or(at);
+                    let list = self.instances.get(head).map_or(&[][..], Vec::as_slice);
+                    // Inserted and removed in one batch.
+                    let Some(instance) = list.iter().find(|instance| instance.id == *id) else { continue };
                     match (refused.get(head), carried.get(head)) {
                         (None, Some(tactic)) => Outcome::Installed(*tactic),
                         (Some(refusal), _) => Outcome::Refused((*refusal).clone()),
+                        (None, None) if !instance.enabled => Outcome::Installed(Tactic::Nop),
                         (None, None) => Outcome::Refused(Refusal::NoRoom(*at)),
                     }
                 }
@@ -103,8 +107,11 @@ impl Draft {
 }
 
 /// The head to patch for a point at `at`: behind an `endbr64`, which must stay the first instruction.
-fn head_of(code: &Code, at: Addr) -> Result<Addr, Refusal> {
+fn head_of(engine: &Engine, code: &Code, at: Addr) -> Result<Addr, Refusal> {
     const ENDBR64: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
+    if engine.is_trampoline(at) {
+        return Err(Refusal::Machinery(at));
+    }
     if !code.original(at).starts_with(&ENDBR64) {
         return Ok(at);
     }

@@ -70,6 +70,8 @@ pub struct Engine {
     groups: BTreeMap<Addr, Group>,
     memory: Memory,
     counters: Vec<Option<Addr>>,
+    /// What each counter had counted when its memory was given back.
+    counted: Vec<u64>,
     retired: Vec<Retired>,
     retired_bytes: u64,
     /// From this many retired bytes on another look at all threads is worth it.
@@ -89,14 +91,24 @@ impl Engine {
     /// A new counter, zero. It gets memory when a probe first uses it.
     pub fn counter(&mut self) -> CounterId {
         self.counters.push(None);
+        self.counted.push(0);
         CounterId(self.counters.len() as u32 - 1)
     }
 
-    /// A counter's value.
+    /// A counter's value. It stays when the probes are removed and the memory is given back.
     pub fn read(&self, counter: CounterId) -> u64 {
-        let Some(Some(at)) = self.counters.get(counter.0 as usize) else { return 0 };
-        let value = self.memory.mapping_of(*at).map(|mapping| mapping.quadword(*at));
-        value.map_or(0, |value| value.load(std::sync::atomic::Ordering::Relaxed))
+        let index = counter.0 as usize;
+        let now = self.counters.get(index).copied().flatten().and_then(|at| {
+            let value = self.memory.mapping_of(at)?.quadword(at);
+            Some(value.load(std::sync::atomic::Ordering::Relaxed))
+        });
+        self.counted.get(index).copied().unwrap_or(0).wrapping_add(now.unwrap_or(0))
+    }
+
+    /// Keeps the values of the counters, whose memory goes.
+    fn forget_counters(&mut self) {
+        self.counted = (0..self.counters.len() as u32).map(|index| self.read(CounterId(index))).collect();
+        self.counters.fill(None);
     }
 
     /// Notes an insertion in `batch`; nothing happens before [`commit`](Self::commit).
@@ -144,6 +156,11 @@ impl Engine {
         self.heads.is_empty()
     }
 
+    /// Whether the instance is there.
+    pub fn contains(&self, instance: InstanceId) -> bool {
+        self.heads.contains_key(&instance)
+    }
+
     /// Every instance.
     pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
         self.heads.keys().copied()
@@ -156,6 +173,11 @@ impl Engine {
             self.groups.values().find(|g| g.trampoline <= ip && ip < g.trampoline + u64::from(g.len))?;
         let offset = ip.offset_from(group.trampoline) as u32;
         group.heads.iter().rev().find(|head| head.landing <= offset).map(|head| head.at)
+    }
+
+    /// Whether `at` is in memory for trampolines.
+    pub(crate) fn is_trampoline(&self, at: Addr) -> bool {
+        self.memory.arenas.iter().any(|arena| arena.range().contains(&at))
     }
 
     /// Carries out `batch`: all of it becomes visible at once, or nothing does.
@@ -294,7 +316,7 @@ impl Engine {
         self.reclaim(space)?;
         if self.groups.is_empty() && self.retired.is_empty() {
             space.publish_landings(&[])?;
-            self.counters.fill(None);
+            self.forget_counters();
             self.memory.release(space)?;
         }
         Ok(self.retired_bytes)
@@ -309,6 +331,7 @@ impl Engine {
             groups: self.groups.clone(),
             memory: self.memory.for_child(),
             counters: self.counters.clone(),
+            counted: self.counted.clone(),
             retired: self.retired.clone(),
             retired_bytes: self.retired_bytes,
             reclaim_at: self.reclaim_at,
@@ -329,9 +352,9 @@ impl Engine {
 
     /// Forgets everything without touching the target: its image is gone (exec), or it is another's now.
     pub fn abandon(&mut self) {
-        let counters = self.counters.len();
-        let next = self.next;
-        *self = Engine { next, counters: vec![None; counters], ..Engine::default() };
+        self.forget_counters();
+        let (counters, counted) = (std::mem::take(&mut self.counters), std::mem::take(&mut self.counted));
+        *self = Engine { next: self.next, counters, counted, ..Engine::default() };
     }
 
     /// The heads a batch touches, as far as they are known without the code, and those near them; ascending.

@@ -99,6 +99,9 @@ pub(crate) fn shape(
     if code.facts.is_restartable(site) {
         return Err(Refusal::RestartableSequence(site));
     }
+    if code.facts.is_machinery(site) {
+        return Err(Refusal::Machinery(site));
+    }
     if code.facts.is_copied(site) {
         return Err(Refusal::Copied(site));
     }

@@ -84,6 +84,9 @@ pub enum Refusal {
     /// The program copies this code and runs the copy, where a jump would lead nowhere.
     #[error("the program copies the code at {0} elsewhere and runs the copy")]
     Copied(Addr),
+    /// The code is part of what runs snippets, such as a trampoline.
+    #[error("the code at {0} is what runs the probes")]
+    Machinery(Addr),
     /// The entry is an `endbr64`, which is never overwritten, and the instruction behind it is a loop's head.
     #[error("the instruction behind the endbr64 at {0} is also the head of a loop")]
     LoopBehindEndbr(Addr),

@@ -361,6 +361,60 @@ fn many_changes_reuse_the_same_memory() {
 }
 
 #[test]
+fn an_insertion_can_be_taken_back_or_put_to_rest_in_the_same_batch() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    let snippet = Snippet::Counter(engine.counter());
+    let mut batch = Batch::default();
+    let gone = engine.insert(&mut batch, Addr(TEXT), snippet.clone(), Position::Last);
+    let resting = engine.insert(&mut batch, Addr(TEXT + 11), snippet, Position::Last);
+    engine.remove(&mut batch, gone);
+    engine.switch(&mut batch, resting, false);
+    let report = engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect("a commit");
+    assert_eq!(report.entries.iter().map(|entry| entry.instance).collect::<Vec<_>>(), [resting]);
+    assert_eq!(report.installed(), 1);
+    assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION, "nothing runs");
+    let mut batch = Batch::default();
+    engine.switch(&mut batch, resting, true);
+    engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect("a commit");
+    assert_ne!(space.bytes(TEXT + 11, 1), FUNCTION[11..12]);
+}
+
+#[test]
+fn trampolines_cannot_be_probed() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    count_at(&mut engine, &mut space, &[TEXT], BEST);
+    let landing = space.landing(TEXT).expect("installed");
+    let outcomes = count_at(&mut engine, &mut space, &[landing], BEST);
+    assert_eq!(outcomes, [Outcome::Refused(Refusal::Machinery(Addr(landing)))]);
+}
+
+#[test]
+fn counters_keep_their_values_when_memory_is_given_back() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    let counter = engine.counter();
+    for round in 1..4u64 {
+        let mut batch = Batch::default();
+        engine.insert(&mut batch, Addr(TEXT), Snippet::Counter(counter), Position::Last);
+        engine.commit(&mut space, &NoFacts, &batch, BEST).expect("a commit");
+        space.data[space.data.len() - 1].fetch_add(5, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(engine.read(counter), 5 * round);
+        remove_all(&mut engine, &mut space);
+        assert_eq!(engine.release(&mut space).expect("release"), 0);
+        assert_eq!(engine.read(counter), 5 * round);
+    }
+}
+
+#[test]
+fn wild_addresses_are_refused() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    for at in [0, 1, 5, 64, 4095, u64::MAX, u64::MAX - 7, 1 << 47, 1 << 63, TEXT - 1, TEXT + 5000] {
+        let outcomes = count_at(&mut engine, &mut space, &[at], BEST);
+        assert_eq!(outcomes, [Outcome::Refused(Refusal::NotExecutable(Addr(at)))]);
+    }
+    assert!(engine.is_empty());
+}
+
+#[test]
 fn a_module_that_went_away_is_not_written_to() {
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
     count_at(&mut engine, &mut space, &[TEXT], BEST);

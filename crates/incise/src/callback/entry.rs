@@ -2,20 +2,26 @@
 //!
 //! # Safety
 //! An entry is called by a trampoline only: the red zone is skipped, the return address leads to the
-//! seven-byte `nop` of [`CallRecord`], and the record's payload is a [`Callback`] and its argument. It leaves
-//! every register, the flags and the stack as the [`Context`] says, whatever the callback does within its ABI.
+//! seven-byte `nop` of [`CallRecord`], and the record's payload is a [`Callback`](super::Callback) and its argument. It leaves
+//! every register, the flags and the stack as the [`Context`](super::Context) says, whatever the callback does within its ABI.
 //!
-//! Layout of the frame, from the saved rsp up: the [`Context`] (152 bytes), 8 bytes unused, the return address
+//! Nothing here calls code that may be probed before the guard is set: the guard is a thread-local quadword at
+//! a fixed distance from the thread pointer, and all of it is machine code in one section, in which no probe
+//! is allowed ([`is_machinery`]).
+//!
+//! Layout of the frame, from the saved rsp up: the [`Context`] (152 bytes), the mark (8 bytes), the return address
 //! into the trampoline, the red zone (128 bytes), the program's stack.
 
 #![allow(unsafe_code, reason = "saves and restores the registers of the probed program")]
 
 use std::arch::naked_asm;
-use std::cell::Cell;
+use std::mem::offset_of;
 
+use incise_isa::Addr;
 use incise_patch::CallRecord;
 
-use super::{Callback, Context, VectorState};
+use super::VectorState;
+use super::guard::{MARK, NOT_NOW, is_over};
 
 /// The entry that keeps `vector`.
 pub(super) fn of(vector: VectorState) -> unsafe extern "C" fn() {
@@ -27,31 +33,23 @@ pub(super) fn of(vector: VectorState) -> unsafe extern "C" fn() {
     }
 }
 
-thread_local! {
-    /// A callback runs on this thread. A plain cell without destructor: no lazy initialisation.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+// The linker names the bounds of a section whose name is an identifier.
+unsafe extern "C" {
+    static __start_incise_callback: u8;
+    static __stop_incise_callback: u8;
 }
 
-/// Runs the callback of a record, unless this thread is in one.
-///
-/// # Safety
-/// `record` is one that [`super::callback`] made; `context` is the frame of an entry.
-unsafe extern "C" fn dispatch(context: *mut Context, record: *const CallRecord) {
-    if INSIDE.replace(true) {
-        return;
-    }
-    // SAFETY: errno's address is valid for the thread's life.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above; the record and the function it names are good by the caller's promise.
-    unsafe {
-        let kept = *errno;
-        let [function, data] = (*record).payload;
-        let function: Callback = std::mem::transmute::<usize, Callback>(function as usize);
-        function(&mut *context, data);
-        *errno = kept;
-    }
-    INSIDE.set(false);
+/// Whether the code at `at`, in this process, is that of the entries. A callback there would call itself.
+pub(crate) fn is_machinery(at: Addr) -> bool {
+    // Programs that make no callbacks have the section, and so its bounds, because of this.
+    std::hint::black_box(entry_none as unsafe extern "C" fn());
+    let (start, stop) = (&raw const __start_incise_callback, &raw const __stop_incise_callback);
+    (start as u64..stop as u64).contains(&at.0)
 }
+
+/// Flags: alignment check, direction (AMD APM vol. 1, 3.1.4).
+const AC: i32 = 1 << 18;
+const DF: i32 = 1 << 10;
 
 /// Defines an entry. `$save` and `$restore` keep the vector registers at rsp, `$room` bytes below the frame.
 macro_rules! entry {
@@ -59,6 +57,7 @@ macro_rules! entry {
         /// # Safety
         /// To be called by trampolines only; see the head of the file.
         #[unsafe(naked)]
+        #[unsafe(link_section = "incise_callback")]
         unsafe extern "C" fn $name() {
             naked_asm!(
                 // Neither lea nor push touches a flag.
@@ -68,6 +67,10 @@ macro_rules! entry {
                 "pushfq",
                 "pop qword ptr [rsp + 128]",
                 "cld",
+                // With alignment checks on, the reads below would fault.
+                "test dword ptr [rsp + 128], {AC}",
+                "jnz 8f",
+                "9:",
                 "mov rbx, rsp",
                 "lea rax, [rbx + 296]",
                 "mov [rbx + 32], rax",
@@ -82,8 +85,26 @@ macro_rules! entry {
                 "and rsp, -64",
                 $($save,)*
                 "mov [rbx + 144], rax",
+                // One callback at a time: the guard holds the frame of the one that runs.
+                "mov r12, [rip + incise_callback_guard@GOTTPOFF]",
+                "mov r13, fs:[r12]",
+                "mov r14, rsi",
+                "test r13, r13",
+                "jnz 4f",
+                "5:",
+                "mov fs:[r12], rbx",
+                "movabs rax, {MARK}",
+                "xor rax, rbx",
+                "mov [rbx + 152], rax",
+                "call [rip + __errno_location@GOTPCREL]",
+                "mov r15, rax",
+                "mov r13d, [rax]",
                 "mov rdi, rbx",
-                "call {dispatch}",
+                "mov rsi, [r14 + {DATA}]",
+                "call [r14]",
+                "mov [r15], r13d",
+                "mov qword ptr fs:[r12], 0",
+                "6:",
                 $($restore,)*
                 "mov rsp, rbx",
                 // sahf sets SF ZF AF PF CF from ah; 0x7f + 1 overflows. popfq costs ten times as much.
@@ -92,7 +113,7 @@ macro_rules! entry {
                 "shr eax, 11",
                 "and al, 1",
                 "mov ah, cl",
-                "test ch, 4",
+                "test ecx, {DF} + {AC}",
                 "jnz 3f",
                 "2:",
                 "add al, 0x7f",
@@ -101,11 +122,37 @@ macro_rules! entry {
                 "pop r8", "pop r9", "pop r10", "pop r11", "pop r12", "pop r13", "pop r14", "pop r15",
                 "lea rsp, [rsp + 32]",
                 "ret",
+                // The rare flags.
                 "3:",
-                "std",
+                "pushfq",
+                "and ecx, {DF} + {AC}",
+                "or [rsp], rcx",
+                "popfq",
                 "jmp 2b",
+                "8:",
+                "pushfq",
+                "and dword ptr [rsp], {NOT_AC}",
+                "popfq",
+                "jmp 9b",
+                // A callback runs on this thread, it seems.
+                "4:",
+                "cmp r13, {NOT_NOW}",
+                "je 7f",
+                "call {is_over}",
+                "test eax, eax",
+                "jnz 5b",
+                "7:",
+                "lock inc qword ptr [rip + {skipped}]",
+                "jmp 6b",
+                is_over = sym is_over,
+                skipped = sym super::guard::SKIPPED,
+                MARK = const MARK,
+                NOT_NOW = const NOT_NOW,
+                DATA = const offset_of!(CallRecord, payload) + 8,
+                AC = const AC,
+                NOT_AC = const !AC,
+                DF = const DF,
                 room = const $room,
-                dispatch = sym dispatch,
             )
         }
     };

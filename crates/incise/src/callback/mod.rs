@@ -2,12 +2,17 @@
 //!
 //! A trampoline skips the red zone and calls an *entry*, one for each amount of vector state to keep. The
 //! entry saves the registers into a [`Context`] on the program's stack, aligns it, calls the function and
-//! puts everything back. errno is kept, and a callback that runs into a probe itself does not recurse.
+//! puts everything back. errno is kept. A callback that runs into a probe itself is not called again: see
+//! [`skipped`].
 
 mod context;
 mod entry;
+mod guard;
 
 pub use context::{Context, VectorState};
+pub(crate) use entry::is_machinery;
+pub(crate) use guard::NoCallbacks;
+pub use guard::skipped;
 
 use incise_isa::Addr;
 use incise_patch::Snippet;
@@ -15,7 +20,13 @@ use incise_patch::Snippet;
 /// A function to be called at a point. Its second argument is the value given with it.
 ///
 /// It runs on the stack of the probed thread, at any instruction, possibly with locks of the program held:
-/// what a signal handler must not do, it must not do either.
+/// what a signal handler must not do, it must not do either. That includes the methods of
+/// [`Session`](crate::Session) and [`Counter`](crate::Counter), unless no code is probed that runs under a lock that
+/// they need (that of the memory allocator is one).
+///
+/// The stack must have room for it: on a small alternate signal stack, up to 2.5 KiB for the registers alone. The
+/// rounding mode and the exceptions of the vector unit are those of the program. It may leave by longjmp(3), and
+/// must not by a panic or an exception.
 pub type Callback = extern "C" fn(&mut Context, u64);
 
 /// The snippet that calls `function` with `data`, and keeps `vector` around the call.

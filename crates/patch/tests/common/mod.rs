@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use incise_image::MemoryMap;
 use incise_isa::Addr;
@@ -27,6 +28,8 @@ pub struct FakeSpace {
     pub calls: usize,
     pub shadow_stack: bool,
     pub busy: BTreeSet<Addr>,
+    /// The first quadword of every data mapping.
+    pub data: Vec<&'static AtomicU64>,
 }
 
 impl FakeSpace {
@@ -94,8 +97,10 @@ impl AddressSpace for FakeSpace {
         self.step()?;
         self.mapped.push(at.span(len));
         let view = Box::leak(vec![0u64; len as usize / 8].into_boxed_slice());
-        let view = NonNull::new(view.as_mut_ptr().cast()).expect("a box");
+        let view = NonNull::new(view.as_mut_ptr().cast::<u8>()).expect("a box");
         // SAFETY: leaked, aligned for quadwords, only used atomically.
+        self.data.push(unsafe { AtomicU64::from_ptr(view.as_ptr().cast()) });
+        // SAFETY: as above.
         Ok(unsafe { DataMapping::new(at, len, view, release) })
     }
 

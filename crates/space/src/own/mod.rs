@@ -69,8 +69,12 @@ pub enum Writer {
 ///
 /// Whichever writer: a thread that was interrupted inside a group of instructions under one springboard goes on at a
 /// trap, and must not have SIGTRAP blocked.
+///
+/// Dropping the value changes nothing: what was patched stays so, with the handler in force.
 pub struct OwnSpace {
+    settings: Builder,
     writer: Writer,
+    /// As wanted, or the next kind that turned out to be allowed.
     pages: Pages,
     /// /proc/self/mem can be written to.
     writes_code: bool,
@@ -86,7 +90,7 @@ pub struct OwnSpace {
 }
 
 /// Settings of an [`OwnSpace`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Builder {
     writer: Writer,
     pages: Pages,
@@ -113,6 +117,7 @@ impl Builder {
     pub fn build(self) -> Result<OwnSpace, SpaceError> {
         let writes_code = self.pages != Pages::MemoryFile && CodeWriter::works();
         Ok(OwnSpace {
+            settings: self,
             writer: self.writer,
             pages: self.pages,
             writes_code,
@@ -138,6 +143,24 @@ impl OwnSpace {
     /// Settings to choose.
     pub fn builder() -> Builder {
         Builder { writer: Writer::Auto, pages: Pages::Placed }
+    }
+
+    /// How it is set up.
+    pub fn settings(&self) -> Builder {
+        self.settings
+    }
+
+    /// Sets it up differently.
+    pub fn configure(&mut self, settings: Builder) {
+        if settings == self.settings {
+            return;
+        }
+        if settings.pages != self.settings.pages {
+            self.pages = settings.pages;
+            self.writes_code = settings.pages != Pages::MemoryFile && CodeWriter::works();
+        }
+        self.writer = settings.writer;
+        self.settings = settings;
     }
 
     /// Puts the table for `landings` in force.
