@@ -11,6 +11,7 @@ use crate::sys::Errno;
 thread_local! {
     static MADE: Cell<u64> = const { Cell::new(0) };
     static FAIL: Cell<Option<(u64, i32)>> = const { Cell::new(None) };
+    static KILL: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 /// Counts from now on; the call number `n` (from 0) of this thread fails with `errno`, once.
@@ -45,4 +46,22 @@ pub(crate) fn trip() -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// The step number `n` (from 0) that this thread takes in another process kills this one.
+#[cfg(feature = "faults")]
+pub fn kill_nth(n: u64) {
+    KILL.set(Some(n));
+}
+
+/// Everything done to another process passes here first.
+#[inline(always)]
+pub(crate) fn step() {
+    #[cfg(feature = "faults")]
+    if let Some(n) = KILL.get() {
+        KILL.set(n.checked_sub(1));
+        if n == 0 {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+    }
 }

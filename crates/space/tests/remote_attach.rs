@@ -202,10 +202,19 @@ int main(void) {
     let mut program = Program::start(source, &[]);
     let (mut tracer, pid) = Tracer::attach(program.pid).expect("permitted");
     let mut space = tracer.space(pid).expect("traced");
-    for _ in 0..20 {
+    for round in 0..20 {
         disturb(&mut space, program.answer);
         // SAFETY: a child of ours.
-        unsafe { libc::kill(pid.0, libc::SIGUSR1) };
+        let send = || assert_eq!(unsafe { libc::kill(pid.0, libc::SIGUSR1) }, 0);
+        if round % 2 == 0 {
+            send();
+        } else {
+            // The call was interrupted by the stop, and the signal comes before it is over.
+            pump(&mut tracer, Duration::from_millis(5));
+            space.stop().expect("traced");
+            send();
+            space.resume();
+        }
         disturb(&mut space, program.answer);
         pump(&mut tracer, Duration::from_millis(20));
         assert_eq!(program.read_line(), "-1 interrupted");

@@ -70,6 +70,7 @@ impl Memory {
     /// parameter `proc_mem.force_override`), `stopped`, a stopped thread of the target, writes word by word.
     pub(super) fn write(&self, at: Addr, bytes: &[u8], stopped: Option<Tid>) -> Result<(), SpaceError> {
         let file = self.file.as_ref().ok_or(SpaceError::Unreadable { at, len: bytes.len() })?;
+        faults::step();
         let written = faults::trip().map_err(io::Error::from).and_then(|()| file.write_all_at(bytes, at.0));
         match (written, stopped) {
             (Ok(()), _) => Ok(()),

@@ -16,6 +16,8 @@ pub(super) struct ThreadStatus {
     pub(super) parent: i32,
     /// Who traces it, 0 for no one.
     pub(super) tracer: i32,
+    /// Signals that are blocked now (PTRACE_GETSIGMASK tells what will be blocked after the system call).
+    pub(super) blocked: u64,
     /// Signals with a handler.
     pub(super) caught: u64,
     /// 0 if no seccomp filter is in force.
@@ -37,6 +39,7 @@ pub(super) fn status(tid: Tid) -> io::Result<ThreadStatus> {
             "Tgid" => status.process = value.parse().unwrap_or(0),
             "PPid" => status.parent = value.parse().unwrap_or(0),
             "TracerPid" => status.tracer = value.parse().unwrap_or(0),
+            "SigBlk" => status.blocked = u64::from_str_radix(value, 16).unwrap_or(0),
             "SigCgt" => status.caught = u64::from_str_radix(value, 16).unwrap_or(0),
             "Seccomp" => status.seccomp = value.parse().unwrap_or(0),
             "VmSize" => status.kernel = false,

@@ -14,6 +14,7 @@ use std::ptr;
 use incise_isa::Addr;
 
 use super::x86_64::Registers;
+use crate::faults;
 
 /// A thread id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -72,6 +73,7 @@ pub(super) enum Status {
 }
 
 fn request(request: u32, tid: Tid, address: usize, data: usize) -> io::Result<i64> {
+    faults::step();
     // SAFETY: see the head of this file; each caller below passes what its request takes.
     let result = unsafe { libc::ptrace(request, tid.0, address, data) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -264,6 +266,7 @@ fn look(tid: Tid, options: i32) -> io::Result<Option<(Tid, Status)>> {
 fn take(tid: Tid, options: i32) -> io::Result<Option<Status>> {
     let Some((tid, status)) = look(tid, options)? else { return Ok(None) };
     if !matches!(status, Status::Stopped(Stop::Signal(_))) {
+        faults::step();
         let mut raw = 0;
         // SAFETY: the status is writable. What was seen is there still: only this thread takes it.
         unsafe { libc::waitpid(tid.0, &raw mut raw, libc::__WALL | libc::WNOHANG) };

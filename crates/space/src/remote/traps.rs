@@ -187,10 +187,10 @@ impl Tracees {
         if !registers.failed_by_stop() {
             return;
         }
-        let Ok(mask) = ptrace::signal_mask(tid) else { return };
+        let Ok(status) = procfs::status(tid) else { return };
         let unblocked = |of_process| {
             ptrace::pending_signals(tid, of_process).is_ok_and(|pending| {
-                pending.iter().any(|&(signal, _)| mask & (1u64 << ((signal - 1) & 63)) == 0)
+                pending.iter().any(|&(signal, _)| status.blocked & (1u64 << ((signal - 1) & 63)) == 0)
             })
         };
         if !unblocked(false) && !unblocked(true) {

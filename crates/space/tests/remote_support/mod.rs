@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use incise_isa::Addr;
 use incise_space::remote::{Event, ProcessId, RemoteSpace, Tracer};
-use incise_space::{AddressSpace, Bytes, DataMapping, Edit, Landing};
+use incise_space::{AddressSpace, Bytes, DataMapping, Edit, Landing, SpaceError};
 
 /// The function the tests change, five bytes of `mov $1, %eax` behind a `nop`, and a table that tells
 /// where it is. A test program includes this.
@@ -218,7 +218,16 @@ pub enum Springboard {
 impl Probe {
     /// Maps and publishes everything, up to the change of the code.
     pub fn prepare(space: &mut RemoteSpace, answer: Addr, springboard: Springboard) -> Probe {
-        let map = space.mappings().expect("readable");
+        Probe::try_prepare(space, answer, springboard).expect("prepared")
+    }
+
+    /// The same where something may be in the way.
+    pub fn try_prepare(
+        space: &mut RemoteSpace,
+        answer: Addr,
+        springboard: Springboard,
+    ) -> Result<Probe, SpaceError> {
+        let map = space.mappings()?;
         // Not so low that numbers on the stack look like addresses in it.
         let near = answer.0.saturating_sub(1 << 30).max(1 << 28)..answer.0 + (1 << 30);
         let hole = map
@@ -226,17 +235,17 @@ impl Probe {
             .find(|hole| hole.start.align_up(PAGE) + 2 * PAGE < hole.end)
             .expect("a hole");
         let code = hole.start.align_up(PAGE);
-        space.map_code(code, PAGE).expect("free");
-        let data = space.map_data(code + PAGE, PAGE).expect("free");
+        space.map_code(code, PAGE)?;
+        let data = space.map_data(code + PAGE, PAGE)?;
         // lock incq counter(%rip); mov $2, %eax; jmp answer+5
         let mut body = vec![0xF0, 0x48, 0xFF, 0x05];
         body.extend(((PAGE - 8) as u32).to_le_bytes());
         body.extend([0xB8, 2, 0, 0, 0, 0xE9]);
         let next = code + body.len() as u64 + 4;
         body.extend(((answer + 5).offset_from(next) as i32).to_le_bytes());
-        space.write_code(&[(code, &body)]).expect("mapped");
+        space.write_code(&[(code, &body)])?;
         let landing = Landing { trap: answer, landing: code };
-        space.publish_landings(&[landing]).expect("published");
+        space.publish_landings(&[landing])?;
         let old = [0xB8, 1, 0, 0, 0];
         let new = match springboard {
             Springboard::Trap => [0xCC, 1, 0, 0, 0],
@@ -248,7 +257,7 @@ impl Probe {
             }
         };
         let edit = Edit { at: answer, old: Bytes::new(&old), new: Bytes::new(&new), heads: 1 };
-        Probe { code, data, landing, edit }
+        Ok(Probe { code, data, landing, edit })
     }
 
     pub fn install(&self, space: &mut RemoteSpace) {
