@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "kills process groups and makes system calls that the standard library lacks")]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -79,22 +80,20 @@ pub struct Counted {
     pub report: Result<Report, String>,
 }
 
-/// Runs `incise count --json` with `options` (patterns among them) on `program`, an argument vector.
-pub fn count(options: &[&str], program: &mut Command) -> Counted {
+/// Runs `incise count --json` with `options` (patterns among them) on a program. `prepare` sets up where and how
+/// the command runs.
+pub fn count<S: AsRef<OsStr>>(
+    options: &[&str],
+    program: &Path,
+    arguments: &[S],
+    prepare: &dyn Fn(&mut Command),
+) -> Counted {
     let scratch = Scratch::new();
     let report = scratch.file("report");
     let mut command = Command::new(incise());
-    command.arg("count").arg("--json").arg("-o").arg(&report).args(options).arg("--");
-    command.arg(program.get_program()).args(program.get_args());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    if let Some(folder) = program.get_current_dir() {
-        command.current_dir(folder);
-    }
+    command.arg("count").arg("--json").arg("-o").arg(&report).args(options);
+    command.arg("--").arg(program).args(arguments);
+    prepare(&mut command);
     let outcome = run(&mut command);
     Counted { report: Report::read(&report), outcome }
 }
@@ -109,4 +108,15 @@ pub fn read_to_end(mut pipe: impl Read + Send + 'static) -> Option<Vec<u8>> {
         let _ = send.send(bytes);
     });
     receive.recv_timeout(PATIENCE).ok()
+}
+
+/// Makes a command, and all that it starts, use the same addresses each time.
+pub fn steady_addresses(command: &mut Command) {
+    // SAFETY: personality(2) takes no pointers and is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
+            Ok(())
+        });
+    }
 }

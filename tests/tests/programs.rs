@@ -162,16 +162,19 @@ impl Program {
         directives: &Directives,
         more: &[&str],
     ) -> Result<Vec<(usize, String)>, String> {
-        let mut command = Command::new(&self.file);
-        for argument in &run.arguments {
-            command.arg(self.expand(argument)?);
-        }
-        command.current_dir(self.scratch.path());
+        let arguments: Vec<String> =
+            run.arguments.iter().map(|argument| self.expand(argument)).collect::<Result<_, _>>()?;
+        let prepare = |command: &mut Command| {
+            command.current_dir(self.scratch.path());
+        };
         let options: Vec<String> =
             run.options.iter().map(|option| self.expand(option)).collect::<Result<_, _>>()?;
         let options: Vec<&str> = more.iter().copied().chain(options.iter().map(String::as_str)).collect();
-        let counted = count(&options, &mut command);
-        let mut plain = incise_tests::command::run(&mut command);
+        let counted = count(&options, &self.file, &arguments, &prepare);
+        let mut plain = Command::new(&self.file);
+        plain.args(&arguments);
+        prepare(&mut plain);
+        let mut plain = incise_tests::command::run(&mut plain);
         let expected = match run.signal {
             Some(signal) => Ending::Killed(signal),
             None => Ending::Exited(run.exit),
