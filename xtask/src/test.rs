@@ -1,9 +1,8 @@
 //! `cargo xtask test`: the one test command.
 
-use std::path::{Path, PathBuf};
+use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use std::{env, fs};
 
 use crate::build;
 use crate::task::{self, Error, workspace};
@@ -30,8 +29,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     // Tests run the command and the library as users get them.
     build::release()?;
     let nextest = has_nextest();
-    let report = workspace_target().join("nextest/default/junit.xml");
-    // What an earlier run left is not this one's.
+    let report = workspace().join("target/nextest/default/junit.xml");
+    // cargo-nextest keeps its reports there, wherever cargo builds. What an earlier run left is not this one's.
     let _ = fs::remove_file(&report);
     let mut tests = if nextest { with_nextest(args) } else { with_cargo(args) };
     args.variables(&mut tests);
@@ -43,13 +42,23 @@ pub fn run(args: &Args) -> Result<(), Error> {
         args.variables(&mut doctests);
         passed &= task::run(&mut doctests).is_ok();
     }
-    let skipped = fs::read_to_string(&report).map(|report| skipped(&report)).unwrap_or_default();
-    println!("\n{} s, {} skipped", began.elapsed().as_secs(), skipped.len());
-    skipped.iter().for_each(|skip| println!("  {skip}"));
+    println!("\n{} s", began.elapsed().as_secs());
+    if let Ok(report) = fs::read_to_string(&report) {
+        let skipped = skipped(&report);
+        println!("{} skipped", skipped.len());
+        skipped.iter().for_each(|skip| println!("  {skip}"));
+    }
     if passed { Ok(()) } else { Err(Error::Tests) }
 }
 
 impl Args {
+    /// All packages, unless some are named.
+    fn scope(&self) -> Option<&'static str> {
+        let named =
+            self.rest.iter().any(|argument| argument.starts_with("-p") || argument.starts_with("--package"));
+        (!named).then_some("--workspace")
+    }
+
     fn variables(&self, command: &mut Command) {
         if self.long {
             command.env("INCISE_LONG", "1");
@@ -68,7 +77,7 @@ fn has_nextest() -> bool {
 
 fn with_nextest(args: &Args) -> Command {
     let mut command = task::cargo();
-    command.args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(["nextest", "run", "--locked", "--no-fail-fast"]).args(args.scope());
     command.arg("--config-file").arg(workspace().join("xtask/nextest.toml"));
     command.args(&args.rest);
     command
@@ -77,17 +86,12 @@ fn with_nextest(args: &Args) -> Command {
 /// Shows what passing tests print, for skips are among it. Includes the tests of documentation.
 fn with_cargo(args: &Args) -> Command {
     let mut command = task::cargo();
-    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(["test", "--locked", "--no-fail-fast"]).args(args.scope());
     command.args(&args.rest);
     if !args.rest.iter().any(|argument| argument == "--") {
         command.args(["--", "--show-output"]);
     }
     command
-}
-
-fn workspace_target() -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    workspace().join(target.as_deref().unwrap_or(Path::new("target")))
 }
 
 /// The skips a JUnit report tells of: each with the name of its test.
@@ -105,5 +109,7 @@ fn skipped(report: &str) -> Vec<String> {
             found.push(format!("{name}: {}", &line[at + "skipped: ".len()..]));
         }
     }
+    // One that fails for it tells so twice.
+    found.dedup();
     found
 }
