@@ -38,17 +38,29 @@ impl Target {
         let mut child =
             Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program");
         let answers = BufReader::new(child.stdout.take().expect("a pipe"));
-        Target { child, answers, _folder: folder }
+        let mut target = Target { child, answers, _folder: folder };
+        // It has to be loaded: what is asked for is looked up in its memory map.
+        target.send(1);
+        assert_eq!(target.receive(), 10);
+        target
     }
 
-    fn ask(&mut self, tracer: &mut Tracer, number: i64) -> i64 {
+    fn send(&mut self, number: i64) {
         let input = self.child.stdin.as_mut().expect("a pipe");
         writeln!(input, "{number}").expect("the program reads");
-        let never = AtomicBool::new(false);
-        tracer.next_event(Some(Duration::from_millis(20)), &never).expect("tracing goes on");
+    }
+
+    fn receive(&mut self) -> i64 {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("an answer");
         line.trim().parse().expect("a number")
+    }
+
+    fn ask(&mut self, tracer: &mut Tracer, number: i64) -> i64 {
+        self.send(number);
+        let never = AtomicBool::new(false);
+        tracer.next_event(Some(Duration::from_millis(20)), &never).expect("tracing goes on");
+        self.receive()
     }
 }
 
