@@ -87,10 +87,10 @@ impl Tracees {
         let target = Rc::clone(&self.target(memory)?.memory);
         let stopped = self.live_thread(memory)?;
         let moves = self.threads_inside(memory, edits, landing_of)?;
-        self.verify_unchanged(memory, swap)?;
+        self.verify_unchanged(memory, swap, edits)?;
         let poked: Vec<Edit> = edits.iter().filter(|edit| !swap.covers(edit)).copied().collect();
         let mut poke = Poke::new(&target, stopped, &poked)?;
-        let made = poke.write(&poked, |edit| &edit.new).and_then(|()| self.swap_all(memory, swap));
+        let made = poke.write(&poked, |edit| &edit.new).and_then(|()| self.swap_all(memory, swap, edits));
         let mappings = match made {
             Ok(mappings) => mappings,
             Err(error) => {

@@ -32,6 +32,9 @@ const NEAR: u64 = 16;
 /// No more runs than this in one change: each splits mappings.
 const MAX_RUNS: usize = 16;
 
+/// Bytes read back at once: what fits into a cache.
+const CHUNK: usize = 1 << 18;
+
 /// Page tables are moved whole, not entry by entry, where both addresses agree modulo this.
 const TABLE_SPAN: u64 = 2 << 20;
 
@@ -45,8 +48,8 @@ struct Run {
     range: Range<Addr>,
     /// Where the copy is; `None` before it is mapped, and after it was moved.
     staged: Option<Addr>,
-    /// The pages as they were.
-    before: Vec<u8>,
+    /// The pages as they will be.
+    image: Vec<u8>,
     /// The mappings of the range at that time.
     mappings: Vec<Mapping>,
     /// Which pages were the target's own, not the file's, at that time.
@@ -58,6 +61,23 @@ struct Run {
 impl Run {
     fn len(&self) -> u64 {
         self.range.end.offset_from(self.range.start) as u64
+    }
+
+    /// The bytes of `range` as they were; `edits` are those of the whole change.
+    fn original(&self, edits: &[Edit], range: &Range<Addr>) -> Vec<u8> {
+        let offset = range.start.offset_from(self.range.start) as usize;
+        let len = range.end.offset_from(range.start) as usize;
+        let mut bytes = self.image[offset..offset + len].to_vec();
+        let edits = &edits[self.edits.clone()];
+        let first = edits.partition_point(|edit| edit.at + edit.old.len() as u64 <= range.start);
+        for edit in edits[first..].iter().take_while(|edit| edit.at < range.end) {
+            for (at, &byte) in (edit.at.0..).map(Addr).zip(edit.old.iter()) {
+                if range.contains(&at) {
+                    bytes[at.offset_from(range.start) as usize] = byte;
+                }
+            }
+        }
+        bytes
     }
 }
 
@@ -86,7 +106,7 @@ impl Tracees {
         if swap.runs.is_empty() {
             return Ok(swap);
         }
-        if let Err(error) = self.stage(memory, &mut swap, edits) {
+        if let Err(error) = self.stage(memory, &mut swap) {
             self.discard(memory, swap)?;
             return match error {
                 // No memory for copies: the edits can still be poked.
@@ -107,20 +127,21 @@ impl Tracees {
     ) -> Result<Run, SpaceError> {
         let private = self.private_pages(memory, &range)?;
         let len = range.end.offset_from(range.start) as usize;
-        let before = self.target(memory)?.memory.read_vec(range.start, len)?;
+        let mut image = self.target(memory)?.memory.read_vec(range.start, len)?;
         for edit in &all[edits.clone()] {
             let offset = edit.at.offset_from(range.start) as usize;
-            let found = &before[offset..offset + edit.old.len()];
-            if *found != *edit.old {
-                let expected = edit.old.to_vec();
-                return Err(SpaceError::Changed { at: edit.at, expected, found: found.to_vec() });
+            let place = &mut image[offset..offset + edit.old.len()];
+            if *place != *edit.old {
+                let (expected, found) = (edit.old.to_vec(), place.to_vec());
+                return Err(SpaceError::Changed { at: edit.at, expected, found });
             }
+            place.copy_from_slice(&edit.new);
         }
         let mappings = mappings_of(map, &range);
-        Ok(Run { range, staged: None, before, mappings, private, edits })
+        Ok(Run { range, staged: None, image, mappings, private, edits })
     }
 
-    fn stage(&mut self, memory: MemoryId, swap: &mut Swap, edits: &[Edit]) -> Result<(), SpaceError> {
+    fn stage(&mut self, memory: MemoryId, swap: &mut Swap) -> Result<(), SpaceError> {
         // Our own pages first: they would take the same place.
         if self.target(memory)?.runtime.is_none() {
             self.with_caller(memory, |_, _| Ok(()))?;
@@ -147,16 +168,15 @@ impl Tracees {
         let stopped = self.live_thread(memory)?;
         for run in &swap.runs {
             let Some(staged) = run.staged else { continue };
-            let mut image = run.before.clone();
-            for edit in &edits[run.edits.clone()] {
-                let offset = edit.at.offset_from(run.range.start) as usize;
-                image[offset..offset + edit.new.len()].copy_from_slice(&edit.new);
-            }
-            target.write(staged, &image, Some(stopped))?;
-            let found = target.read_vec(staged, image.len())?;
-            if let Some(at) = (0..image.len()).find(|&i| image[i] != found[i]) {
-                let (expected, found) = (vec![image[at]], vec![found[at]]);
-                return Err(SpaceError::Changed { at: staged + at as u64, expected, found });
+            target.write(staged, &run.image, Some(stopped))?;
+            for (index, wanted) in run.image.chunks(CHUNK).enumerate() {
+                let at = staged + (index * CHUNK) as u64;
+                let found = target.read_vec(at, wanted.len())?;
+                if let Some(offset) = (0..wanted.len()).find(|&i| wanted[i] != found[i]) {
+                    let (at, expected, found) =
+                        (at + offset as u64, vec![wanted[offset]], vec![found[offset]]);
+                    return Err(SpaceError::Changed { at, expected, found });
+                }
             }
         }
         Ok(())
@@ -167,7 +187,12 @@ impl Tracees {
     /// A page of a file that the target never wrote to is as it was. Pages of its own are compared,
     /// but for those that an earlier swap put there: they are ours and writable to no one, and reading
     /// thousands of them is what the stop has no time for. They were compared when they were copied.
-    pub(super) fn verify_unchanged(&self, memory: MemoryId, swap: &Swap) -> Result<(), SpaceError> {
+    pub(super) fn verify_unchanged(
+        &self,
+        memory: MemoryId,
+        swap: &Swap,
+        edits: &[Edit],
+    ) -> Result<(), SpaceError> {
         if swap.runs.is_empty() {
             return Ok(());
         }
@@ -185,10 +210,9 @@ impl Tracees {
                     continue;
                 }
                 let found = target.memory.read_vec(at, PAGE as usize)?;
-                let offset = index * PAGE as usize;
-                let expected = &run.before[offset..offset + PAGE as usize];
+                let expected = run.original(edits, &at.span(PAGE));
                 if found != expected {
-                    return Err(SpaceError::Changed { at, expected: expected.to_vec(), found });
+                    return Err(SpaceError::Changed { at, expected, found });
                 }
             }
         }
@@ -196,7 +220,12 @@ impl Tracees {
     }
 
     /// Moves every copy over its text, or none. Returns by how many mappings the target has grown.
-    pub(super) fn swap_all(&mut self, memory: MemoryId, swap: &mut Swap) -> Result<usize, SpaceError> {
+    pub(super) fn swap_all(
+        &mut self,
+        memory: MemoryId,
+        swap: &mut Swap,
+        edits: &[Edit],
+    ) -> Result<usize, SpaceError> {
         if swap.runs.is_empty() {
             return Ok(0);
         }
@@ -214,7 +243,7 @@ impl Tracees {
             let target = Rc::clone(&self.target(memory)?.memory);
             let stopped = self.live_thread(memory)?;
             for run in swap.runs.iter().filter(|run| run.staged.is_none()) {
-                target.write(run.range.start, &run.before, Some(stopped))?;
+                target.write(run.range.start, &run.original(edits, &run.range), Some(stopped))?;
             }
             return Err(error);
         }
