@@ -216,7 +216,7 @@ impl Stretch {
     fn take_back(&mut self, groups: &BTreeMap<Addr, Group>, lost: &mut FxHashSet<Addr>) {
         let end = self.start + self.original.len() as u64;
         // A group that begins before the stretch may reach into it.
-        let from = self.start - Group::EDIT_MAX as u64;
+        let from = Addr(self.start.0.saturating_sub(Group::EDIT_MAX as u64));
         for group in groups.range(from..end).map(|(_, group)| group) {
             let edit = group.edit();
             let mut now = [0; Group::EDIT_MAX];

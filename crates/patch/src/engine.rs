@@ -142,7 +142,7 @@ impl Engine {
 
     /// The instances at a point, in the order they run.
     pub fn instances_at(&self, at: Addr) -> impl Iterator<Item = InstanceId> + '_ {
-        let behind = self.instances.range(at..at + 5).flat_map(|(_, list)| list);
+        let behind = self.instances.range(at..=Addr(at.0.saturating_add(4))).flat_map(|(_, list)| list);
         behind.filter(move |instance| instance.at == at).map(|instance| instance.id)
     }
 

@@ -182,7 +182,9 @@ fn touching<'g>(
     gone: &BTreeSet<Addr>,
 ) -> Option<&'g Group> {
     const LONGEST: u64 = 32;
-    groups.range(range.start - LONGEST..range.end + LONGEST).map(|(_, group)| group).find(|group| {
+    let near = Addr(range.start.0.saturating_sub(LONGEST))..Addr(range.end.0.saturating_add(LONGEST));
+    let near = near.start.min(near.end)..near.end;
+    groups.range(near).map(|(_, group)| group).find(|group| {
         let extent = &group.extent;
         extent.start < range.end && range.start < extent.end && !gone.contains(&group.start)
     })

@@ -38,9 +38,9 @@ impl Context {
 pub enum VectorState {
     /// None: for callbacks compiled without vector code (`-mgeneral-regs-only`).
     None,
-    /// xmm0-15 and mxcsr.
+    /// xmm0-15 and mxcsr: for callbacks whose vector code is SSE, and not compiled for AVX.
     Sse,
-    /// ymm0-15 and mxcsr.
+    /// ymm0-15, as the lower halves of zmm0-15 where the processor has them, and mxcsr.
     Avx,
     /// zmm0-31, k0-7 and mxcsr.
     Avx512,
@@ -52,8 +52,7 @@ pub enum VectorState {
 impl VectorState {
     /// The most of this state that the processor has.
     pub fn supported(self) -> VectorState {
-        let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-        let best = match (avx512, is_x86_feature_detected!("avx")) {
+        let best = match (has_zmm(), is_x86_feature_detected!("avx")) {
             (true, _) => VectorState::Avx512,
             (false, true) => VectorState::Avx,
             (false, false) => VectorState::Sse,
@@ -61,13 +60,19 @@ impl VectorState {
         self.min(best)
     }
 
-    /// Bytes kept of each vector register.
-    pub const fn register_len(self) -> usize {
-        match self {
+    /// Bytes kept of each vector register on this processor.
+    pub fn register_len(self) -> usize {
+        match self.supported() {
             VectorState::None => 0,
             VectorState::Sse => 16,
+            // An instruction on a ymm register sets the upper half of the zmm register to zero.
+            VectorState::Avx if has_zmm() => 64,
             VectorState::Avx => 32,
             VectorState::Avx512 | VectorState::Full => 64,
         }
     }
+}
+
+fn has_zmm() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }

@@ -28,6 +28,7 @@ pub(super) fn of(vector: VectorState) -> unsafe extern "C" fn() {
     match vector {
         VectorState::None => entry_none,
         VectorState::Sse => entry_sse,
+        VectorState::Avx if vector.register_len() == 64 => entry_avx_wide,
         VectorState::Avx => entry_avx,
         VectorState::Avx512 | VectorState::Full => entry_avx512,
     }
@@ -245,6 +246,52 @@ entry!(
         "vmovaps ymm14, [rsp + 448]",
         "vmovaps ymm15, [rsp + 480]",
         "vldmxcsr [rsp + 512]"
+    ]
+);
+
+// For code with instructions on ymm registers, where the processor has zmm registers: they change the upper halves
+// of zmm0-15.
+entry!(
+    entry_avx_wide,
+    1088,
+    [
+        "mov rax, rsp",
+        "vmovaps [rsp + 0], zmm0",
+        "vmovaps [rsp + 64], zmm1",
+        "vmovaps [rsp + 128], zmm2",
+        "vmovaps [rsp + 192], zmm3",
+        "vmovaps [rsp + 256], zmm4",
+        "vmovaps [rsp + 320], zmm5",
+        "vmovaps [rsp + 384], zmm6",
+        "vmovaps [rsp + 448], zmm7",
+        "vmovaps [rsp + 512], zmm8",
+        "vmovaps [rsp + 576], zmm9",
+        "vmovaps [rsp + 640], zmm10",
+        "vmovaps [rsp + 704], zmm11",
+        "vmovaps [rsp + 768], zmm12",
+        "vmovaps [rsp + 832], zmm13",
+        "vmovaps [rsp + 896], zmm14",
+        "vmovaps [rsp + 960], zmm15",
+        "vstmxcsr [rsp + 1024]"
+    ],
+    [
+        "vmovaps zmm0, [rsp + 0]",
+        "vmovaps zmm1, [rsp + 64]",
+        "vmovaps zmm2, [rsp + 128]",
+        "vmovaps zmm3, [rsp + 192]",
+        "vmovaps zmm4, [rsp + 256]",
+        "vmovaps zmm5, [rsp + 320]",
+        "vmovaps zmm6, [rsp + 384]",
+        "vmovaps zmm7, [rsp + 448]",
+        "vmovaps zmm8, [rsp + 512]",
+        "vmovaps zmm9, [rsp + 576]",
+        "vmovaps zmm10, [rsp + 640]",
+        "vmovaps zmm11, [rsp + 704]",
+        "vmovaps zmm12, [rsp + 768]",
+        "vmovaps zmm13, [rsp + 832]",
+        "vmovaps zmm14, [rsp + 896]",
+        "vmovaps zmm15, [rsp + 960]",
+        "vldmxcsr [rsp + 1024]"
     ]
 );
 

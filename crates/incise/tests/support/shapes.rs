@@ -19,6 +19,8 @@ global_asm!(
     ".pushsection .text.incise_shapes, \"ax\", @progbits",
     // A leaf that keeps its values in the red zone and its loop in short instructions.
     ".balign 16",
+    ".hidden shape_red_zone",
+    ".globl shape_red_zone",
     ".type shape_red_zone, @function",
     "shape_red_zone:",
     "mov [rsp - 8], rdi",
@@ -36,6 +38,8 @@ global_asm!(
     ".size shape_red_zone, . - shape_red_zone",
     // Flags that live across many instructions.
     ".balign 16",
+    ".hidden shape_carry",
+    ".globl shape_carry",
     ".type shape_carry, @function",
     "shape_carry:",
     "xor eax, eax",
@@ -53,6 +57,8 @@ global_asm!(
     ".size shape_carry, . - shape_carry",
     // One-byte instructions, a jump into the middle of them.
     ".balign 16",
+    ".hidden shape_tiny",
+    ".globl shape_tiny",
     ".type shape_tiny, @function",
     "shape_tiny:",
     "push rbx",
@@ -83,6 +89,8 @@ global_asm!(
     ".size shape_tiny, 3b - shape_tiny",
     // String instructions, backwards.
     ".balign 16",
+    ".hidden shape_backwards",
+    ".globl shape_backwards",
     ".type shape_backwards, @function",
     "shape_backwards:",
     "push rdi",
@@ -99,6 +107,8 @@ global_asm!(
     ".size shape_backwards, . - shape_backwards",
     // The x87 stack and the vector registers, filled at entry and folded together at the end.
     ".balign 16",
+    ".hidden shape_floating",
+    ".globl shape_floating",
     ".type shape_floating, @function",
     "shape_floating:",
     "movq xmm0, rdi",
@@ -119,6 +129,8 @@ global_asm!(
     ".size shape_floating, . - shape_floating",
     // Calls and tail jumps, direct and through a register, of one another.
     ".balign 16",
+    ".hidden shape_calls",
+    ".globl shape_calls",
     ".type shape_calls, @function",
     "shape_calls:",
     "push rbx",

@@ -1,0 +1,424 @@
+//! What a probe must not change: every register, the flags, the red zone, the vector and the x87 state; and what runs in
+//! which order.
+//!
+//! # Safety
+//! The harness loads a whole machine state, calls code that changes none of it, and stores the state again.
+
+#![allow(unsafe_code, reason = "loads and stores machine states")]
+
+mod support;
+
+use std::arch::{asm, global_asm};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use incise::callback::{Context, VectorState, callback};
+use incise::isa::native::{Gpr, GprSet};
+use incise::{
+    Addr, Images, InstanceId, MachineCode, Outcome, Position, Program, Session, Snippet, TrapPolicy,
+};
+use support::{Rng, function, instructions, isolated, shapes};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const STATES: [VectorState; 5] =
+    [VectorState::Sse, VectorState::Avx, VectorState::Avx512, VectorState::Full, VectorState::None];
+
+/// A machine state: what the program has in its registers at the point.
+#[repr(C, align(64))]
+#[derive(Clone)]
+struct Machine {
+    xsave: [u8; 4096],
+    /// rax rcx rdx rbx (unused) rbp rsi rdi r8 ... r15.
+    gregs: [u64; 16],
+    flags: u64,
+    /// The red zone of the function called, from its lowest address up.
+    red_zone: [u64; 16],
+    host_rsp: u64,
+}
+
+global_asm!(
+    ".pushsection .text.incise_registers, \"ax\", @progbits",
+    // Instructions that change nothing, of many lengths.
+    ".balign 16",
+    ".hidden identity",
+    ".globl identity",
+    ".type identity, @function",
+    "identity:",
+    "nop dword ptr [rax + rax]",
+    "nop",
+    "lea rbx, [rbx]",
+    "mov r8, r8",
+    "xchg r9, r9",
+    "nop",
+    "lea rsp, [rsp]",
+    "xchg rax, rax",
+    "bswap rcx",
+    "bswap rcx",
+    "movaps xmm3, xmm3",
+    "jmp 2f",
+    "2: nop",
+    "ret",
+    ".size identity, . - identity",
+    // machine_run(rdi: *mut Machine): loads it, calls identity, stores it.
+    ".balign 16",
+    ".hidden machine_run",
+    ".globl machine_run",
+    "machine_run:",
+    "push rbx",
+    "push rbp",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "mov [rip + machine_at], rdi",
+    "mov [rdi + {HOST_RSP}], rsp",
+    "mov eax, -1",
+    "mov edx, -1",
+    "xrstor64 [rdi]",
+    "mov ecx, 16",
+    "2: mov rax, [rdi + rcx * 8 + {RED_ZONE} - 8]",
+    "mov [rsp + rcx * 8 - 144], rax",
+    "dec ecx",
+    "jnz 2b",
+    "push qword ptr [rdi + {FLAGS}]",
+    "popfq",
+    "mov rax, [rdi + {GREGS}]",
+    "mov rcx, [rdi + {GREGS} + 8]",
+    "mov rdx, [rdi + {GREGS} + 16]",
+    "mov rbx, [rdi + {GREGS} + 24]",
+    "mov rbp, [rdi + {GREGS} + 40]",
+    "mov rsi, [rdi + {GREGS} + 48]",
+    "mov r8, [rdi + {GREGS} + 64]",
+    "mov r9, [rdi + {GREGS} + 72]",
+    "mov r10, [rdi + {GREGS} + 80]",
+    "mov r11, [rdi + {GREGS} + 88]",
+    "mov r12, [rdi + {GREGS} + 96]",
+    "mov r13, [rdi + {GREGS} + 104]",
+    "mov r14, [rdi + {GREGS} + 112]",
+    "mov r15, [rdi + {GREGS} + 120]",
+    "mov rdi, [rdi + {GREGS} + 56]",
+    "call identity",
+    "mov [rip + machine_rdi], rdi",
+    "mov rdi, [rip + machine_at]",
+    "mov [rdi + {GREGS}], rax",
+    "mov [rdi + {GREGS} + 8], rcx",
+    "mov [rdi + {GREGS} + 16], rdx",
+    "mov [rdi + {GREGS} + 24], rbx",
+    "mov [rdi + {GREGS} + 40], rbp",
+    "mov [rdi + {GREGS} + 48], rsi",
+    "mov [rdi + {GREGS} + 64], r8",
+    "mov [rdi + {GREGS} + 72], r9",
+    "mov [rdi + {GREGS} + 80], r10",
+    "mov [rdi + {GREGS} + 88], r11",
+    "mov [rdi + {GREGS} + 96], r12",
+    "mov [rdi + {GREGS} + 104], r13",
+    "mov [rdi + {GREGS} + 112], r14",
+    "mov [rdi + {GREGS} + 120], r15",
+    "mov rax, [rip + machine_rdi]",
+    "mov [rdi + {GREGS} + 56], rax",
+    "pushfq",
+    "pop qword ptr [rdi + {FLAGS}]",
+    "push 2",
+    "popfq",
+    "mov rax, rsp",
+    "sub rax, [rdi + {HOST_RSP}]",
+    "jz 3f",
+    "ud2",
+    "3: mov ecx, 16",
+    "4: mov rax, [rsp + rcx * 8 - 144]",
+    "mov [rdi + rcx * 8 + {RED_ZONE} - 8], rax",
+    "dec ecx",
+    "jnz 4b",
+    "mov eax, -1",
+    "mov edx, -1",
+    "xsave64 [rdi]",
+    "fninit",
+    "push 0x1f80",
+    "ldmxcsr [rsp]",
+    "pop rax",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop rbp",
+    "pop rbx",
+    "ret",
+    ".popsection",
+    ".pushsection .bss.incise_registers, \"aw\", @nobits",
+    ".balign 8",
+    "machine_at: .zero 8",
+    "machine_rdi: .zero 8",
+    ".popsection",
+    GREGS = const std::mem::offset_of!(Machine, gregs),
+    FLAGS = const std::mem::offset_of!(Machine, flags),
+    RED_ZONE = const std::mem::offset_of!(Machine, red_zone),
+    HOST_RSP = const std::mem::offset_of!(Machine, host_rsp),
+);
+
+unsafe extern "C" {
+    fn identity();
+    fn machine_run(machine: *mut Machine);
+}
+
+/// Arithmetic flags, direction, alignment check, identification.
+const FLAGS: u64 = 0x0024_0CD5;
+
+// AMD APM vol. 1, 11.5.2: the legacy region, the header, and the extended components in standard form.
+const MXCSR: usize = 24;
+const XSTATE_BV: usize = 512;
+
+impl Machine {
+    /// A state with anything in it, as far as this processor has it.
+    fn random(rng: &mut Rng) -> Machine {
+        let flags = rng.next() & FLAGS | 2;
+        let mut machine = Machine { xsave: [0; 4096], gregs: [0; 16], flags, red_zone: [0; 16], host_rsp: 0 };
+        machine.gregs.iter_mut().chain(&mut machine.red_zone).for_each(|word| *word = rng.next());
+        machine.gregs[4] = 0;
+        // x87, SSE, AVX, AVX-512 (opmask, upper halves, upper registers).
+        let components = supported() & 0b1110_0111;
+        let mut ranges = vec![32..160, 160..416];
+        for component in [2, 5, 6, 7].into_iter().filter(|n| components & 1 << n != 0) {
+            // SAFETY: processors with XSAVE have the leaf.
+            let leaf = std::arch::x86_64::__cpuid_count(0xD, component);
+            ranges.push(leaf.ebx as usize..(leaf.ebx + leaf.eax) as usize);
+        }
+        for byte in ranges.into_iter().flatten() {
+            machine.xsave[byte] = rng.next() as u8;
+        }
+        // The upper six bytes of each x87 register are not stored.
+        (0..8).for_each(|n| machine.xsave[32 + 16 * n + 10..48 + 16 * n].fill(0));
+        machine.xsave[0..2].copy_from_slice(&0x037Fu16.to_le_bytes());
+        machine.xsave[2..4].copy_from_slice(&((rng.next() as u16 & 7) << 11).to_le_bytes());
+        machine.xsave[4] = rng.next() as u8; // which x87 registers are in use
+        let mxcsr = 0x1F80 | (rng.next() as u32 & 0xE03F);
+        machine.xsave[MXCSR..MXCSR + 4].copy_from_slice(&mxcsr.to_le_bytes());
+        machine.xsave[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&components.to_le_bytes());
+        machine
+    }
+
+    /// The state behind code that must not change it.
+    fn run(&self) -> Machine {
+        let mut after = self.clone();
+        // SAFETY: the harness puts back what belongs to us.
+        unsafe { machine_run(&mut after) };
+        after
+    }
+
+    /// What differs in `other`.
+    fn differences(&self, other: &Machine) -> Vec<String> {
+        let mut list = Vec::new();
+        for (n, (before, after)) in self.gregs.iter().zip(&other.gregs).enumerate() {
+            if before != after {
+                list.push(format!("register {n}: {before:x} {after:x}"));
+            }
+        }
+        if (self.flags ^ other.flags) & FLAGS != 0 {
+            list.push(format!("flags: {:x} {:x}", self.flags, other.flags));
+        }
+        for (n, (before, after)) in self.red_zone.iter().zip(&other.red_zone).enumerate() {
+            if before != after {
+                list.push(format!("red zone {n}: {before:x} {after:x}"));
+            }
+        }
+        // Not the instruction and data pointers of the x87 unit, nor the mask of mxcsr.
+        let skipped = |at: usize| (6..24).contains(&at) || (28..32).contains(&at) || (416..576).contains(&at);
+        for at in (0..4096).filter(|&at| !skipped(at) && self.xsave[at] != other.xsave[at]) {
+            list.push(format!("state byte {at}: {:x} {:x}", self.xsave[at], other.xsave[at]));
+        }
+        list
+    }
+}
+
+fn supported() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: every processor with AVX has it; without, the program says so by a fault.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Changes all that a C function may change and `VectorState` number `data` keeps.
+extern "C" fn clobber(context: &mut Context, data: u64) {
+    std::hint::black_box(context);
+    // SAFETY: every register changed is named, or kept by the entry.
+    unsafe {
+        asm!(
+            "mov rax, -1", "mov rcx, rax", "mov rdx, rax", "mov rsi, rax", "mov rdi, rax", "mov r8, rax",
+            "mov r9, rax", "mov r10, rax", "mov r11, rax", "cmp eax, 1",
+            out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _, out("rdi") _, out("r8") _, out("r9") _,
+            out("r10") _, out("r11") _,
+        );
+        match STATES[data as usize].supported() {
+            VectorState::None => {}
+            VectorState::Sse => asm!(
+                "pcmpeqd xmm0, xmm0", "movaps xmm1, xmm0", "movaps xmm8, xmm0", "movaps xmm15, xmm0",
+                out("xmm0") _, out("xmm1") _, out("xmm8") _, out("xmm15") _,
+            ),
+            VectorState::Avx => asm!(
+                "vpcmpeqd xmm0, xmm0, xmm0", "vmovaps ymm1, ymm0", "vmovaps ymm8, ymm0", "vmovaps ymm15, ymm0", "vzeroall",
+                out("xmm0") _, out("xmm1") _, out("xmm8") _, out("xmm15") _,
+            ),
+            _ => asm!(
+                "vpternlogd zmm0, zmm0, zmm0, 255", "vmovaps zmm1, zmm0", "vmovaps zmm15, zmm0", "vmovaps zmm16, zmm0",
+                "vmovaps zmm31, zmm0", "kxnorw k1, k1, k1", "kmovq k7, k1", "vzeroall",
+                out("xmm0") _, out("xmm1") _, out("xmm15") _,
+            ),
+        }
+    }
+}
+
+/// Machine code that changes every register and the flags, and uses the stack.
+fn ravage() -> Snippet {
+    let mut bytes = Vec::new();
+    let all: Vec<Gpr> = GprSet::EMPTY.complement().iter().filter(|gpr| *gpr != Gpr::Rsp).collect();
+    for gpr in &all {
+        // mov r64, -1
+        let number = gpr.number();
+        bytes.extend([0x48 | number >> 3, 0xC7, 0xC0 | number & 7, 0xFF, 0xFF, 0xFF, 0xFF]);
+    }
+    bytes.extend([0x50, 0x50, 0x58, 0x58]); // push rax; push rax; pop rax; pop rax
+    bytes.extend([0x48, 0x83, 0xC0, 0x01]); // add rax, 1
+    Snippet::Code(MachineCode { bytes: bytes.into(), clobbers: GprSet::of(&all), flags: true, stack: true })
+}
+
+/// All kinds of snippets, with a name.
+fn kinds(session: &Session) -> Vec<(String, Snippet)> {
+    let mut kinds = vec![
+        ("counter".to_owned(), session.counter("counter").increment()),
+        ("machine code".to_owned(), ravage()),
+    ];
+    for (number, state) in STATES.into_iter().enumerate() {
+        kinds.push((format!("callback {state:?}"), callback(clobber, number as u64, state)));
+    }
+    kinds
+}
+
+fn program() -> Program {
+    let space = incise::space::own::OwnSpace::new().expect("a space");
+    Program::read(&space, "self", &mut Images::default()).expect("the program")
+}
+
+#[test]
+fn nothing_changes_at_any_instruction() {
+    isolated("nothing_changes_at_any_instruction", PATIENCE, || {
+        let insns = instructions(&function(&program(), identity as *const () as usize));
+        assert!(insns.len() > 10);
+        let session = Session::own().expect("a session");
+        let mut rng = Rng::new(1);
+        for (name, snippet) in kinds(&session) {
+            for traps in [TrapPolicy::Fallback, TrapPolicy::Force] {
+                let sets = (0..insns.len()).map(|n| vec![n]).chain([(0..insns.len()).collect()]);
+                for set in sets {
+                    let mut batch = session.batch().traps(traps);
+                    for &n in &set {
+                        batch.insert(insns[n].addr(), snippet.clone(), Position::Last);
+                    }
+                    batch.commit().unwrap_or_else(|error| panic!("{name} at {set:?}: {error}"));
+                    for _ in 0..20 {
+                        let machine = Machine::random(&mut rng);
+                        let after = machine.run();
+                        let differences = machine.differences(&after);
+                        assert!(differences.is_empty(), "{name} at {set:?} {traps:?}: {differences:?}");
+                    }
+                    session.remove_all().expect("removal");
+                }
+            }
+        }
+        let machine = Machine::random(&mut rng);
+        assert!(machine.differences(&machine.run()).is_empty(), "unprobed");
+    });
+}
+
+#[test]
+fn probes_at_every_instruction_of_real_functions_change_no_result() {
+    let name = "probes_at_every_instruction_of_real_functions_change_no_result";
+    isolated(name, PATIENCE, || {
+        let program = program();
+        let session = Session::own().expect("a session");
+        for (name, snippet) in kinds(&session) {
+            for shape in shapes::own().into_iter().chain(shapes::library()) {
+                let mut batch = session.batch().best_effort();
+                let insns = instructions(&function(&program, shape.entry));
+                for insn in &insns {
+                    batch.insert(insn.addr(), snippet.clone(), Position::Last);
+                }
+                let report = batch.commit().expect("a best-effort commit");
+                let refused: Vec<_> = report.refusals().map(|(_, why)| why.to_string()).collect();
+                assert!(refused.is_empty(), "{name} in {}: {refused:?}", shape.name);
+                (0..100).for_each(|n| (shape.check)(n * 0x0123_4567_89AB));
+                session.remove_all().expect("removal");
+                (0..10).for_each(shape.check);
+            }
+        }
+    });
+}
+
+static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+extern "C" fn note(context: &mut Context, data: u64) {
+    ORDER.lock().expect("one thread").push(data);
+    *context.gpr_mut(Gpr::Rdi) = context.gpr(Gpr::Rdi) * 10 + data;
+}
+
+#[inline(never)]
+extern "C" fn double(n: u64) -> u64 {
+    std::hint::black_box(n) * 2
+}
+
+#[test]
+fn snippets_run_in_their_order() {
+    isolated("snippets_run_in_their_order", PATIENCE, || {
+        let session = Session::own().expect("a session");
+        let at = Addr(double as *const () as u64);
+        let hits = session.counter("hits");
+        let insert = |data: u64, position| -> InstanceId {
+            let mut batch = session.batch();
+            let id = batch.insert(at, callback(note, data, VectorState::Full), position);
+            batch.insert(at, hits.increment(), position);
+            batch.commit().expect("commit");
+            id
+        };
+        insert(2, Position::Last);
+        let three = insert(3, Position::Last);
+        let one = insert(1, Position::First);
+        assert_eq!(double(0), 2 * 123);
+        assert_eq!(*ORDER.lock().expect("one thread"), [1, 2, 3]);
+        assert_eq!(hits.read(), 3);
+        assert_eq!(session.instances_at(at).len(), 6);
+        assert_eq!(session.instances_at(at)[1], one);
+
+        let mut batch = session.batch();
+        batch.enable(one, false);
+        batch.commit().expect("commit");
+        assert_eq!(double(0), 2 * 23);
+        let mut batch = session.batch();
+        batch.enable(one, true);
+        batch.remove(three);
+        batch.commit().expect("commit");
+        assert_eq!(double(0), 2 * 12);
+        session.remove_all().expect("removal");
+        assert_eq!(double(4), 8);
+        assert_eq!(hits.read(), 9);
+    });
+}
+
+#[test]
+fn an_insertion_that_fails_leaves_those_before_it_as_they_were() {
+    isolated("an_insertion_that_fails_leaves_those_before_it_as_they_were", PATIENCE, || {
+        let session = Session::own().expect("a session");
+        let at = Addr(double as *const () as u64);
+        let mut batch = session.batch();
+        batch.insert(at, callback(note, 7, VectorState::Full), Position::Last);
+        batch.commit().expect("commit");
+        let mut batch = session.batch();
+        batch.insert(at, callback(note, 8, VectorState::Full), Position::Last);
+        batch.insert(Addr(0x10), callback(note, 9, VectorState::Full), Position::Last);
+        batch.commit().expect_err("nothing is mapped at 0x10");
+        assert_eq!(double(0), 14);
+        let mut batch = session.batch().best_effort();
+        batch.insert(at, callback(note, 8, VectorState::Full), Position::Last);
+        batch.insert(Addr(0x10), callback(note, 9, VectorState::Full), Position::Last);
+        let report = batch.commit().expect("a best-effort commit");
+        assert!(matches!(report.entries[1].outcome, Outcome::Refused(_)));
+        assert_eq!(double(0), 2 * 78);
+    });
+}
