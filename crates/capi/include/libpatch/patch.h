@@ -152,8 +152,8 @@ struct patch_probe_context {
 	uint64_t *gregs;
 	/*
 	 * Vector registers, number 0 first, `vreg_size` bytes each: 16 with PATCH_VECTOR_SSE (xmm0-15), 32 with
-	 * PATCH_VECTOR_AVX (ymm0-15), 64 with PATCH_VECTOR_AVX512 (zmm0-31). Changes take effect. NULL with
-	 * PATCH_VECTOR_NONE.
+	 * PATCH_VECTOR_AVX (ymm0-15; 64, zmm0-15, where the processor has them, since code for ymm registers
+	 * changes those), 64 with PATCH_VECTOR_AVX512 (zmm0-31). Changes take effect. NULL with PATCH_VECTOR_NONE.
 	 */
 	void *vregs;
 	size_t vreg_size;
