@@ -38,7 +38,7 @@ impl Text {
             let words: Vec<&str> = line.split_whitespace().collect();
             let number = |index: usize| words.get(index).and_then(|w| hex(w.strip_prefix("0x")?));
             if words.first() == Some(&"LOAD")
-                && words.contains(&"E") | words.iter().any(|w| *w == "RWE")
+                && words.contains(&"E") | words.contains(&"RWE")
                 && let (Some(offset), Some(link), Some(len)) = (number(1), number(2), number(4))
             {
                 segments.push((offset, link, len));

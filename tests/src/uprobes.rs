@@ -87,13 +87,8 @@ impl Uprobes {
 }
 
 /// `union bpf_attr`.
+#[derive(Default)]
 struct Attributes([u64; 18]);
-
-impl Default for Attributes {
-    fn default() -> Attributes {
-        Attributes([0; 18])
-    }
-}
 
 impl Attributes {
     fn set<T: Number>(&mut self, offset: usize, value: &T) -> &mut Attributes {
