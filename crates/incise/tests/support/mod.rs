@@ -153,7 +153,20 @@ impl Pristine {
             bytes.truncate(len);
             (text.range, text.path, bytes)
         });
-        let pristine = Pristine { texts: texts.collect() };
+        let mut pristine = Pristine { texts: texts.collect() };
+        // The kernel's code has no file.
+        let map = fs::read_to_string("/proc/self/maps").expect("the memory map");
+        if let Some(line) = map.lines().find(|line| line.ends_with("[vdso]")) {
+            let (start, end) =
+                line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+            let number = |hex: &str| u64::from_str_radix(hex, 16).expect("a number");
+            let range = number(start)..number(end);
+            // SAFETY: mapped readable.
+            let bytes = unsafe {
+                std::slice::from_raw_parts(range.start as *const u8, (range.end - range.start) as usize)
+            };
+            pristine.texts.push((range, "[vdso]".to_owned(), bytes.to_vec()));
+        }
         assert!(pristine.texts.len() >= 2, "the program and the C library at least");
         pristine.check();
         pristine

@@ -4,6 +4,7 @@
 //! landing that is taken back stays in the table until [`super::quiescence`] has shown that no thread is
 //! on its way there.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -21,6 +22,8 @@ pub(super) struct Landings {
     retiring: Vec<Landing>,
     /// Traps that are illegal bytes, not `int3`.
     illegal: HashSet<Addr>,
+    /// `current` and `retiring`, sorted by landing; made when first asked for.
+    by_landing: OnceCell<[Vec<Landing>; 2]>,
 }
 
 impl Landings {
@@ -40,7 +43,7 @@ impl Landings {
                 kept.peek().is_none_or(|new| new.trap != old.trap)
             })
             .collect();
-        Landings { current, retiring, illegal: self.illegal.clone() }
+        Landings { current, retiring, illegal: self.illegal.clone(), by_landing: OnceCell::new() }
     }
 
     /// Notes that the trap at `at` is an illegal byte.
@@ -60,32 +63,51 @@ impl Landings {
 
     /// Whether a published landing is in `range`.
     pub(super) fn leads_into(&self, range: &Range<Addr>) -> bool {
-        self.current.iter().any(|landing| range.contains(&landing.landing))
+        !within(&self.by_landing()[0], range).is_empty()
     }
 
     /// The instruction pointers of threads on their way to a landing in `range` that was taken back: behind an
     /// `int3`; for an illegal byte, which a poke may have made an `int3` for a while, also on it.
     pub(super) fn on_the_way(&self, range: &Range<Addr>) -> impl Iterator<Item = Range<Addr>> + use<'_> {
-        let range = range.clone();
-        self.retiring.iter().filter(move |landing| range.contains(&landing.landing)).map(|landing| {
+        within(&self.by_landing()[1], range).iter().map(|landing| {
             let behind = landing.trap + 1;
             let first = if self.illegal.contains(&landing.trap) { landing.trap } else { behind };
             first..behind + 1
         })
     }
 
-    /// The state without the landings in `idle`, which no thread needs; nothing if there are none.
+    fn by_landing(&self) -> &[Vec<Landing>; 2] {
+        self.by_landing.get_or_init(|| {
+            [&self.current, &self.retiring].map(|list| {
+                let mut sorted = list.clone();
+                sorted.sort_unstable_by_key(|landing| landing.landing);
+                sorted
+            })
+        })
+    }
+
+    /// The state without the landings in `idle` (ascending, disjoint), which no thread needs; nothing if there are none.
     pub(super) fn without(&self, idle: &[&Range<Addr>]) -> Option<Landings> {
-        let keep = |landing: &&Landing| !idle.iter().any(|range| range.contains(&landing.landing));
+        let keep = |landing: &&Landing| {
+            let index = idle.partition_point(|range| range.end <= landing.landing);
+            idle.get(index).is_none_or(|range| !range.contains(&landing.landing))
+        };
         let retiring: Vec<Landing> = self.retiring.iter().filter(keep).copied().collect();
         if retiring.len() == self.retiring.len() {
             return None;
         }
-        let mut next = Landings { current: self.current.clone(), retiring, illegal: HashSet::new() };
+        let mut next = Landings { current: self.current.clone(), retiring, ..Landings::default() };
         next.illegal =
             next.table().iter().map(|l| l.trap).filter(|trap| self.illegal.contains(trap)).collect();
         Some(next)
     }
+}
+
+/// Those of `sorted` (by landing) that lead into `range`.
+fn within<'l>(sorted: &'l [Landing], range: &Range<Addr>) -> &'l [Landing] {
+    let from = sorted.partition_point(|landing| landing.landing < range.start);
+    let to = sorted.partition_point(|landing| landing.landing < range.end);
+    &sorted[from..to.max(from)]
 }
 
 /// The two lists, which share no trap, as one.

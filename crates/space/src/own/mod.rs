@@ -83,6 +83,8 @@ pub struct OwnSpace {
     fragments: Fragments,
     /// Numbers of the pages that were poked.
     poked: HashSet<u64>,
+    /// The code of the kernel in this process; looked for at the first change.
+    vdso: Option<Range<Addr>>,
     /// What is mapped for the engines.
     reserved: Vec<Range<Addr>>,
     /// The process that used this value last; another one is a forked child.
@@ -125,6 +127,7 @@ impl Builder {
             landings: Landings::default(),
             fragments: Fragments::default(),
             poked: HashSet::new(),
+            vdso: None,
             reserved: Vec::new(),
             pid: own_pid(),
         })
@@ -206,6 +209,32 @@ impl OwnSpace {
             Err(SpaceError::System { .. }) if self.writer == Writer::Auto => self.swap(edits),
             result => result.map(|()| 0),
         }
+    }
+
+    /// Swaps, but for the vdso: the kernel does not let it be split, and a copy would be no vdso to who
+    /// looks for it in the memory map. That is poked.
+    fn swap_all(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
+        if self.vdso.is_none() {
+            let map = self.mappings()?;
+            let vdso = map.iter().find(|mapping| mapping.name == "[vdso]");
+            self.vdso = Some(vdso.map_or(Addr(0)..Addr(0), |mapping| mapping.range.clone()));
+        }
+        let of_kernel = |edit: &&Edit| self.vdso.as_ref().is_some_and(|vdso| vdso.contains(&edit.at));
+        let poked: Vec<Edit> = edits.iter().filter(of_kernel).copied().collect();
+        let Some(first) = poked.first() else { return self.swap_or_poke(edits) };
+        if !self.writes_code || poke::touches_poke(&poked) {
+            let reason = "the code of the kernel can only be changed through /proc/self/mem";
+            return Err(SpaceError::Unsuitable { at: first.at, reason });
+        }
+        let swapped: Vec<Edit> = edits.iter().filter(|edit| !of_kernel(edit)).copied().collect();
+        self.poke(&poked)?;
+        if swapped.is_empty() {
+            return Ok(0);
+        }
+        self.swap_or_poke(&swapped).inspect_err(|_| {
+            let inverse: Vec<Edit> = poked.iter().map(Edit::inverse).collect();
+            let _ = poke::poke(&inverse);
+        })
     }
 
     /// Swaps. If a copy cannot stand for the code and the user has not said how, pokes.
@@ -325,7 +354,7 @@ impl AddressSpace for OwnSpace {
         }
         let mappings = match writer {
             Writer::Poke => self.poke_or_swap(edits)?,
-            Writer::Swap | Writer::Auto => self.swap_or_poke(edits)?,
+            Writer::Swap | Writer::Auto => self.swap_all(edits)?,
         };
         Ok(Applied { mappings: mappings.max(0) as usize, ..Applied::default() })
     }
