@@ -108,16 +108,18 @@ fn states(pid: u32) -> String {
 }
 
 /// What can be seen of a process from outside, as far as it should be the same once probes are gone.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub struct Snapshot {
-    /// Executable memory that is a file's, by address.
+    /// Executable memory, by address; what adjoins is one piece.
     pub code: BTreeMap<u64, Vec<u8>>,
-    /// /proc/PID/maps without what the program itself may change meanwhile (its heap and stacks).
+    /// Other mappings of files. (The program itself may change its heap and stacks meanwhile.)
     pub maps: Vec<String>,
     /// Signals handled, ignored and blocked, and who traces it.
     pub status: Vec<String>,
     /// Open descriptors.
     pub descriptors: Vec<String>,
+    /// The file of each piece of code, and the offset in it of the piece's first byte.
+    files: BTreeMap<u64, (String, u64)>,
 }
 
 impl Snapshot {
@@ -128,21 +130,33 @@ impl Snapshot {
     pub fn take(pid: u32) -> Snapshot {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a running process");
         let memory = File::open(format!("/proc/{pid}/mem")).expect("our own process");
-        let mut code = BTreeMap::new();
-        for line in maps.lines() {
+        let mut code: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut files = BTreeMap::new();
+        let mut last: Option<(u64, u64)> = None;
+        for line in maps.lines().filter(|line| line.contains(" r-x")) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let Some((start, end)) = words[0].split_once('-') else { continue };
             let hex = |text: &str| u64::from_str_radix(text, 16).expect("an address");
-            if words[1].starts_with("r-x") && words.get(5).is_some_and(|name| name.starts_with('/')) {
-                let mut bytes = vec![0; (hex(end) - hex(start)) as usize];
-                memory.read_exact_at(&mut bytes, hex(start)).expect("readable code");
-                code.insert(hex(start), bytes);
+            let (start, end) = (hex(start), hex(end));
+            let mut bytes = vec![0; (end - start) as usize];
+            memory.read_exact_at(&mut bytes, start).expect("readable code");
+            let first = last.filter(|(_, before)| *before == start).map_or(start, |(first, _)| first);
+            code.entry(first).or_default().append(&mut bytes);
+            last = Some((first, end));
+            if let Some(name) = words.get(5).filter(|name| name.starts_with('/')) {
+                let offset = hex(words[2]).saturating_sub(start - first);
+                files.entry(first).or_insert((String::from(*name), offset));
             }
         }
-        let own = |line: &&str| {
-            let name = line.split_whitespace().nth(5);
-            name.is_some_and(|name| name.starts_with('/')) || line.contains(" r-x")
-        };
+        // Pages of code that were changed may be anonymous now, with the same bytes.
+        let mut kept: Vec<String> = Vec::new();
+        for line in maps.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_code = words[1].starts_with("r-x");
+            if !is_code && words.get(5).is_some_and(|name| name.starts_with('/')) {
+                kept.push(line.to_owned());
+            }
+        }
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
         let wanted = ["SigBlk:", "SigIgn:", "SigCgt:", "TracerPid:"];
         let status = status.lines().filter(|line| wanted.iter().any(|key| line.starts_with(key)));
@@ -150,21 +164,39 @@ impl Snapshot {
         let mut descriptors: Vec<String> =
             descriptors.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         descriptors.sort();
-        Snapshot {
-            code,
-            maps: maps.lines().filter(own).map(str::to_owned).collect(),
-            status: status.map(str::to_owned).collect(),
-            descriptors,
-        }
+        Snapshot { code, files, maps: kept, status: status.map(str::to_owned).collect(), descriptors }
+    }
+
+    /// Where `later` differs from this, for a message.
+    pub fn difference(&self, later: &Snapshot) -> Option<String> {
+        let lines = |name: &str, before: &[String], after: &[String]| {
+            let only = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect();
+            let (gone, new): (Vec<String>, Vec<String>) = (only(before, after), only(after, before));
+            (before != after).then(|| format!("{name}: gone {gone:#?}, new {new:#?}"))
+        };
+        let byte = || {
+            let starts = self.code.keys().copied();
+            let pairs = starts.filter_map(|start| Some((start, &self.code[&start], later.code.get(&start)?)));
+            pairs.into_iter().find_map(|(start, before, after)| {
+                let at = before.iter().zip(after).position(|(a, b)| a != b)?;
+                Some(format!("code at {:#x}: {:02x} became {:02x}", start + at as u64, before[at], after[at]))
+            })
+        };
+        let lengths = |snapshot: &Snapshot| -> Vec<String> {
+            snapshot.code.iter().map(|(start, bytes)| format!("{start:x} {:x}", bytes.len())).collect()
+        };
+        lines("maps", &self.maps, &later.maps)
+            .or_else(|| lines("code", &lengths(self), &lengths(later)))
+            .or_else(|| lines("status", &self.status, &later.status))
+            .or_else(|| lines("descriptors", &self.descriptors, &later.descriptors))
+            .or_else(byte)
     }
 
     /// Where the code differs from the files it is mapped from.
     pub fn differs_from_files(&self, pid: u32) -> Option<String> {
         for (start, bytes) in &self.code {
-            let line = self.maps.iter().find(|line| line.starts_with(&format!("{start:x}-")));
-            let words: Vec<&str> = line.map(|line| line.split_whitespace().collect()).unwrap_or_default();
-            let [_, _, offset, _, _, name] = words[..] else { continue };
-            let offset = usize::from_str_radix(offset, 16).unwrap_or(0);
+            let Some((name, offset)) = self.files.get(start) else { continue };
+            let offset = *offset as usize;
             let file = fs::read(format!("/proc/{pid}/root{name}")).unwrap_or_default();
             let file = &file[offset.min(file.len())..];
             let at = file.iter().zip(bytes).position(|(a, b)| a != b);

@@ -75,10 +75,10 @@ int main(int argc, char **argv)
 {
     int threads = argc > 1 ? atoi(argv[1]) : 1, forks = argc > 2;
     pthread_t thread[64];
-    puts("ready");
-    fflush(stdout);
     for (long i = 0; i < threads; i++)
         pthread_create(&thread[i], NULL, run, (void *)(i + 1));
+    puts("ready");
+    fflush(stdout);
     struct pollfd input = { 0, POLLIN, 0 };
     while (poll(&input, 1, forks ? 1 : -1) == 0) {
         pid_t pid = fork();

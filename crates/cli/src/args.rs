@@ -71,7 +71,7 @@ pub struct CountArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Fallback)]
     pub trap: Trap,
     /// Leave the probes in the process when detaching.
-    #[arg(long, requires = "pid")]
+    #[arg(long, conflicts_with = "program")]
     pub keep: bool,
     /// The program to run, and its arguments.
     #[arg(last = true, value_name = "CMD")]

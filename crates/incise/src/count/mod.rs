@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use incise_image::PatternError;
-use incise_patch::TrapPolicy;
+use incise_patch::{CommitError, TrapPolicy};
 use incise_space::SpaceError;
 use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
 
@@ -213,11 +213,7 @@ impl Counting {
 
     /// A process that dies under our hands is no error: its end is the next event.
     fn survive(&mut self, step: impl FnOnce(&mut Counting) -> Result<(), Error>) -> Result<(), Error> {
-        match step(self) {
-            Err(Error::Space(SpaceError::Gone { .. })) => Ok(()),
-            Err(Error::Commit(incise_patch::CommitError::Space(SpaceError::Gone { .. }))) => Ok(()),
-            other => other,
-        }
+        step(self).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
     }
 
     /// A process runs a program we have not seen yet: it stands before its first instruction, or runs on if we
@@ -302,19 +298,19 @@ impl Counting {
         }
     }
 
-    /// Takes the probes out of every process (unless they are to be kept), and lets it run on.
+    /// Takes the probes out of every process (unless they are to be kept), and lets it run on. One that cannot
+    /// be rid of them keeps no other from it: the first error is told in the end.
     fn let_go(&mut self) -> Result<(), Error> {
         let keep = self.options.keep;
+        let mut told = Ok(());
         for (pid, mut process) in std::mem::take(&mut self.processes) {
             let result = self.take_out(pid, &mut process, keep);
             process.settle(&mut self.tally);
-            match result.and_then(|()| self.release(pid, &mut process, keep)) {
-                Ok(()) => self.tracer.detach(pid)?,
-                Err(Error::Space(SpaceError::Gone { .. })) => {}
-                Err(error) => return Err(error),
-            }
+            let result = result.and_then(|()| self.release(pid, &mut process, keep));
+            let result = result.and_then(|()| Ok(self.tracer.detach(pid)?));
+            told = told.and(result.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) }));
         }
-        Ok(())
+        told
     }
 
     fn take_out(&mut self, pid: ProcessId, process: &mut Process, keep: bool) -> Result<(), Error> {
@@ -328,5 +324,15 @@ impl Counting {
         }
         self.left_behind += process.release(&mut space)?;
         Ok(())
+    }
+}
+
+/// Whether an error only says that a process ended, or is not traced any more because it did.
+fn is_gone(error: &Error) -> bool {
+    match error {
+        Error::Space(error) | Error::Commit(CommitError::Space(error)) => {
+            matches!(error, SpaceError::Gone { .. } | SpaceError::NoProcess { .. })
+        }
+        _ => false,
     }
 }

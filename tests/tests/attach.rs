@@ -1,0 +1,174 @@
+//! Processes that run already: probes go in under load, count, and go out without a trace.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use incise_tests::build::incise;
+use incise_tests::command::{PATIENCE, signal, wait};
+use incise_tests::outcome::Ending;
+use incise_tests::process::{Snapshot, Target, compile};
+use incise_tests::report::Report;
+use incise_tests::scratch::Scratch;
+
+/// The command, attached to a process.
+struct Attached<'a> {
+    command: Child,
+    scratch: &'a Scratch,
+    pid: u32,
+}
+
+impl<'a> Attached<'a> {
+    fn to(target: &Target, scratch: &'a Scratch, options: &[&str]) -> Attached<'a> {
+        let pid = target.pid();
+        let mut command = Command::new(incise());
+        command.args(["count", "--json", "-v", "-o"]).arg(scratch.file("report")).args(options);
+        command.arg("-p").arg(pid.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(fs::File::create(scratch.file("told")).expect("a new file"));
+        let command = command.spawn().expect("the command");
+        let attached = Attached { command, scratch, pid };
+        attached.wait_for("probes in place");
+        attached
+    }
+
+    fn told(&self) -> String {
+        fs::read_to_string(self.scratch.file("told")).unwrap_or_default()
+    }
+
+    fn wait_for(&self, words: &str) {
+        let began = Instant::now();
+        while !self.told().contains(words) {
+            assert!(began.elapsed() < PATIENCE, "it does not say {words:?} but {:?}", self.told());
+            sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Ctrl-C, and the report.
+    fn interrupt(mut self, by: i32) -> Report {
+        signal(self.command.id(), by);
+        let status = wait(&mut self.command, PATIENCE);
+        assert_eq!(status.map(Ending::from), Some(Ending::Exited(0)), "{}", self.told());
+        let tracer = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it runs on");
+        assert!(tracer.contains("TracerPid:\t0\n"));
+        Report::read(&self.scratch.file("report")).unwrap_or_else(|error| panic!("{error}: {}", self.told()))
+    }
+}
+
+fn assert_right(target: Target) {
+    let outcome = target.finish();
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "wrong 0\n", "{}", outcome.error_text());
+    assert_eq!(outcome.ending, Ending::Exited(0));
+}
+
+const PATTERNS: [&str; 7] = ["work_*", "malloc", "free", "str*", "mem*", "poll", "pthread_*"];
+
+#[test]
+fn nothing_is_left_behind() {
+    let scratch = Scratch::new();
+    let links: [&[&str]; 4] = [&[], &["-static"], &["-no-pie", "-fno-pie"], &["-static-pie"]];
+    for link in links {
+        let program = compile(&scratch, "checksum", link);
+        for options in [&[][..], &["--trap", "force"], &["-f"]] {
+            let target = Target::start(Command::new(&program).arg("3"));
+            let before = Snapshot::take(target.pid());
+            assert_eq!(before.differs_from_files(target.pid()), None);
+            let patterns = if link.contains(&"-static") { &PATTERNS[..1] } else { &PATTERNS[..] };
+            let attached = Attached::to(&target, &scratch, &[options, patterns].concat());
+            let during = Snapshot::take(target.pid());
+            assert!(during.differs_from_files(target.pid()).is_some(), "probes are in the code");
+            sleep(Duration::from_millis(50));
+            let report = attached.interrupt(libc::SIGINT);
+            let hits = report.hits("work_step").unwrap_or(0);
+            assert!(hits > 0, "{link:?} {options:?}: {report:?}");
+            assert_eq!(before.difference(&Snapshot::take(target.pid())), None, "{link:?} {options:?}");
+            let second = report.summary.stop_us < 1_000_000;
+            assert!(report.summary.stop_us > 0 && second, "{:?}", report.summary);
+            assert_right(target);
+        }
+    }
+}
+
+#[test]
+fn again_and_again_under_load() {
+    let scratch = Scratch::new();
+    let target = Target::start(Command::new(compile(&scratch, "checksum", &[])).args(["4", "fork"]));
+    let before = Snapshot::take(target.pid());
+    let rounds = if incise_tests::long() { 100 } else { 8 };
+    for round in 0..rounds {
+        let options = [&["-f"][..], &["--trap", "force"], &[]][round % 3];
+        let attached = Attached::to(&target, &scratch, &[options, &PATTERNS[..]].concat());
+        sleep(Duration::from_millis(round as u64 % 5 * 10));
+        // SIGTERM is as good as Ctrl-C.
+        attached.interrupt([libc::SIGINT, libc::SIGTERM][round % 2]);
+        assert_eq!(before.difference(&Snapshot::take(target.pid())), None, "round {round}");
+    }
+    assert_right(target);
+}
+
+#[test]
+fn calls_in_one_function_are_counted_like_those_of_another() {
+    // work_round calls work_step 100 times itself and 20 times by work_recursive, at 21 calls of that.
+    let scratch = Scratch::new();
+    let target = Target::start(Command::new(compile(&scratch, "checksum", &[])).arg("2"));
+    let attached = Attached::to(&target, &scratch, &["work_*"]);
+    sleep(Duration::from_millis(200));
+    let report = attached.interrupt(libc::SIGINT);
+    let hits = |name: &str| report.hits(name).unwrap_or_else(|| panic!("no {name}"));
+    let rounds = hits("work_round");
+    // Two threads were in the middle of a round when the count began, and two when it ended.
+    let near = |hits: u64, each: u64| hits.abs_diff(rounds * each) <= 4 * each;
+    assert!(rounds > 10, "{report:?}");
+    assert!(near(hits("work_step"), 120) && near(hits("work_recursive"), 21), "{report:?}");
+    assert!(near(hits("work_nothing"), 1) && near(hits("work_leaf"), 1), "{report:?}");
+    assert_right(target);
+}
+
+#[test]
+fn probes_that_are_kept_stay_right() {
+    let scratch = Scratch::new();
+    for options in [&["--keep"][..], &["--keep", "--trap", "force"]] {
+        let target = Target::start(Command::new(compile(&scratch, "checksum", &[])).args(["2", "fork"]));
+        let attached = Attached::to(&target, &scratch, &[options, &PATTERNS[..]].concat());
+        sleep(Duration::from_millis(300));
+        let report = attached.interrupt(libc::SIGINT);
+        assert!(report.hits("work_step").is_some_and(|hits| hits > 0), "{report:?}");
+        let after = Snapshot::take(target.pid());
+        assert!(after.differs_from_files(target.pid()).is_some(), "the probes are still there");
+        sleep(Duration::from_millis(50));
+        assert_right(target);
+    }
+}
+
+#[test]
+fn a_process_that_ends_while_it_is_probed() {
+    let scratch = Scratch::new();
+    let target = Target::start(Command::new(compile(&scratch, "checksum", &[])).arg("2"));
+    let mut attached = Attached::to(&target, &scratch, &["work_*"]);
+    assert_right(target);
+    let status = wait(&mut attached.command, PATIENCE);
+    assert_eq!(status.map(Ending::from), Some(Ending::Exited(0)));
+    let report = Report::read(&scratch.file("report")).expect("a report");
+    assert!(report.hits("work_step").is_some_and(|hits| hits > 0), "{report:?}");
+}
+
+#[test]
+fn a_stopped_process_stays_stopped() {
+    let scratch = Scratch::new();
+    let target = Target::start(Command::new(compile(&scratch, "checksum", &[])).arg("2"));
+    signal(target.pid(), libc::SIGSTOP);
+    let state = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", target.pid())).expect("it lives");
+        status.lines().find(|line| line.starts_with("State:")).unwrap_or("").to_owned()
+    };
+    let began = Instant::now();
+    while !state().contains('T') && began.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(1));
+    }
+    let attached = Attached::to(&target, &scratch, &["work_*"]);
+    let report = attached.interrupt(libc::SIGINT);
+    assert_eq!(report.counts.iter().map(|count| count.hits).sum::<u64>(), 0, "nothing ran");
+    assert!(state().contains("stopped"), "{}", state());
+    signal(target.pid(), libc::SIGCONT);
+    assert_right(target);
+}
