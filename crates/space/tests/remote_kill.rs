@@ -159,7 +159,11 @@ impl Subject {
     /// After the tracer was killed.
     fn check(&mut self, mut tracer: Child, when: &str) {
         let status = tracer.wait().expect("a child");
-        assert_eq!(status.code(), None, "the tracer ended by itself instead of {when}");
+        if status.code().is_some() {
+            thread::sleep(Duration::from_millis(50));
+            let target = self.program.child.try_wait();
+            panic!("the tracer ended by itself instead of {when}; the target: {target:?}");
+        }
         for _ in 0..3 {
             assert_eq!(self.program.ask(), "0", "after {when}");
         }

@@ -76,3 +76,11 @@ fn children_have_the_probes_and_change_only_their_own() {
 fn the_library_can_be_probed_under_itself() {
     Program::new("inside.c").flags("-O1 -Wall -Wextra -Werror").check("", &[]);
 }
+
+#[test]
+fn every_function_of_the_c_library_and_of_the_loader_can_be_probed() {
+    let program = Program::new("everything.c").flags("-O1 -Wall -Wextra -Werror -pthread");
+    for module in ["libc.so.6", "ld-linux-x86-64.so.2", "libgcc_s.so.1"] {
+        program.check("", &[module]);
+    }
+}

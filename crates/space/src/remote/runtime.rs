@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use incise_image::MemoryMap;
+use incise_image::{Mapping, MemoryMap};
 use incise_isa::Addr;
 
 use super::inject::Caller;
@@ -120,18 +120,26 @@ impl Tracees {
     /// Calls `work` with a thread that can make system calls, outside our own pages. The threads are stopped.
     ///
     /// # Errors
-    /// [`SpaceError::Busy`] if a thread is there still: an earlier tracer was killed while it made a call, a
-    /// moment ago.
+    /// [`SpaceError::Busy`] if an earlier tracer was killed a moment ago while a thread made a call for it,
+    /// and the thread still is about to: that call would come between ours.
     pub(super) fn with_caller_in_slack(
         &mut self,
         memory: MemoryId,
         work: impl FnOnce(&mut Caller<'_>) -> Result<(), SpaceError>,
     ) -> Result<(), SpaceError> {
         let target = Rc::clone(&self.target(memory)?.memory);
-        let slack = slack(&self.memory_map(memory)?, &target)?;
-        let range = slack.span(x86_64::BLOB_LEN as u64);
-        if self.quiescent(memory, std::slice::from_ref(&range))? != [true] {
-            return Err(SpaceError::Busy { at: slack });
+        let map = self.memory_map(memory)?;
+        let slack = slack(&map, &target)?;
+        let mut calls = blobs(&map, &target);
+        if self.target(memory)?.runtime.is_some() {
+            // Only this is about to be overwritten; whose the others are was asked before.
+            calls.clear();
+        }
+        calls.push(slack.span(x86_64::BLOB_LEN as u64));
+        calls.sort_by_key(|range| range.start);
+        let quiescent = self.quiescent(memory, &calls)?;
+        if let Some((range, _)) = calls.iter().zip(quiescent).find(|(_, quiescent)| !quiescent) {
+            return Err(SpaceError::Busy { at: range.start });
         }
         let before = target.read_vec(slack, x86_64::BLOB_LEN)?;
         let result = self.caller(memory, slack).and_then(|mut caller| work(&mut caller));
@@ -173,6 +181,20 @@ pub(super) fn far_hole(map: &MemoryMap, len: u64, align: u64) -> Result<Addr, Sp
     candidates.max_by_key(|&at| distance(at)).ok_or_else(|| {
         SpaceError::system("finding free addresses", io::Error::from_raw_os_error(libc::ENOMEM))
     })
+}
+
+/// The code for injected calls in the pages of earlier tracers.
+fn blobs(map: &MemoryMap, memory: &Memory) -> Vec<Range<Addr>> {
+    let ours = |mapping: &&Mapping| {
+        let permissions = mapping.permissions;
+        let mut code = [0; x86_64::BLOB_LEN];
+        permissions.execute
+            && !permissions.write
+            && mapping.inode == 0
+            && memory.read(mapping.range.start, &mut code).is_ok()
+            && x86_64::is_blob(&code)
+    };
+    map.iter().filter(ours).map(|mapping| mapping.range.start.span(x86_64::BLOB_LEN as u64)).collect()
 }
 
 /// Executable bytes that belong to no code: behind the end of what the file of a mapping has for its last

@@ -15,7 +15,7 @@ use crate::SpaceError;
 const EAGER: Duration = Duration::from_micros(300);
 
 /// How long a thread may be on its way to a stop before it is checked whether it waits in the kernel.
-const PATIENCE: Duration = Duration::from_millis(2);
+const PATIENCE: Duration = Duration::from_millis(10);
 
 impl Tracees {
     /// Stops the threads of `memory`, if they are not stopped already, and keeps them so until
@@ -64,7 +64,9 @@ impl Tracees {
                     // It is dying; if it is the first thread, its end is reported last.
                     Err(_) => self.set_state(tid, State::Dead),
                 },
-                Some(State::Asked | State::Parked) => waiting.push(tid),
+                Some(State::Asked) => waiting.push(tid),
+                // It may have slept on, or be about to stop.
+                Some(State::Parked) if !self.park(tid) => waiting.push(tid),
                 _ => {}
             }
         }
@@ -100,6 +102,7 @@ impl Tracees {
             thread::sleep(Duration::from_micros(50));
             if idle > PATIENCE {
                 waiting.retain(|&tid| !self.park(tid));
+                last_arrival = Instant::now();
             }
         }
     }

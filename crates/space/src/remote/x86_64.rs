@@ -129,28 +129,41 @@ pub(super) const BLOB_LEN: usize = 106;
 /// flag. Nothing is written to memory.
 pub(super) fn blob(thread: &Registers) -> [u8; BLOB_LEN] {
     let r = thread.resumption().0;
-    // REX.W + B8+r imm64 for each register (AMD APM vol. 3, MOV).
-    let moves: [([u8; 2], u64); 9] = [
-        ([0x48, 0xB8], r.rax),
-        ([0x48, 0xB9], r.rcx),
-        ([0x49, 0xBB], r.r11),
-        ([0x48, 0xBF], r.rdi),
-        ([0x48, 0xBE], r.rsi),
-        ([0x48, 0xBA], r.rdx),
-        ([0x49, 0xBA], r.r10),
-        ([0x49, 0xB8], r.r8),
-        ([0x49, 0xB9], r.r9),
-    ];
+    let values = [r.rax, r.rcx, r.r11, r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
     let mut code = [0; BLOB_LEN];
-    code[..2].copy_from_slice(&[0x0F, 0x05]); // syscall
-    for (place, (opcode, value)) in code[2..92].chunks_exact_mut(10).zip(moves) {
+    code[..2].copy_from_slice(&SYSCALL);
+    for (place, (opcode, value)) in code[2..92].chunks_exact_mut(10).zip(MOVES.into_iter().zip(values)) {
         place[..2].copy_from_slice(&opcode);
         place[2..].copy_from_slice(&value.to_le_bytes());
     }
-    code[92..98].copy_from_slice(&[0xFF, 0x25, 0, 0, 0, 0]); // jmp [rip]
+    code[92..98].copy_from_slice(&JUMP);
     code[98..].copy_from_slice(&r.rip.to_le_bytes());
     code
 }
+
+/// Whether these bytes are what [`blob`] makes.
+pub(super) fn is_blob(code: &[u8; BLOB_LEN]) -> bool {
+    code[..2] == SYSCALL
+        && code[2..92].chunks_exact(10).zip(MOVES).all(|(place, opcode)| place[..2] == opcode)
+        && code[92..98] == JUMP
+}
+
+/// `syscall`.
+const SYSCALL: [u8; 2] = [0x0F, 0x05];
+/// REX.W + B8+r for rax, rcx, r11, rdi, rsi, rdx, r10, r8 and r9 (AMD APM vol. 3, MOV).
+const MOVES: [[u8; 2]; 9] = [
+    [0x48, 0xB8],
+    [0x48, 0xB9],
+    [0x49, 0xBB],
+    [0x48, 0xBF],
+    [0x48, 0xBE],
+    [0x48, 0xBA],
+    [0x49, 0xBA],
+    [0x49, 0xB8],
+    [0x49, 0xB9],
+];
+/// `jmp [rip]`.
+const JUMP: [u8; 6] = [0xFF, 0x25, 0, 0, 0, 0];
 
 /// Where a thread at the instruction pointer of a signal stop ran its trap byte: behind an `int3`
 /// (SIGTRAP), on an illegal byte (SIGILL).
@@ -217,6 +230,7 @@ mod tests {
     #[test]
     fn a_thread_outside_system_calls_goes_on_where_it_was() {
         let code = blob(&registers());
+        assert!(is_blob(&code) && !is_blob(&[0; BLOB_LEN]));
         assert_eq!(immediate(&code, 0), registers().0.rax);
         assert_eq!(immediate(&code, 8), registers().0.r9);
         assert_eq!(code[98..], 0x5555_0000_1000u64.to_le_bytes());

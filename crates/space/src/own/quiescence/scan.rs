@@ -31,7 +31,7 @@ const STACKS: usize = 8;
 const BEFORE_SELECTORS: usize = 3;
 
 /// The longest call instruction without prefixes, in bytes (`ff /2` with SIB and 32-bit displacement).
-const LONGEST_CALL: u64 = 7;
+const LONGEST_CALL: usize = 7;
 
 /// The code segment selector of 64-bit programs (`__USER_CS`), and the data segment's (`__USER_DS`).
 const USER_CS: u64 = 0x33;
@@ -145,7 +145,7 @@ impl Search<'_> {
     fn return_address(&mut self, word: u64) {
         let Some(span) = self.span(word.wrapping_sub(1)) else { return };
         if self.found.get(span.index) == Some(&false)
-            && follows_call(word)
+            && follows_call(span.start, word)
             && let Some(found) = self.found.get_mut(span.index)
         {
             *found = true;
@@ -174,14 +174,29 @@ fn is_selectors(word: u64) -> bool {
     word & 0xFFFF == USER_CS && matches!(word >> 48, 0 | USER_DS)
 }
 
-/// Whether the bytes before `at` can be a call instruction: `e8 rel32`, `ff /2`.
-fn follows_call(at: u64) -> bool {
-    let mut bytes = [0u8; LONGEST_CALL as usize];
-    if !read_own(at.wrapping_sub(LONGEST_CALL), &mut bytes) {
+/// Whether the bytes from `start` to `at` can end in a call instruction.
+fn follows_call(start: u64, at: u64) -> bool {
+    let mut buffer = [0u8; LONGEST_CALL];
+    let len = (at - start).min(LONGEST_CALL as u64);
+    let Some(bytes) = buffer.get_mut(..len as usize) else { return true };
+    if !read_own(at - len, bytes) {
         return true;
     }
-    let indirect = bytes.windows(2).any(|pair| matches!(pair, &[0xFF, modrm] if modrm >> 3 & 7 == 2));
-    indirect || bytes[2] == 0xE8
+    let direct = len >= 5 && bytes.get(bytes.len() - 5) == Some(&0xE8); // e8 rel32
+    direct || (0..bytes.len()).any(|start| bytes.get(start..).is_some_and(is_indirect_call))
+}
+
+/// Whether `bytes` are `ff /2`, not more and not less: opcode, ModRM, SIB and displacement (AMD APM vol. 3, 1.4).
+fn is_indirect_call(bytes: &[u8]) -> bool {
+    let &[0xFF, modrm, ref rest @ ..] = bytes else { return false };
+    let (mode, register, base) = (modrm >> 6, modrm >> 3 & 7, modrm & 7);
+    let sib = (mode != 3 && base == 4).then(|| rest.first().copied().unwrap_or_default());
+    let displacement = match (mode, sib.map_or(base, |sib| sib & 7)) {
+        (0, 5) | (2, _) => 4,
+        (1, _) => 1,
+        _ => 0,
+    };
+    register == 2 && rest.len() == usize::from(sib.is_some()) + displacement
 }
 
 /// Fills `into` with the memory at `at` of this address space. `false` if not all of it is readable.
@@ -232,7 +247,9 @@ mod tests {
         let code = Box::new(CODE);
         let start = code.as_ptr() as u64;
         let mut stack = vec![0; 100];
-        for (offset, expected) in [(0, false), (1, false), (8, true), (9, false), (23, true), (30, false)] {
+        for (offset, expected) in
+            [(0, false), (1, false), (2, false), (8, true), (9, false), (18, false), (23, true), (30, false)]
+        {
             stack[99] = start + offset;
             assert_eq!(
                 search(&stack, &[0; 4], &[span(&code, 0)]),
@@ -240,6 +257,33 @@ mod tests {
                 "{offset}"
             );
         }
+    }
+
+    #[test]
+    fn calls_are_told_by_where_they_end() {
+        for call in [&[0xFF, 0xD0][..], &[0xFF, 0x14, 0x25, 0, 0, 0, 0], &[0xFF, 0x15, 1, 2, 3, 4]] {
+            assert!(is_indirect_call(call), "{call:x?}");
+        }
+        for call in
+            [&[0xFF, 0x10][..], &[0xFF, 0x50, 8], &[0xFF, 0x54, 0x24, 8], &[0xFF, 0x94, 0x24, 8, 0, 0, 0]]
+        {
+            assert!(is_indirect_call(call), "{call:x?}");
+            assert!(!is_indirect_call(&[call, &[0]].concat()), "{call:x?} and more");
+        }
+        assert!(!is_indirect_call(&[0xFF, 0xE0]), "a jump");
+        assert!(!is_indirect_call(&[0xFF, 0x15, 1]), "a displacement is missing");
+    }
+
+    #[test]
+    fn code_right_behind_unmapped_memory_is_told_too() {
+        // SAFETY: takes unused addresses; the first page stays out of reach.
+        let pages =
+            unsafe { sys::mmap_anonymous(0, 8192, libc::PROT_NONE, libc::MAP_PRIVATE) }.expect("pages");
+        // SAFETY: the second page is ours.
+        unsafe { libc::mprotect((pages + 4096) as *mut _, 4096, libc::PROT_READ) };
+        let start = pages + 4096;
+        let span = Span { start, end: start + 32, index: 0 };
+        assert_eq!(search(&[start + 2; 100], &[0; 4], &[span]), (Verdict::Seen, vec![false]));
     }
 
     #[test]
