@@ -16,6 +16,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod assembly;
 mod case;
 mod compare;
 mod forms;

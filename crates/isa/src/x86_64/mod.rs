@@ -2,6 +2,7 @@
 
 pub mod abi;
 mod assemble;
+mod assembler;
 mod decode;
 mod flags;
 mod gpr;
@@ -10,6 +11,7 @@ mod relocate;
 mod springboard;
 
 pub use assemble::{Assembler, OutOfReach};
+pub use assembler::{AsmError, Syntax, assemble};
 pub use decode::{DecodeError, Flow, Insn, MAX_INSN_LEN, RawBytes, decode};
 pub use flags::{FlagUse, flag_use};
 pub use gpr::{Gpr, GprSet};
