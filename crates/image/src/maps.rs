@@ -50,6 +50,12 @@ impl MemoryMap {
         MemoryMap { mappings }
     }
 
+    /// A map of `mappings`, which do not overlap.
+    pub fn of(mut mappings: Vec<Mapping>) -> MemoryMap {
+        mappings.sort_by_key(|m| m.range.start);
+        MemoryMap { mappings }
+    }
+
     /// The mappings, ascending.
     pub fn iter(&self) -> std::slice::Iter<'_, Mapping> {
         self.mappings.iter()

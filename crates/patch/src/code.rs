@@ -87,7 +87,7 @@ impl<'a> Code<'a> {
     ) -> Code<'a> {
         let mut wanted: Vec<Range<Addr>> = Vec::new();
         for &site in sites {
-            let low = (site - AROUND).align_down(PAGE);
+            let low = Addr(site.0.saturating_sub(AROUND)).align_down(PAGE);
             let high = (site + AROUND).align_up(PAGE);
             match wanted.last_mut() {
                 Some(last) if low <= last.end + MERGE * PAGE => last.end = last.end.max(high),

@@ -1,7 +1,7 @@
 //! Address spaces: where code lives and is changed.
 //!
 //! The only floor that does system calls. [`AddressSpace`] is what the engines see; [`own`] changes the
-//! process it runs in, [`remote`] changes another process through ptrace.
+//! process it runs in, [`remote`] changes another process through ptrace, [`file`] changes a program on disk.
 
 #![deny(unsafe_code)]
 
@@ -9,6 +9,7 @@ mod data;
 mod edit;
 mod error;
 pub mod faults;
+pub mod file;
 pub mod own;
 pub mod remote;
 mod sys;

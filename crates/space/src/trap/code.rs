@@ -59,6 +59,7 @@ std::arch::global_asm!(
     // Binary search; r10 and r11 are the bounds, as offsets in bytes.
     "4: test r9, r9",
     "jz 9f",
+    "sub rcx, [r8 + {BIAS}]",
     "xor r10d, r10d",
     "mov r11, [r9]",
     "shl r11, 4",
@@ -75,6 +76,7 @@ std::arch::global_asm!(
     "6: lea r10, [rax + 16]",
     "jmp 5b",
     "7: mov rax, [r9 + rax + {TABLE_HEAD} + 8]",
+    "add rax, [r8 + {BIAS}]",
     "mov [rdx + {UC_RIP}], rax",
     "lock dec qword ptr [r8 + {ACTIVE}]",
     "ret",
@@ -157,6 +159,7 @@ std::arch::global_asm!(
     HANDLER = const HANDLER,
     ACTIVE = const TrapHeader::ACTIVE,
     TABLE = const TrapHeader::TABLE,
+    BIAS = const TrapHeader::BIAS,
     TABLE_HEAD = const TABLE_HEAD,
     PREVIOUS = const TrapHeader::previous_offset(0),
     PREVIOUS_SIZE = const size_of::<Previous>(),

@@ -96,6 +96,8 @@ pub struct TrapHeader {
     pub active: u64,
     /// The actions before ours, one for each of [`SIGNALS`].
     pub previous: [Previous; 2],
+    /// What is added to the addresses of the table: that of a file holds link addresses.
+    pub bias: u64,
 }
 
 impl TrapHeader {
@@ -105,6 +107,8 @@ impl TrapHeader {
     pub const TABLE: usize = offset_of!(TrapHeader, table);
     /// Offset of `active`.
     pub const ACTIVE: usize = offset_of!(TrapHeader, active);
+    /// Offset of `bias`.
+    pub const BIAS: usize = offset_of!(TrapHeader, bias);
 
     /// Offset of the element of `previous` for the `index`-th of [`SIGNALS`].
     pub const fn previous_offset(index: usize) -> usize {
@@ -118,6 +122,7 @@ impl TrapHeader {
             let KernelSigaction { handler, flags, restorer, mask } = previous.action;
             words.extend([handler, flags, restorer, mask, previous.blocked]);
         }
+        words.push(self.bias);
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 }

@@ -26,11 +26,13 @@ fn the_header_lies_in_memory_as_its_offsets_say() {
         table: 5,
         active: 6,
         previous: [Previous::default(), Previous::new(libc::SIGILL, action)],
+        bias: 0x70,
     };
     let bytes = header.to_bytes();
     assert_eq!(bytes.len(), TrapHeader::SIZE);
     assert_eq!(bytes[TrapHeader::TABLE], 5);
     assert_eq!(bytes[TrapHeader::ACTIVE], 6);
+    assert_eq!(bytes[TrapHeader::BIAS], 0x70);
     let previous = &bytes[TrapHeader::previous_offset(1)..];
     assert_eq!([previous[0], previous[8], previous[16], previous[25], previous[32]], [7, 8, 9, 1, 8]);
 }
