@@ -23,11 +23,13 @@
 
 pub mod callback;
 mod count;
+mod file;
 mod point;
 mod program;
 mod session;
 
 pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};
+pub use file::{CountsReport, ProcessCounts, RewriteOptions, Rewritten, read_counts, rewrite};
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};
 pub use incise_patch::{

@@ -11,6 +11,7 @@ use incise_patch::{
     Atomicity, Batch as Draft, CommitError, CounterId, Engine, InstanceId, Outcome, Policy, Position, Report,
     Snippet, TrapPolicy,
 };
+use incise_space::file::FileError;
 use incise_space::own::{self, OwnSpace};
 use incise_space::{AddressSpace, SpaceError};
 
@@ -31,6 +32,9 @@ pub enum Error {
     /// A transaction changed nothing.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// A program in a file could not be read, changed or written.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// The probes in one process: the one this code runs in, unless another address space is given.
@@ -89,8 +93,8 @@ impl<S: AddressSpace> Clone for Session<S> {
 
 struct State<S> {
     space: S,
-    /// Name of the process under /proc.
-    pid: String,
+    /// Name of the process under /proc; nothing for a program that does not run.
+    pid: Option<String>,
     /// The process that `self` is.
     process: i32,
     engine: Engine,
@@ -104,14 +108,19 @@ impl<S: AddressSpace> State<S> {
     fn new(space: S, pid: &str) -> Result<State<S>, SpaceError> {
         let mut images = Images::default();
         let program = Program::read(&space, pid, &mut images)?;
-        let pid = pid.to_owned();
-        let (engine, owners) = (Engine::new(), HashMap::new());
-        Ok(State { space, pid, process: own_pid(), engine, owners, program, images })
+        Ok(State { pid: Some(pid.to_owned()), images, ..State::still(space, program) })
+    }
+
+    /// Of a program that does not run, so that its modules are always the same.
+    fn still(space: S, program: Program) -> State<S> {
+        let (engine, owners, images) = (Engine::new(), Default::default(), Images::default());
+        State { space, pid: None, process: own_pid(), engine, owners, program, images }
     }
 
     /// Looks at the modules again, and forgets what was in those that were unloaded.
     fn refresh(&mut self) -> Result<(), SpaceError> {
-        let program = Program::read(&self.space, &self.pid, &mut self.images)?;
+        let Some(pid) = &self.pid else { return Ok(()) };
+        let program = Program::read(&self.space, pid, &mut self.images)?;
         let gone: Vec<_> = self.program.gone_in(&program).map(|module| module.range.clone()).collect();
         if !gone.is_empty() {
             gone.into_iter().for_each(|range| self.engine.forget(range));
@@ -123,7 +132,7 @@ impl<S: AddressSpace> State<S> {
 
     /// Notices that this is a forked child of the process that used the state last.
     fn notice_fork(&mut self) {
-        if self.pid == "self" && self.process != own_pid() {
+        if self.pid.as_deref() == Some("self") && self.process != own_pid() {
             self.process = own_pid();
             self.engine = self.engine.for_child();
         }
@@ -200,6 +209,18 @@ impl<S: AddressSpace> Session<S> {
     pub fn over(space: S, pid: &str) -> Result<Session<S>, Error> {
         let state = Arc::new(Mutex::new(State::new(space, pid)?));
         Ok(Session { state, owner: next_owner(), settings: None })
+    }
+
+    /// A program that does not run.
+    #[allow(clippy::arc_with_non_send_sync, reason = "as above")]
+    pub(crate) fn still(space: S, program: Program) -> Session<S> {
+        let state = Arc::new(Mutex::new(State::still(space, program)));
+        Session { state, owner: next_owner(), settings: None }
+    }
+
+    /// Works on the address space itself.
+    pub(crate) fn with_space<R>(&self, work: impl FnOnce(&mut S) -> R) -> R {
+        work(&mut self.state().space)
     }
 
     fn state(&self) -> Locked<'_, S> {
@@ -305,6 +326,11 @@ impl<S: AddressSpace> Counter<S> {
     /// The value now; after the probes were removed, what it was then.
     pub fn read(&self) -> u64 {
         self.session.state().engine.read(self.id)
+    }
+
+    /// Where it is in the target, once a probe uses it.
+    pub fn address(&self) -> Option<Addr> {
+        self.session.state().engine.address(self.id)
     }
 
     /// The name it was given.

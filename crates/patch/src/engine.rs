@@ -105,6 +105,11 @@ impl Engine {
         self.counted.get(index).copied().unwrap_or(0).wrapping_add(now.unwrap_or(0))
     }
 
+    /// Where a counter is, once a probe uses it.
+    pub fn address(&self, counter: CounterId) -> Option<Addr> {
+        self.counters.get(counter.0 as usize).copied().flatten()
+    }
+
     /// Keeps the values of the counters, whose memory goes.
     fn forget_counters(&mut self) {
         self.counted = (0..self.counters.len() as u32).map(|index| self.read(CounterId(index))).collect();
