@@ -23,6 +23,12 @@ pub enum Command {
     Count(CountArgs),
     /// List the functions that patterns match, without touching anything.
     List(ListArgs),
+    /// Write a program with counters in it, which it keeps in a file while it runs.
+    Rewrite(RewriteArgs),
+    /// Show what a rewritten program has counted so far.
+    Report(ReportArgs),
+    /// Give back the original of a file that was rewritten.
+    Undo(UndoArgs),
     /// Tell what this machine allows, and what to do about what it does not.
     Doctor(DoctorArgs),
 }
@@ -96,6 +102,75 @@ pub struct ListArgs {
     /// Print JSON Lines.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `rewrite`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "incise rewrite [OPTIONS] <BINARY> -o <OUT> --count <PATTERN>...\n       incise rewrite [OPTIONS] <BINARY> --in-place --count <PATTERN>..."
+)]
+#[command(
+    after_help = "Every process that runs OUT keeps its counts in a file of its own, NAME.PID in the folder OUT.counts
+(--counts names another one), from its first instruction on and also when it is killed; forked children
+count into the file of their parent. The variable INCISE_COUNTS of the program's environment names
+another folder; if it is empty, or the file cannot be made, the program runs on uncounted. So does a
+set-user-id program. `incise report OUT` adds the files up, `incise undo OUT` restores the original.
+
+Patterns are those of `incise count`."
+)]
+pub struct RewriteArgs {
+    /// The program or library.
+    #[arg(value_name = "BINARY")]
+    pub binary: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "OUT", required_unless_present = "in_place")]
+    pub output: Option<PathBuf>,
+    /// Replace BINARY itself.
+    #[arg(long, conflicts_with = "output")]
+    pub in_place: bool,
+    /// Functions or places to count.
+    #[arg(short, long, value_name = "PATTERN", num_args = 1.., required = true)]
+    pub count: Vec<String>,
+    /// Folder for the files of counts.
+    #[arg(long, value_name = "DIR")]
+    pub counts: Option<PathBuf>,
+    /// What to do where only a trap fits. Traps need the program's own start to have come by.
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Forbid)]
+    pub trap: Trap,
+    /// Show for each function how it was patched, and why not where it was not.
+    #[arg(long)]
+    pub explain: bool,
+    /// Report as JSON Lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `report`.
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// The rewritten program, or a file of counts, or a folder of these.
+    #[arg(value_name = "OUT|COUNTS")]
+    pub target: PathBuf,
+    /// Folder of the files of counts, if it is not where INCISE_COUNTS or the program itself says.
+    #[arg(long, value_name = "DIR")]
+    pub counts: Option<PathBuf>,
+    /// Show functions that were not called too, and how each was patched.
+    #[arg(long)]
+    pub explain: bool,
+    /// Print JSON Lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `undo`.
+#[derive(Args, Debug)]
+pub struct UndoArgs {
+    /// The file that was rewritten; it is replaced by its original.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write the original to OUT, and leave FILE as it is.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
 }
 
 /// Arguments of `doctor`.

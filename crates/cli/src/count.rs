@@ -8,7 +8,7 @@ use incise::{CountOptions, CountResult, Counting, Ending};
 
 use crate::Failure;
 use crate::args::CountArgs;
-use crate::report::{Count, Refused, Report, Summary};
+use crate::report::Report;
 use crate::signals::{self, INTERRUPTED};
 
 pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
@@ -69,28 +69,8 @@ fn verbose(result: &CountResult) {
 }
 
 fn report(result: &CountResult) -> Report {
-    let counts = result.counted.iter().map(|counted| Count {
-        module: counted.point.module.clone(),
-        function: counted.point.display_name.clone(),
-        address: counted.point.addr.to_string(),
-        tactic: counted.tactic.name(),
-        hits: counted.hits,
-    });
-    let refused = result.refused.iter().map(|refused| Refused {
-        module: refused.module.clone(),
-        function: refused.function.clone(),
-        address: refused.addr.to_string(),
-        reason: refused.reason.clone(),
-    });
-    let trapped = result.counted.iter().filter(|counted| counted.tactic == incise::Tactic::Trap).count();
-    let summary = Summary {
-        installed: result.counted.len(),
-        refused: result.refused.len(),
-        trapped,
-        mappings: result.mappings,
-        stop_us: result.stop.as_micros() as u64,
-    };
-    let mut report = Report { counts: counts.collect(), refused: refused.collect(), summary };
-    report.sort();
+    let mut report = Report::of(&result.counted, &result.refused);
+    report.summary.mappings = result.mappings;
+    report.summary.stop_us = result.stop.as_micros() as u64;
     report
 }

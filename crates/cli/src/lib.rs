@@ -4,10 +4,13 @@
 
 pub mod args;
 mod count;
+mod counts;
 mod doctor;
 mod list;
 mod report;
+mod rewrite;
 mod signals;
+mod undo;
 
 use std::process::ExitCode;
 
@@ -22,6 +25,9 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Count(args) => count::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Rewrite(args) => rewrite::run(&args),
+        Command::Report(args) => counts::run(&args),
+        Command::Undo(args) => undo::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use incise::{Counted, NotCounted, Tactic};
 use serde::Serialize;
 
 /// One counted function.
@@ -70,6 +71,29 @@ enum Line<'a> {
 const BAR: usize = 30;
 
 impl Report {
+    /// Of what was counted; the summary has no mappings and no stop yet. Sorted.
+    pub(crate) fn of(counted: &[Counted], refused: &[NotCounted]) -> Report {
+        let trapped = counted.iter().filter(|counted| counted.tactic == Tactic::Trap).count();
+        let summary =
+            Summary { installed: counted.len(), refused: refused.len(), trapped, ..Summary::default() };
+        let counts = counted.iter().map(|counted| Count {
+            module: counted.point.module.clone(),
+            function: counted.point.display_name.clone(),
+            address: counted.point.addr.to_string(),
+            tactic: counted.tactic.name(),
+            hits: counted.hits,
+        });
+        let refused = refused.iter().map(|refused| Refused {
+            module: refused.module.clone(),
+            function: refused.function.clone(),
+            address: refused.addr.to_string(),
+            reason: refused.reason.clone(),
+        });
+        let mut report = Report { counts: counts.collect(), refused: refused.collect(), summary };
+        report.sort();
+        report
+    }
+
     /// The most hit first; equal ones by module and name.
     pub fn sort(&mut self) {
         self.counts.sort_by(|a, b| {
@@ -97,6 +121,18 @@ impl Report {
     /// # Errors
     /// Of `out`.
     pub fn table(&self, out: &mut dyn Write, explain: bool) -> io::Result<()> {
+        self.hits(out, explain)?;
+        self.refusals(out, explain)?;
+        let Summary { installed, refused, trapped, stop_us, .. } = self.summary;
+        let asked = installed + refused;
+        writeln!(
+            out,
+            "installed {installed} of {asked}, {refused} refused, {trapped} trapped; stopped {stop_us} us"
+        )
+    }
+
+    /// The table alone.
+    pub(crate) fn hits(&self, out: &mut dyn Write, explain: bool) -> io::Result<()> {
         let shown: Vec<&Count> = self.counts.iter().filter(|count| explain || count.hits > 0).collect();
         let most = shown.iter().map(|count| count.hits).max().unwrap_or(0);
         let hits = shown.iter().map(|count| group(count.hits).len()).max().unwrap_or(0).max("hits".len());
@@ -123,6 +159,11 @@ impl Report {
         if silent > 0 {
             writeln!(out, "{silent} functions were not called")?;
         }
+        Ok(())
+    }
+
+    /// The refusals: a few, unless `explain` asks for everything.
+    pub(crate) fn refusals(&self, out: &mut dyn Write, explain: bool) -> io::Result<()> {
         let reasons = if explain { self.refused.len() } else { self.refused.len().min(3) };
         for refused in &self.refused[..reasons] {
             let Refused { module, function, address, reason } = refused;
@@ -131,12 +172,7 @@ impl Report {
         if reasons < self.refused.len() {
             writeln!(out, "({} more refused: --explain shows them)", self.refused.len() - reasons)?;
         }
-        let Summary { installed, refused, trapped, stop_us, .. } = self.summary;
-        let asked = installed + refused;
-        writeln!(
-            out,
-            "installed {installed} of {asked}, {refused} refused, {trapped} trapped; stopped {stop_us} us"
-        )
+        Ok(())
     }
 }
 
