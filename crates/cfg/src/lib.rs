@@ -1,0 +1,47 @@
+//! Control flow: functions, shared blocks, typed edges, loops, dominators, liveness.
+//!
+//! No IO and no system call: an [`Image`](incise_image::Image) and the bytes of its file in, a [`Cfg`]
+//! out. A [`Cfg`] is flat: functions, blocks and edges are numbered in the order of their addresses, and
+//! [`Function`], [`Block`] and [`Edge`] are handles of two words that can be copied and asked:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use incise_cfg::{Options, Parser};
+//! use incise_image::Image;
+//!
+//! let file = std::fs::read("/bin/true")?;
+//! let image = Image::parse(&file)?;
+//! let cfg = Parser::new(&image, &file)?.parse(&Options::default())?;
+//! for function in cfg.functions() {
+//!     // Function exits, and the exits of blocks that end with a decision.
+//!     let exits = function.exits();
+//!     let decisions = function.blocks().filter(|block| block.outgoing().len() == 2);
+//!     println!("{} {} {}", function.entry(), exits.count(), decisions.count());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A block belongs to every function that reaches it. Calls end blocks. Edges that
+//! [leave the function](Edge::leaves_function) are calls, returns and tail calls; all others lead to
+//! blocks of the same function.
+
+#![deny(unsafe_code)]
+
+mod body;
+mod code;
+mod context;
+mod edge;
+mod graph;
+mod join;
+mod lsda;
+mod noreturn;
+mod program;
+mod returning;
+mod traverse;
+mod unwind;
+mod x86_64;
+
+pub use edge::{Completeness, EdgeKind, ParseError, Reason, Unresolved};
+pub use graph::{Block, BlockId, Cfg, Edge, EdgeId, Function, FunctionId};
+pub use program::{Options, Parser};
