@@ -122,6 +122,16 @@ impl Program {
         Program { modules, text, restartable, own: false, has_v8 }
     }
 
+    /// Takes over what `earlier` found out about files that are still mapped.
+    pub(crate) fn learn_from(&mut self, earlier: &Program) {
+        for (module, has_v8) in self.modules.iter().zip(&mut self.has_v8) {
+            let known = earlier.modules.iter().position(|old| Arc::ptr_eq(&old.image, &module.image));
+            if let Some(known) = known {
+                *has_v8 = earlier.has_v8[known].clone();
+            }
+        }
+    }
+
     /// The modules: the program first, then by address.
     pub fn modules(&self) -> &[Module] {
         &self.modules
@@ -169,11 +179,23 @@ impl Facts for Program {
         (!hidden).then(|| module.to_addr(range.start)..module.to_addr(range.end))
     }
 
-    fn is_entry(&self, at: Addr) -> bool {
-        let Some(module) = self.module_at(at) else { return false };
-        let Some(link) = module.to_link(at) else { return false };
-        module.image.function_starting_at(link).is_some_and(|function| !function.label)
-            || module.image.unwind_functions().binary_search_by_key(&link, |range| range.start).is_ok()
+    fn entries(&self, range: Range<Addr>) -> Vec<Addr> {
+        let mut entries = Vec::new();
+        let from = self.text.partition_point(|(text, _)| text.end <= range.start);
+        for (text, module) in self.text[from..].iter().take_while(|(text, _)| text.start < range.end) {
+            let module = &self.modules[*module];
+            let link = |at: Addr| LinkAddr(at.0.wrapping_sub(module.bias));
+            let (start, end) = (link(range.start.max(text.start)), link(range.end.min(text.end)));
+            let functions = module.image.functions();
+            let functions = &functions[functions.partition_point(|function| function.addr < start)..];
+            let functions = functions.iter().take_while(|function| function.addr < end);
+            let named = functions.filter(|function| !function.label).map(|function| function.addr);
+            let unwind = module.image.unwind_functions();
+            let unwind = &unwind[unwind.partition_point(|range| range.start < start)..];
+            let unwound = unwind.iter().map(|range| range.start).take_while(|at| *at < end);
+            entries.extend(named.chain(unwound).map(|at| module.to_addr(at)));
+        }
+        entries
     }
 
     fn is_machinery(&self, at: Addr) -> bool {
@@ -185,16 +207,15 @@ impl Facts for Program {
     fn is_copied(&self, at: Addr) -> bool {
         const PREFIX: &str = "Builtins_";
         const ALWAYS_THERE: &str = "Builtins_DeoptimizationEntry_Eager";
-        let Some(module) = self.module_at(at) else { return false };
+        let index = self.text.partition_point(|(range, _)| range.end <= at);
+        let Some((_, index)) = self.text.get(index).filter(|(range, _)| range.contains(&at)) else {
+            return false;
+        };
+        let (module, has_v8) = (&self.modules[*index], &self.has_v8[*index]);
         let image = &module.image;
-        let named =
-            module.function_at(at).is_some_and(|(function, _)| image.name(function).starts_with(PREFIX));
-        let index = self.modules.iter().position(|other| Arc::ptr_eq(&other.image, image));
-        named
-            && index.is_some_and(|index| {
-                let find = || image.functions().iter().any(|function| image.name(function) == ALWAYS_THERE);
-                *self.has_v8[index].get_or_init(find)
-            })
+        let find = || image.functions().iter().any(|function| image.name(function) == ALWAYS_THERE);
+        *has_v8.get_or_init(find)
+            && module.function_at(at).is_some_and(|(function, _)| image.name(function).starts_with(PREFIX))
     }
 
     fn is_restartable(&self, at: Addr) -> bool {

@@ -1,6 +1,5 @@
 //! A session: one program, its probes, and the transactions that change them.
 
-use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +13,7 @@ use incise_patch::{
 use incise_space::file::FileError;
 use incise_space::own::{self, OwnSpace};
 use incise_space::{AddressSpace, SpaceError};
+use rustc_hash::FxHashMap;
 
 use crate::callback::NoCallbacks;
 use crate::point::{Found, Point, Query};
@@ -99,7 +99,7 @@ struct State<S> {
     process: i32,
     engine: Engine,
     /// Which session put an instance in.
-    owners: HashMap<InstanceId, u64>,
+    owners: FxHashMap<InstanceId, u64>,
     program: Program,
     images: Images,
 }
@@ -120,7 +120,8 @@ impl<S: AddressSpace> State<S> {
     /// Looks at the modules again, and forgets what was in those that were unloaded.
     fn refresh(&mut self) -> Result<(), SpaceError> {
         let Some(pid) = &self.pid else { return Ok(()) };
-        let program = Program::read(&self.space, pid, &mut self.images)?;
+        let mut program = Program::read(&self.space, pid, &mut self.images)?;
+        program.learn_from(&self.program);
         let gone: Vec<_> = self.program.gone_in(&program).map(|module| module.range.clone()).collect();
         if !gone.is_empty() {
             gone.into_iter().for_each(|range| self.engine.forget(range));
@@ -287,7 +288,10 @@ impl<S: AddressSpace> Session<S> {
     /// [`Error::Commit`] if code could not be changed back; then all of it is as it was.
     pub fn remove_all(&self) -> Result<u64, Error> {
         let state = &mut *self.state();
-        let own = state.owners.iter().filter(|(_, owner)| **owner == self.owner).map(|(id, _)| *id).collect();
+        let own = state.owners.iter().filter(|(_, owner)| **owner == self.owner);
+        let mut own: Vec<InstanceId> = own.map(|(id, _)| *id).collect();
+        // As they were inserted: near instances are near in memory.
+        own.sort_unstable();
         let batch = state.engine.removal(own);
         state.engine.commit(&mut state.space, &state.program, &batch, Policy::default())?;
         state.owners.retain(|_, owner| *owner != self.owner);
@@ -399,6 +403,7 @@ impl<S: AddressSpace> Batch<S> {
         for instance in &self.removed {
             state.owners.remove(instance);
         }
+        state.owners.reserve(report.entries.len());
         for entry in &report.entries {
             match entry.outcome {
                 Outcome::Installed(_) => state.owners.insert(entry.instance, self.session.owner),

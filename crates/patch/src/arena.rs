@@ -51,15 +51,13 @@ impl Arena {
     pub(crate) fn allocate(&mut self, place: &Placement, len: u64) -> Option<Addr> {
         let window = place.next(self.range.start, self.range.end)?;
         let key = cursor_key(place);
-        let cursor = key.and_then(|key| self.cursors.get(&key).copied()).unwrap_or(self.range.start);
+        let cursor = self.cursors.get(&key).copied().unwrap_or(self.range.start);
         let anchor = if place.mask == 0 { self.range.start } else { window.align_up(ANCHOR) };
         let at = self
             .search(place, len, anchor.max(window).max(cursor))
             .or_else(|| self.search(place, len, window))?;
         self.mark(at.span(len), true);
-        if let Some(key) = key {
-            self.cursors.insert(key, at + len);
-        }
+        self.cursors.insert(key, at + len);
         Some(at)
     }
 
@@ -83,7 +81,16 @@ impl Arena {
             return;
         }
         self.mark(range.clone(), false);
-        self.cursors.clear();
+        self.cursors.values_mut().for_each(|cursor| *cursor = (*cursor).min(range.start));
+    }
+
+    /// Gives back what of the `len` bytes at `at`, which were taken last, is behind the first `used`.
+    pub(crate) fn shrink(&mut self, at: Addr, len: u64, used: u64) {
+        if used < len {
+            self.mark(at + used..at + len, false);
+            let from_here = self.cursors.values_mut().filter(|cursor| **cursor == at + len);
+            from_here.for_each(|cursor| *cursor = at + used);
+        }
     }
 
     /// Bytes in use of the page at `page`.
@@ -153,13 +160,13 @@ fn mask(low: u64, high: u64) -> u64 {
     (u64::MAX >> (64 - (high - low))) << low
 }
 
-/// Placements with the same key admit the same addresses, up to their window: the search for one may go
-/// on where that for another ended.
-fn cursor_key(place: &Placement) -> Option<(u32, u32)> {
+/// Placements with the same key admit the same addresses, up to their window, or else windows that move along with
+/// the sites: the search for one goes on where that for another ended.
+fn cursor_key(place: &Placement) -> (u32, u32) {
     match place.mask & 0x00FF_FFFF {
-        0 => Some((place.mask, 0)),
-        0xFF => Some((place.mask, (place.base.0 as u32).wrapping_add(place.value) & 0xFF)),
-        _ => None,
+        0 => (place.mask, 0),
+        0xFF => (place.mask, (place.base.0 as u32).wrapping_add(place.value) & 0xFF),
+        _ => (place.mask, place.value),
     }
 }
 

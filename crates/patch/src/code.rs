@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 
 use crate::arena::PAGE;
 use crate::group::Group;
-use crate::hazard::{near_branches, short_branch_into};
+use crate::hazard::{SHORT_REACH, near_branches, short_branches};
 use crate::tactic::Refusal;
 
 /// Facts about the program that planning cannot see in the bytes. All of them only help: a wrong one costs
@@ -21,8 +21,8 @@ pub trait Facts {
     fn function(&self, at: Addr) -> Option<Range<Addr>>;
     /// The function that ends closest before `at`, or at it.
     fn function_before(&self, at: Addr) -> Option<Range<Addr>>;
-    /// Whether a function begins at `at`.
-    fn is_entry(&self, at: Addr) -> bool;
+    /// The addresses in `range` at which functions begin, in any order, perhaps more than once.
+    fn entries(&self, range: Range<Addr>) -> Vec<Addr>;
     /// Whether `at` belongs to a restartable sequence (rseq(2)).
     fn is_restartable(&self, at: Addr) -> bool;
     /// Whether the program copies the code at `at` and runs the copy.
@@ -43,8 +43,8 @@ impl Facts for NoFacts {
     fn function_before(&self, _: Addr) -> Option<Range<Addr>> {
         None
     }
-    fn is_entry(&self, _: Addr) -> bool {
-        false
+    fn entries(&self, _: Range<Addr>) -> Vec<Addr> {
+        Vec::new()
     }
     fn is_restartable(&self, _: Addr) -> bool {
         false
@@ -62,8 +62,6 @@ pub(crate) struct Code<'a> {
     stretches: Vec<Stretch>,
     /// What was read for, ascending.
     sites: Vec<Addr>,
-    /// Addresses just behind a site that a near branch may lead to.
-    branch_targets: FxHashSet<Addr>,
     /// Heads of groups whose bytes are no longer ours: their code was unmapped or replaced.
     pub(crate) lost: FxHashSet<Addr>,
     pub(crate) facts: &'a dyn Facts,
@@ -74,6 +72,10 @@ struct Stretch {
     original: Vec<u8>,
     /// The bytes in place where they differ from the original: patched ranges.
     patched: Vec<(Addr, [u8; Group::EDIT_MAX], usize)>,
+    /// Where functions begin.
+    entries: Marks,
+    /// Where, just behind a site, a direct branch may lead.
+    branch_targets: Marks,
 }
 
 impl<'a> Code<'a> {
@@ -113,16 +115,16 @@ impl<'a> Code<'a> {
                     {
                         bytes.append(&mut original);
                     }
-                    _ => stretches.push(Stretch { start, original, patched: Vec::new() }),
+                    _ => stretches.push(Stretch::new(start, original)),
                 }
             }
         }
         let mut lost = FxHashSet::default();
         for stretch in &mut stretches {
             stretch.take_back(groups, &mut lost);
+            stretch.look_through(sites, facts);
         }
-        let branch_targets = branch_targets(&stretches, sites);
-        Code { stretches, sites: sites.to_vec(), branch_targets, lost, facts }
+        Code { stretches, sites: sites.to_vec(), lost, facts }
     }
 
     /// Whether the code around `site` was read, and looked through for branches to it.
@@ -130,15 +132,17 @@ impl<'a> Code<'a> {
         self.sites.binary_search(&site).is_ok()
     }
 
-    /// The first address in `targets`, just behind a site, that a direct branch may lead to: a short one, or a
-    /// near one from the code that was read.
+    /// The first head in `targets`, just behind a site, that a direct branch may lead to: a short one, or a near one
+    /// from the code that was read.
     pub(crate) fn branch_into(&self, targets: Range<Addr>, is_head: impl Fn(Addr) -> bool) -> Option<Addr> {
-        let mut addrs = (targets.start.0..targets.end.0).map(Addr);
-        if let Some(at) = addrs.find(|at| is_head(*at) && self.branch_targets.contains(at)) {
-            return Some(at);
-        }
         let stretch = self.stretch(targets.start)?;
-        short_branch_into(&stretch.original, stretch.start, targets, is_head)
+        stretch.marked(&stretch.branch_targets, targets).find(|at| is_head(*at))
+    }
+
+    /// The first address in `range` at which a function begins.
+    pub(crate) fn entry_in(&self, range: Range<Addr>) -> Option<Addr> {
+        let stretch = self.stretch(range.start)?;
+        stretch.marked(&stretch.entries, range).next()
     }
 
     /// Original bytes from `at` on, as many as were read.
@@ -171,6 +175,17 @@ impl<'a> Code<'a> {
         Some(bytes)
     }
 
+    /// Whether `bytes` are at `at` now.
+    pub(crate) fn is_current(&self, at: Addr, bytes: &[u8]) -> bool {
+        let Some(stretch) = self.stretch(at) else { return false };
+        let end = at + bytes.len() as u64;
+        let index = stretch.patched.partition_point(|(start, _, n)| *start + *n as u64 <= at);
+        match stretch.patched.get(index).filter(|(start, ..)| *start < end) {
+            None => self.original(at).starts_with(bytes),
+            Some((start, patch, n)) => *start == at && &patch[..*n] == bytes,
+        }
+    }
+
     /// The original instruction at `at`.
     pub(crate) fn insn(&self, at: Addr) -> Result<Insn, Refusal> {
         let bytes = self.original(at);
@@ -187,32 +202,78 @@ impl<'a> Code<'a> {
     }
 }
 
-/// Targets of near branches among the bytes a springboard at any of `sites` may cover.
-fn branch_targets(stretches: &[Stretch], sites: &[Addr]) -> FxHashSet<Addr> {
-    let mut targets = FxHashSet::default();
-    for stretch in stretches {
-        let mut covered = vec![0u64; stretch.original.len() / 64 + 1];
-        let inside = |at: Addr| usize::try_from(at.offset_from(stretch.start)).ok();
-        let inside = |at: Addr| inside(at).filter(|&offset| offset < stretch.original.len());
-        let from = sites.partition_point(|site| *site + COVERED < stretch.start);
-        let end = stretch.start + stretch.original.len() as u64;
-        for site in sites[from..].iter().take_while(|site| **site < end) {
-            for offset in (1..COVERED).filter_map(|i| inside(*site + i)) {
-                covered[offset / 64] |= 1 << (offset % 64);
-            }
-        }
-        near_branches(&stretch.original, stretch.start, |target| {
-            if let Some(offset) = inside(target)
-                && covered[offset / 64] & (1 << (offset % 64)) != 0
-            {
-                targets.insert(target);
-            }
-        });
+/// A set of offsets.
+#[derive(Default)]
+struct Marks(Vec<u64>);
+
+impl Marks {
+    fn new(len: usize) -> Marks {
+        Marks(vec![0; len.div_ceil(64)])
     }
-    targets
+
+    fn insert(&mut self, offset: usize) {
+        if let Some(word) = self.0.get_mut(offset / 64) {
+            *word |= 1 << (offset % 64);
+        }
+    }
+
+    fn contains(&self, offset: usize) -> bool {
+        self.0.get(offset / 64).is_some_and(|word| word & (1 << (offset % 64)) != 0)
+    }
 }
 
 impl Stretch {
+    fn new(start: Addr, original: Vec<u8>) -> Stretch {
+        let (entries, branch_targets) = Default::default();
+        Stretch { start, original, patched: Vec::new(), entries, branch_targets }
+    }
+
+    fn offset(&self, at: Addr) -> Option<usize> {
+        usize::try_from(at.offset_from(self.start)).ok().filter(|&offset| offset < self.original.len())
+    }
+
+    fn marked(&self, marks: &Marks, range: Range<Addr>) -> impl Iterator<Item = Addr> {
+        let is_marked = |at: &Addr| self.offset(*at).is_some_and(|offset| marks.contains(offset));
+        (range.start.0..range.end.0).map(Addr).filter(is_marked)
+    }
+
+    /// Notes where functions begin, and which bytes a springboard at any of `sites` may cover are targets of direct
+    /// branches.
+    fn look_through(&mut self, sites: &[Addr], facts: &dyn Facts) {
+        let end = self.start + self.original.len() as u64;
+        let mut entries = Marks::new(self.original.len());
+        for offset in facts.entries(self.start..end).into_iter().filter_map(|at| self.offset(at)) {
+            entries.insert(offset);
+        }
+        self.entries = entries;
+        let from = sites.partition_point(|site| *site + COVERED < self.start);
+        let sites = &sites[from..from + sites[from..].partition_point(|site| *site < end)];
+        let mut covered = Marks::new(self.original.len());
+        for site in sites {
+            (1..COVERED).filter_map(|i| self.offset(*site + i)).for_each(|offset| covered.insert(offset));
+        }
+        let mut targets = Marks::new(self.original.len());
+        let mut found = |target: Addr| {
+            if let Some(offset) = self.offset(target).filter(|&offset| covered.contains(offset)) {
+                targets.insert(offset);
+            }
+        };
+        near_branches(&self.original, self.start, &mut found);
+        // Short ones are near; windows of neighbours are looked through once.
+        let mut looked = 0;
+        for site in sites {
+            let at = site.offset_from(self.start);
+            let low = (at - SHORT_REACH as i64).max(looked) as usize;
+            let high = (at + (COVERED + SHORT_REACH) as i64).clamp(0, self.original.len() as i64) as usize;
+            if low < high {
+                short_branches(&self.original[low..high], self.start + low as u64, &mut found);
+                // A branch may begin at the last byte that was looked at.
+                looked = high as i64 - 1;
+            }
+        }
+        self.branch_targets = targets;
+    }
+
     fn take_back(&mut self, groups: &BTreeMap<Addr, Group>, lost: &mut FxHashSet<Addr>) {
         let end = self.start + self.original.len() as u64;
         // A group that begins before the stretch may reach into it.

@@ -1,9 +1,8 @@
 //! The instances as a batch would have them, for the heads it touches.
 
-use std::collections::BTreeMap;
-
 use incise_isa::Addr;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use crate::code::Code;
 use crate::engine::{Batch, Engine, Position};
@@ -22,55 +21,85 @@ pub(crate) struct Instance {
     pub enabled: bool,
 }
 
+/// The instances at a head, in the order they run.
+pub(crate) type Instances = SmallVec<[Instance; 1]>;
+
 /// The wanted instances of every head that a batch touches.
+#[derive(Default)]
 pub(crate) struct Draft {
-    pub instances: BTreeMap<Addr, Vec<Instance>>,
-    refused: FxHashMap<InstanceId, Refusal>,
-    placed: FxHashMap<InstanceId, Addr>,
+    /// Ascending.
+    pub lists: Vec<(Addr, Instances)>,
+    /// Where in `lists` a head is.
+    index: FxHashMap<Addr, u32>,
+    /// The head of each insertion of the batch.
+    placed: Vec<Result<Addr, Refusal>>,
 }
 
 impl Draft {
     pub(crate) fn new(engine: &Engine, batch: &Batch, code: &Code) -> Draft {
-        let mut draft =
-            Draft { instances: BTreeMap::new(), refused: FxHashMap::default(), placed: FxHashMap::default() };
+        let mut draft = Draft::default();
+        let heads = batch.insertions.len() + batch.removals.len();
+        draft.lists.reserve(heads);
+        draft.index.reserve(heads);
+        draft.placed.reserve(batch.insertions.len());
         for (id, at, snippet, position) in &batch.insertions {
-            match head_of(engine, code, *at) {
-                Err(refusal) => {
-                    draft.refused.insert(*id, refusal);
-                }
-                Ok(head) => {
-                    let instance = Instance { id: *id, at: *at, snippet: snippet.clone(), enabled: true };
-                    let list = draft.list_at(engine, code, head);
-                    let index = if *position == Position::First { 0 } else { list.len() };
-                    list.insert(index, instance);
-                    draft.placed.insert(*id, head);
-                }
+            let head = head_of(engine, code, *at);
+            if let Ok(head) = head {
+                let instance = Instance { id: *id, at: *at, snippet: snippet.clone(), enabled: true };
+                let list = draft.list_at(engine, code, head);
+                let index = if *position == Position::First { 0 } else { list.len() };
+                list.insert(index, instance);
             }
+            draft.placed.push(head);
         }
         for id in &batch.removals {
-            if let Some(list) = draft.list_of(engine, code, *id) {
+            if let Some(list) = draft.list_of(engine, batch, code, *id) {
                 list.retain(|instance| instance.id != *id);
             }
         }
         for (id, enabled) in &batch.switches {
-            let list = draft.list_of(engine, code, *id);
+            let list = draft.list_of(engine, batch, code, *id);
             if let Some(instance) = list.and_then(|list| list.iter_mut().find(|i| i.id == *id)) {
                 instance.enabled = *enabled;
             }
         }
+        if !draft.lists.is_sorted_by_key(|(head, _)| *head) {
+            draft.lists.sort_by_key(|(head, _)| *head);
+            draft.index = draft.lists.iter().zip(0..).map(|((head, _), index)| (*head, index)).collect();
+        }
         draft
     }
 
-    fn list_of(&mut self, engine: &Engine, code: &Code, id: InstanceId) -> Option<&mut Vec<Instance>> {
-        let head = *engine.heads.get(&id).or_else(|| self.placed.get(&id))?;
+    /// The wanted instances at a head, if the batch touches it.
+    pub(crate) fn at(&self, head: Addr) -> Option<&[Instance]> {
+        let index = *self.index.get(&head)?;
+        Some(&self.lists[index as usize].1)
+    }
+
+    fn list_of(
+        &mut self,
+        engine: &Engine,
+        batch: &Batch,
+        code: &Code,
+        id: InstanceId,
+    ) -> Option<&mut Instances> {
+        let of_batch = || {
+            // Instances are numbered as they are inserted.
+            let index = batch.insertions.binary_search_by_key(&id, |insertion| insertion.0).ok()?;
+            self.placed[index].as_ref().ok().copied()
+        };
+        let head = engine.heads.get(&id).copied().or_else(of_batch)?;
         Some(self.list_at(engine, code, head))
     }
 
     /// The instances at a head: those that were there, unless other code is there now.
-    fn list_at(&mut self, engine: &Engine, code: &Code, head: Addr) -> &mut Vec<Instance> {
-        let present = || engine.instances.get(&head).filter(|_| !code.lost.contains(&head)).cloned();
-        let present = || present().unwrap_or_default();
-        self.instances.entry(head).or_insert_with(present)
+    fn list_at(&mut self, engine: &Engine, code: &Code, head: Addr) -> &mut Instances {
+        let index = *self.index.entry(head).or_insert_with(|| {
+            let present = engine.instances.get(&head).filter(|_| !code.lost.contains(&head));
+            self.lists.push((head, present.cloned().unwrap_or_default()));
+            self.lists.len() as u32 - 1
+        });
+        &mut self.lists[index as usize].1
     }
 
     /// What became of every insertion, and of older instances that had to go.
@@ -78,12 +107,11 @@ impl Draft {
         let refused: FxHashMap<Addr, &Refusal> = plan.refused.iter().map(|(at, why)| (*at, why)).collect();
         let carried: FxHashMap<Addr, Tactic> = plan.carried.iter().copied().collect();
         let mut entries: Vec<Entry> = Vec::with_capacity(batch.insertions.len());
-        for (id, at, ..) in &batch.insertions {
-            let outcome = match self.refused.get(id) {
-                Some(refusal) => Outcome::Refused(refusal.clone()),
-                None => {
-                    let head = self.placed.get(id).unwrap_or(at);
-                    let list = self.instances.get(head).map_or(&[][..], Vec::as_slice);
+        for ((id, at, ..), head) in batch.insertions.iter().zip(&self.placed) {
+            let outcome = match head {
+                Err(refusal) => Outcome::Refused(refusal.clone()),
+                Ok(head) => {
+                    let list = self.at(*head).unwrap_or_default();
                     // Inserted and removed in one batch.
                     let Some(instance) = list.iter().find(|instance| instance.id == *id) else { continue };
                     match (refused.get(head), carried.get(head)) {

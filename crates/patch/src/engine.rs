@@ -6,14 +6,16 @@ use std::ops::Range;
 use incise_isa::Addr;
 use incise_space::{AddressSpace, Landing, SpaceError};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use crate::arena::PAGE;
 use crate::code::{Code, Facts};
-use crate::draft::{Draft, Instance};
+use crate::draft::{Draft, Instance, Instances};
+use crate::form::form;
 use crate::group::Group;
-use crate::lower::Ready;
+use crate::lower::{Ready, Snippets};
 use crate::memory::{Memory, Reservations};
-use crate::plan::{Input, Plan, plan as planned};
+use crate::plan::{Input, Plan, place};
 use crate::report::{CommitError, InstanceId, Report};
 use crate::snippet::{CounterId, Snippet};
 use crate::tactic::TrapPolicy;
@@ -58,14 +60,14 @@ pub struct Batch {
 /// Trampolines that nothing leads to any more, but a thread may still be in.
 #[derive(Clone, Debug)]
 struct Retired {
-    ranges: Vec<Range<Addr>>,
-    landings: Vec<Landing>,
+    ranges: SmallVec<[Range<Addr>; 1]>,
+    landings: SmallVec<[Landing; 2]>,
 }
 
 /// All patches in one address space.
 #[derive(Default)]
 pub struct Engine {
-    pub(crate) instances: BTreeMap<Addr, Vec<Instance>>,
+    pub(crate) instances: BTreeMap<Addr, Instances>,
     pub(crate) heads: FxHashMap<InstanceId, Addr>,
     groups: BTreeMap<Addr, Group>,
     memory: Memory,
@@ -213,40 +215,39 @@ impl Engine {
         for (counter, near) in counters {
             self.counters[counter.0 as usize] = self.memory.quadword(near);
         }
-        let dirty: BTreeSet<Addr> = next.instances.keys().copied().collect();
+        let dirty: Vec<Addr> = next.lists.iter().map(|(head, _)| *head).collect();
         let shadow_stack = space.features().shadow_stack;
-        let (mut widened, mut looked_for_memory) = (0, false);
-        let (instances, placed) = (&self.instances, &self.counters);
+        let mut widened = 0;
         let plan = loop {
+            let (instances, counters) = (&self.instances, &self.counters);
             let input = Input {
                 code: &code,
                 groups: &self.groups,
                 snippets: &|head| {
                     let present = || instances.get(&head).filter(|_| !code.lost.contains(&head));
-                    let list = next.instances.get(&head).or_else(present);
-                    ready(list.map_or(&[], Vec::as_slice), placed)
+                    let list = next.at(head).or_else(|| present().map(|list| &**list));
+                    ready(list.unwrap_or_default(), counters)
                 },
                 dirty: &dirty,
                 policy: policy.traps,
                 shadow_stack,
             };
-            let mut plan = planned(&input, &mut self.memory);
-            if !plan.unread.is_empty() {
+            let formed = form(&input);
+            if !formed.unread.is_empty() {
                 // Groups further and further away have to be formed anew.
-                self.widen(&mut sites, &plan.unread, widened);
+                self.widen(&mut sites, &formed.unread, widened);
                 widened += 1;
                 code = Code::read(space, &map, &sites, &self.groups, facts);
-            } else if !plan.lacking.is_empty() && !looked_for_memory {
-                // Worth a second look with memory where these jumps would lead.
-                looked_for_memory = true;
-                let code = self.memory.scattered(&space.mappings()?, std::mem::take(&mut plan.lacking));
-                plan.give_back(&mut self.memory);
+                continue;
+            }
+            let lacking = formed.lacking(&self.memory);
+            if !lacking.is_empty() {
+                let code = self.memory.scattered(&space.mappings()?, lacking);
                 // Without it there are traps instead: no reason to fail.
                 let wanted = Reservations { code, ..Reservations::default() };
                 mappings += self.memory.reserve(space, &wanted).unwrap_or(0);
-            } else {
-                break plan;
             }
+            break place(&input, formed, &mut self.memory);
         };
         let mut report = next.report(self, batch, &plan);
         if policy.atomicity == Atomicity::AllOrNothing && report.refusals().next().is_some() {
@@ -258,7 +259,7 @@ impl Engine {
             Err((reached, error)) => {
                 // Once edits were tried a thread may have entered a new trampoline.
                 if reached {
-                    self.retire(plan.added.iter(), &plan.code);
+                    self.retire_unborn(&plan);
                     // Traps that were there before lead where they led before. If this fails too, they lead to
                     // the new trampolines until the next transaction.
                     let _ = space.publish_landings(&self.landings(&[]));
@@ -347,8 +348,11 @@ impl Engine {
     /// Forgets what lies in `range` without touching it: its module was unloaded.
     pub fn forget(&mut self, range: Range<Addr>) {
         let starts: Vec<Addr> = self.groups.range(range.clone()).map(|(start, _)| *start).collect();
-        let gone: Vec<Group> = starts.iter().filter_map(|start| self.groups.remove(start)).collect();
-        self.retire(gone.iter(), &[]);
+        for start in &starts {
+            if let Some(group) = self.groups.remove(start) {
+                self.retire(&group);
+            }
+        }
         let heads: Vec<Addr> = self.instances.range(range).map(|(head, _)| *head).collect();
         for instance in heads.iter().filter_map(|head| self.instances.remove(head)).flatten() {
             self.heads.remove(&instance.id);
@@ -396,9 +400,9 @@ impl Engine {
     /// Counters of the draft that have no memory yet, with a head that uses each.
     fn unplaced(&self, next: &Draft) -> Vec<(CounterId, Addr)> {
         let mut counters: Vec<(CounterId, Addr)> = Vec::new();
-        for (&head, list) in &next.instances {
+        for (head, list) in &next.lists {
             counters.extend(list.iter().filter_map(|instance| match instance.snippet {
-                Snippet::Counter(id) if self.counters.get(id.0 as usize) == Some(&None) => Some((id, head)),
+                Snippet::Counter(id) if self.counters.get(id.0 as usize) == Some(&None) => Some((id, *head)),
                 _ => None,
             }));
         }
@@ -415,8 +419,8 @@ impl Engine {
     ) -> Result<incise_space::Applied, (bool, SpaceError)> {
         let early = |error| (false, error);
         if !plan.code.is_empty() {
-            let pages = self.whole_pages(&plan.code);
-            let runs: Vec<(Addr, &[u8])> = pages.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
+            let joined = plan.code.joined(&self.memory);
+            let runs: Vec<(Addr, &[u8])> = joined.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
             space.write_code(&runs).map_err(early)?;
         }
         if !plan.added.is_empty() {
@@ -433,29 +437,6 @@ impl Engine {
         space.apply(&plan.edits, &landing_of).map_err(|error| (true, error))
     }
 
-    /// Joins trampolines of fresh pages to one run each, the gaps filled with traps; single runs on pages
-    /// where threads may be.
-    fn whole_pages(&self, code: &[(Addr, Vec<u8>)]) -> Vec<(Addr, Vec<u8>)> {
-        let fresh = self.memory.fresh_pages(code);
-        let mut runs: Vec<(Addr, Vec<u8>)> = Vec::new();
-        for (at, bytes) in code {
-            let joins = runs.last().is_some_and(|(start, run): &(Addr, Vec<u8>)| {
-                let end = *start + run.len() as u64;
-                let between = end.align_down(PAGE)..=at.align_down(PAGE);
-                at.offset_from(end) < PAGE as i64
-                    && fresh.range(between.clone()).count() as u64 == pages(&between)
-            });
-            match runs.last_mut() {
-                Some((start, run)) if joins => {
-                    run.resize(at.offset_from(*start) as usize, incise_isa::native::TRAP);
-                    run.extend_from_slice(bytes);
-                }
-                _ => runs.push((*at, bytes.clone())),
-            }
-        }
-        runs
-    }
-
     /// The landings of all groups, of the retired ones and of `added`, which win.
     fn landings(&self, added: &[Group]) -> Vec<Landing> {
         let mut all = landings(added.iter().chain(self.groups.values()));
@@ -464,22 +445,28 @@ impl Engine {
     }
 
     fn adopt(&mut self, next: Draft, plan: Plan, refused: &BTreeSet<Addr>) {
-        let gone: Vec<Group> = plan.removed.iter().filter_map(|start| self.groups.remove(start)).collect();
-        for group in &gone {
-            self.retire(std::iter::once(group), &[]);
+        for start in &plan.removed {
+            if let Some(group) = self.groups.remove(start) {
+                self.retire(&group);
+            }
         }
-        self.groups.extend(plan.added.into_iter().map(|group| (group.start, group)));
-        for (head, list) in next.instances {
-            if let Some(old) = self.instances.remove(&head) {
+        extend(&mut self.groups, plan.added.into_iter().map(|group| (group.start, group)));
+        let mut lists = next.lists;
+        for (head, _) in &lists {
+            if let Some(old) = self.instances.remove(head) {
                 old.iter().for_each(|instance| {
                     self.heads.remove(&instance.id);
                 });
             }
-            if !list.is_empty() && !refused.contains(&head) {
-                self.heads.extend(list.iter().map(|instance| (instance.id, head)));
-                self.instances.insert(head, list);
-            }
         }
+        lists.retain(|(head, list)| !list.is_empty() && !refused.contains(head));
+        let of = |(head, list): &(Addr, Instances)| {
+            let head = *head;
+            list.iter().map(move |instance| (instance.id, head)).collect::<SmallVec<[_; 1]>>()
+        };
+        self.heads.reserve(lists.len());
+        self.heads.extend(lists.iter().flat_map(of));
+        extend(&mut self.instances, lists.into_iter());
         for head in refused {
             for instance in self.instances.remove(head).into_iter().flatten() {
                 self.heads.remove(&instance.id);
@@ -487,27 +474,39 @@ impl Engine {
         }
     }
 
-    /// Keeps the trampolines of `groups` (or, for groups that never came to be, `code`) until no thread is
-    /// inside.
-    fn retire<'g>(&mut self, groups: impl Iterator<Item = &'g Group>, code: &[(Addr, Vec<u8>)]) {
-        let mut ranges: Vec<Range<Addr>> =
-            code.iter().map(|(at, bytes)| at.span(bytes.len() as u64)).collect();
-        let mut kept = Vec::new();
-        for group in groups {
-            if code.is_empty() {
-                ranges.push(group.trampoline.span(u64::from(group.len)));
-                ranges.extend(group.stub.map(|stub| stub.span(incise_isa::native::SPRINGBOARD_LEN as u64)));
-            }
-            kept.push(group);
-        }
-        self.retired_bytes +=
-            ranges.iter().map(|range| range.end.offset_from(range.start) as u64).sum::<u64>();
-        self.retired.push(Retired { ranges, landings: landings(kept.into_iter()) });
+    /// Keeps the trampoline of `group`, which goes, until no thread is inside.
+    fn retire(&mut self, group: &Group) {
+        let stub = group.stub.map(|stub| stub.span(incise_isa::native::SPRINGBOARD_LEN as u64));
+        let trampoline = group.trampoline.span(u64::from(group.len));
+        let ranges = std::iter::once(trampoline).chain(stub).collect();
+        self.keep(Retired { ranges, landings: group.landings().collect() });
+    }
+
+    /// Keeps the trampolines of a plan that never came to be until no thread is inside.
+    fn retire_unborn(&mut self, plan: &Plan) {
+        let ranges = plan.code.iter().map(|(at, bytes)| at.span(bytes.len() as u64)).collect();
+        let landings = landings(plan.added.iter()).into_iter().collect();
+        self.keep(Retired { ranges, landings });
+    }
+
+    fn keep(&mut self, retired: Retired) {
+        let len = |range: &Range<Addr>| range.end.offset_from(range.start) as u64;
+        self.retired_bytes += retired.ranges.iter().map(len).sum::<u64>();
+        self.retired.push(retired);
+    }
+}
+
+/// Adds ascending entries: all at once where that is quicker than one by one.
+fn extend<V>(map: &mut BTreeMap<Addr, V>, entries: impl ExactSizeIterator<Item = (Addr, V)>) {
+    if entries.len() > map.len() / 8 {
+        map.append(&mut entries.collect());
+    } else {
+        map.extend(entries);
     }
 }
 
 /// The snippets of the instances that run; `counters` tells where each counter is.
-fn ready(instances: &[Instance], counters: &[Option<Addr>]) -> Vec<Ready> {
+fn ready(instances: &[Instance], counters: &[Option<Addr>]) -> Snippets {
     let enabled = instances.iter().filter(|instance| instance.enabled);
     enabled
         .filter_map(|instance| match &instance.snippet {
@@ -523,13 +522,7 @@ fn ready(instances: &[Instance], counters: &[Option<Addr>]) -> Vec<Ready> {
 
 /// The landings of `groups`; where two groups have the same, the first wins.
 fn landings<'g>(groups: impl Iterator<Item = &'g Group>) -> Vec<Landing> {
-    let of = |group: &'g Group| {
-        group
-            .heads
-            .iter()
-            .map(|head| Landing { trap: head.at, landing: group.trampoline + u64::from(head.landing) })
-    };
-    sorted(groups.flat_map(of).collect())
+    sorted(groups.flat_map(Group::landings).collect())
 }
 
 /// Sorted by trap; the first of equal traps stays.
@@ -537,8 +530,4 @@ fn sorted(mut landings: Vec<Landing>) -> Vec<Landing> {
     landings.sort_by_key(|landing| landing.trap);
     landings.dedup_by_key(|landing| landing.trap);
     landings
-}
-
-fn pages(range: &std::ops::RangeInclusive<Addr>) -> u64 {
-    range.end().offset_from(*range.start()) as u64 / PAGE + 1
 }

@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::{
-    Assembler, Flow, Insn, Live, Relocation, SPRINGBOARD_LEN, Springboard, TRAP, live_before, relocate,
+    Assembler, Flow, Insn, Live, Relocation, SPRINGBOARD_LEN, Springboard, TRAP, flags_live_through,
+    live_before, relocate,
 };
-use incise_space::{Bytes, Edit};
+use incise_space::{Bytes, Edit, Landing};
+use smallvec::{SmallVec, smallvec};
 
 use crate::code::{Code, LOOKAHEAD};
-use crate::lower::{Literals, Ready, lower};
+use crate::lower::{Literals, Ready, in_reach, lower};
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 
 /// An instruction head of a group and the places that stand for it.
@@ -21,13 +23,16 @@ pub(crate) struct Head {
     pub landing: u32,
 }
 
+/// The heads of a group, ascending.
+pub(crate) type Heads = SmallVec<[Head; 2]>;
+
 /// A group that is in place.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
     pub start: Addr,
     /// The bytes that are displaced or overwritten, or that the springboard relies on.
     pub extent: Range<Addr>,
-    pub heads: Vec<Head>,
+    pub heads: Heads,
     /// Where the trampoline's code begins, and its length.
     pub trampoline: Addr,
     pub len: u32,
@@ -51,11 +56,14 @@ pub(crate) enum Board {
     Trap,
 }
 
+/// Instructions in a row.
+pub(crate) type Insns = SmallVec<[Insn; 2]>;
+
 /// What a group at a site would be, before its trampoline has a place.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub start: Addr,
-    pub insns: Vec<Insn>,
+    pub insns: Insns,
     pub tactic: Tactic,
     pub board: Board,
 }
@@ -63,7 +71,7 @@ pub(crate) struct Shape {
 /// A trampoline's code at a given place.
 pub(crate) struct Built {
     pub code: Vec<u8>,
-    pub heads: Vec<Head>,
+    pub heads: Heads,
     /// Offset of the address the springboard leads to.
     pub entry: u32,
 }
@@ -75,6 +83,12 @@ impl Group {
     /// The change that puts the group in place of the original bytes.
     pub(crate) fn edit(&self) -> Edit {
         self.edit
+    }
+
+    /// Where each head leads.
+    pub(crate) fn landings(&self) -> impl Iterator<Item = Landing> + '_ {
+        let landing = |head: &Head| self.trampoline + u64::from(head.landing);
+        self.heads.iter().map(move |head| Landing { trap: head.at, landing: landing(head) })
     }
 
     /// The address that stands for the original instruction at `at`.
@@ -105,7 +119,7 @@ pub(crate) fn shape(
     if code.facts.is_copied(site) {
         return Err(Refusal::Copied(site));
     }
-    let alone = |tactic, board| Shape { start: site, insns: vec![first], tactic, board };
+    let alone = |tactic, board| Shape { start: site, insns: smallvec![first], tactic, board };
     if policy == TrapPolicy::Force {
         return Ok(alone(Tactic::Trap, Board::Trap));
     }
@@ -139,8 +153,7 @@ pub(crate) fn trap(site: &Shape, policy: TrapPolicy, why: Obstacle) -> Result<Sh
     if policy == TrapPolicy::Forbid {
         return Err(Refusal::TrapForbidden { at: site.start, why });
     }
-    let insns = vec![site.insns[0]];
-    Ok(Shape { start: site.start, insns, tactic: Tactic::Trap, board: Board::Trap })
+    Ok(Shape::trap(site.insns[0]))
 }
 
 /// Five bytes of `nop` or `int3` at the end of `bytes`.
@@ -151,9 +164,9 @@ fn is_padding(bytes: &[u8]) -> bool {
 }
 
 /// The instructions from `first` on that a springboard covers, and which of its bytes are heads.
-fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
+fn run(code: &Code, first: Insn) -> Result<(Insns, u8, Tactic), Obstacle> {
     let site = first.addr();
-    let mut insns = vec![first];
+    let mut insns: Insns = smallvec![first];
     let mut heads = 0u8;
     let mut tactic = if first.is_nop() { Tactic::Nop } else { Tactic::Jump };
     let mut next = first.end();
@@ -172,8 +185,7 @@ fn run(code: &Code, first: Insn) -> Result<(Vec<Insn>, u8, Tactic), Obstacle> {
             return Err(Obstacle::BranchTarget(next));
         }
         let insn = code.insn(next).map_err(|_| Obstacle::Immovable(next))?;
-        let length = insn.len() as u64;
-        if let Some(entry) = (0..length).map(|i| next + i).find(|at| code.facts.is_entry(*at)) {
+        if let Some(entry) = code.entry_in(next..insn.end()) {
             return Err(Obstacle::FunctionEntry(entry));
         }
         // Behind the end of a path may lie data, or a function that nothing tells of. (If a direct branch leads
@@ -240,24 +252,39 @@ fn is_filler(code: &Code, mut at: Addr, end: Addr) -> bool {
     at == end
 }
 
-/// Assembles the trampoline of `shape` at `at`. `snippets` tells what runs at a head; `flags_matter` at
-/// which the program may still read flags is found here.
+/// The likely length in bytes of the trampoline of `shape`: as if flags were dead and all addresses in reach.
+pub(crate) fn estimate<'s>(shape: &Shape, snippets: &dyn Fn(Addr) -> &'s [Ready]) -> u64 {
+    const INCREMENT: usize = 8;
+    let displaced = |insn: &Insn| match insn.flow() {
+        _ if insn.is_nop() => 0,
+        Flow::Branch(_) => insn.len().max(SPRINGBOARD_LEN + 1),
+        _ => insn.len(),
+    };
+    let of = |insn: &Insn| displaced(insn) + INCREMENT * snippets(insn.addr()).len();
+    let last = &shape.insns[shape.insns.len() - 1];
+    let back = if last.flow().falls_through() { SPRINGBOARD_LEN } else { 0 };
+    (back + shape.insns.iter().map(of).sum::<usize>()) as u64
+}
+
+/// Assembles the trampoline of `shape` at `at`, in `buffer`. `snippets` tells what runs at a head; whether the
+/// program may still read flags there is found here.
 pub(crate) fn build<'s>(
     shape: &Shape,
     at: Addr,
     code: &Code,
     snippets: &dyn Fn(Addr) -> &'s [Ready],
     shadow_stack: bool,
+    buffer: Vec<u8>,
 ) -> Result<Built, Refusal> {
     // Landings are known after a first round; their distance, and so all sizes, are the same in both.
-    let mut heads: Vec<Head> = shape.insns.iter().map(|insn| Head { at: insn.addr(), landing: 0 }).collect();
-    let mut built = assemble(shape, at, code, snippets, shadow_stack, &heads)?;
+    let unknown = shape.insns.iter().map(|insn| Head { at: insn.addr(), landing: 0 }).collect();
+    let mut built = assemble(shape, at, code, snippets, shadow_stack, buffer, &unknown)?;
     let refers_inside = shape.insns.iter().any(|insn| {
         insn.flow().target().is_some_and(|target| shape.insns.iter().any(|head| head.addr() == target))
     });
     if refers_inside {
-        heads = built.heads;
-        built = assemble(shape, at, code, snippets, shadow_stack, &heads)?;
+        built.code.clear();
+        built = assemble(shape, at, code, snippets, shadow_stack, built.code, &built.heads)?;
     }
     Ok(built)
 }
@@ -268,19 +295,21 @@ fn assemble<'s>(
     code: &Code,
     snippets: &dyn Fn(Addr) -> &'s [Ready],
     shadow_stack: bool,
-    landings: &[Head],
+    buffer: Vec<u8>,
+    landings: &Heads,
 ) -> Result<Built, Refusal> {
-    let mut asm = Assembler::new(at);
+    let mut asm = Assembler::resume(buffer, at);
     let mut literals = Literals::default();
-    let mut heads = Vec::with_capacity(shape.insns.len());
+    let mut heads = Heads::with_capacity(shape.insns.len());
     let resolve = |target: Addr| {
         landings.iter().find(|head| head.at == target).map_or(target, |head| at + u64::from(head.landing))
     };
-    for insn in &shape.insns {
+    for (index, insn) in shape.insns.iter().enumerate() {
         let landing = asm.bytes().len() as u32;
         let here = snippets(insn.addr());
         if !here.is_empty() {
-            lower(&mut asm, here, live(code, insn.addr(), here), insn.addr(), &mut literals);
+            let live = live(code, &shape.insns[index..], here, &asm);
+            lower(&mut asm, here, live, insn.addr(), &mut literals);
         }
         heads.push(Head { at: insn.addr(), landing });
         if shape.board == Board::Retarget {
@@ -320,11 +349,19 @@ fn displace(
     Ok(Assembler::resume(bytes, here))
 }
 
-/// What the program still needs at `at`, as far as the snippets could change it.
-fn live(code: &Code, at: Addr, snippets: &[Ready]) -> Live {
+/// What the program still needs at the first of `insns`, as far as the snippets could change it.
+fn live(code: &Code, insns: &[Insn], snippets: &[Ready], asm: &Assembler) -> Live {
+    let at = insns[0].addr();
     let bytes = code.original(at);
     let bytes = &bytes[..bytes.len().min(LOOKAHEAD as usize)];
-    if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_))) {
+    let only_flags = |snippet: &Ready| match snippet {
+        Ready::Counter(counter) => in_reach(asm, *counter),
+        _ => false,
+    };
+    if snippets.iter().all(only_flags) && !flags_live_through(insns, bytes) {
+        // Nothing has to be kept, so no register is needed to keep it in.
+        Live { flags: false, ..Live::ALL }
+    } else if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_))) {
         live_before(bytes, at)
     } else {
         Live::ALL
@@ -332,6 +369,11 @@ fn live(code: &Code, at: Addr, snippets: &[Ready]) -> Live {
 }
 
 impl Shape {
+    /// A trap at `insn`.
+    pub(crate) fn trap(insn: Insn) -> Shape {
+        Shape { start: insn.addr(), insns: smallvec![insn], tactic: Tactic::Trap, board: Board::Trap }
+    }
+
     /// The bytes that are displaced or overwritten, or that the springboard relies on.
     pub(crate) fn extent(&self) -> Range<Addr> {
         let end = self.insns[self.insns.len() - 1].end();
@@ -356,14 +398,16 @@ impl Shape {
         (at, Bytes::new(&code.original(at)[..len]))
     }
 
-    /// The finished group, whose springboard leads to `target` (the entry of the trampoline or a stub).
+    /// Adds the finished group, whose springboard leads to the entry of the trampoline or to a stub, to `groups`.
+    /// Returns the trampoline's code.
     pub(crate) fn finish(
-        self,
+        &self,
         code: &Code,
-        built: &Built,
+        built: Built,
         trampoline: Addr,
         stub: Option<Addr>,
-    ) -> Option<Group> {
+        groups: &mut Vec<Group>,
+    ) -> Option<Vec<u8>> {
         let (at, old) = self.original(code);
         let target = stub.unwrap_or(trampoline + u64::from(built.entry));
         let mut heads = 0u16;
@@ -392,14 +436,15 @@ impl Shape {
             Board::Trap => Bytes::new(&[TRAP]),
         };
         let extent = self.extent();
-        Some(Group {
+        groups.push(Group {
             start: self.start,
             extent,
-            heads: built.heads.clone(),
+            heads: built.heads,
             trampoline,
             len: built.code.len() as u32,
             stub,
             edit: Edit { at, old, new, heads },
-        })
+        });
+        Some(built.code)
     }
 }

@@ -4,37 +4,26 @@
 //! The scan looks at every byte position as if an instruction began there: it needs no disassembly, takes
 //! time linear in the bytes, and errs only on the safe side.
 
-use std::ops::Range;
-
 use incise_isa::Addr;
 
-/// A branch found by [`short_branch_into`] or [`near_branches`]: where it leads.
-type Target = Addr;
+/// How far a short branch leads, from its first byte: 126 bytes back, 129 forth.
+pub(crate) const SHORT_REACH: u64 = 129;
 
-/// The first address in `targets` that a short branch in `code`, which begins at `start`, may lead to.
+/// Calls `found` with the target of everything in `code` that may be a short branch.
 ///
-/// Encodings: AMD APM vol. 3, Jcc, JMP, JrCXZ, LOOPcc (70-7F, EB, E0-E3 rel8). They reach 128 bytes back and
-/// 127 forth.
-pub(crate) fn short_branch_into(
-    code: &[u8],
-    start: Addr,
-    targets: Range<Addr>,
-    is_head: impl Fn(Addr) -> bool,
-) -> Option<Target> {
-    let low = targets.start.offset_from(start);
-    let width = targets.end.offset_from(targets.start);
-    let from = (low - 130).max(0) as usize;
-    let to = ((low + width + 128).max(0) as usize).min(code.len().saturating_sub(1));
-    (from..to)
-        .filter(|&i| matches!(code[i], 0x70..=0x7F | 0xEB | 0xE0..=0xE3))
-        .map(|i| start.offset(i as i64 + 2 + i64::from(code[i + 1] as i8)))
-        .find(|&target| targets.contains(&target) && is_head(target))
+/// Encodings: AMD APM vol. 3, Jcc, JMP, JrCXZ, LOOPcc (70-7F, EB, E0-E3 rel8).
+pub(crate) fn short_branches(code: &[u8], start: Addr, mut found: impl FnMut(Addr)) {
+    for (offset, pair) in code.windows(2).enumerate() {
+        if matches!(pair[0], 0x70..=0x7F | 0xEB | 0xE0..=0xE3) {
+            found(start.offset(offset as i64 + 2 + i64::from(pair[1] as i8)));
+        }
+    }
 }
 
 /// Calls `found` with the target of everything in `code` that may be a near branch or call.
 ///
 /// Encodings: AMD APM vol. 3, JMP, CALL, Jcc (E9, E8, 0F 80-8F rel32).
-pub(crate) fn near_branches(code: &[u8], start: Addr, mut found: impl FnMut(Target)) {
+pub(crate) fn near_branches(code: &[u8], start: Addr, mut found: impl FnMut(Addr)) {
     for opcode in memchr::memchr3_iter(0xE8, 0xE9, 0x0F, code) {
         let field = match code[opcode] {
             0x0F if matches!(code.get(opcode + 1), Some(0x80..=0x8F)) => opcode + 2,
@@ -51,19 +40,22 @@ pub(crate) fn near_branches(code: &[u8], start: Addr, mut found: impl FnMut(Targ
 mod tests {
     use super::*;
 
-    fn short(code: &[u8], targets: Range<u64>) -> Option<u64> {
-        short_branch_into(code, Addr(0x1000), Addr(targets.start)..Addr(targets.end), |_| true).map(|a| a.0)
+    fn short(code: &[u8]) -> Vec<u64> {
+        let mut targets = Vec::new();
+        short_branches(code, Addr(0x1000), |target| targets.push(target.0));
+        targets
     }
 
     #[test]
     fn finds_short_branches_both_ways() {
         // 1000: nop; nop; 1002: jmp 1001
-        assert_eq!(short(&[0x90, 0x90, 0xEB, 0xFD], 0x1001..0x1005), Some(0x1001));
+        assert_eq!(short(&[0x90, 0x90, 0xEB, 0xFD]), [0x1001]);
         // 1000: jne 1003
-        assert_eq!(short(&[0x75, 0x01, 0x90, 0x90], 0x1003..0x1005), Some(0x1003));
+        assert_eq!(short(&[0x75, 0x01, 0x90, 0x90]), [0x1003]);
         // 1000: loop 1000
-        assert_eq!(short(&[0xE2, 0xFE, 0x90], 0x1000..0x1001), Some(0x1000));
-        assert_eq!(short(&[0x75, 0x00, 0x90, 0x90], 0x1003..0x1005), None);
+        assert_eq!(short(&[0xE2, 0xFE, 0x90]), [0x1000]);
+        assert_eq!(short(&[0x75, 0x7F]), [0x1000 + 129], "the farthest");
+        assert_eq!(short(&[0x90, 0x75]), [0; 0], "cut off");
     }
 
     #[test]

@@ -10,7 +10,9 @@
 mod arena;
 mod code;
 mod draft;
+mod edits;
 mod engine;
+mod form;
 mod group;
 mod hazard;
 mod lower;
@@ -19,6 +21,7 @@ mod plan;
 mod report;
 mod snippet;
 mod tactic;
+mod trampolines;
 
 pub use code::{Facts, NoFacts};
 pub use engine::{Atomicity, Batch, Engine, Policy, Position};

@@ -3,7 +3,12 @@
 use incise_isa::Addr;
 use incise_isa::native::{Assembler, Gpr, GprSet, Live};
 
+use smallvec::SmallVec;
+
 use crate::snippet::{CallRecord, MachineCode};
+
+/// The snippets at one point, in order.
+pub(crate) type Snippets = SmallVec<[Ready; 1]>;
 
 /// A snippet whose addresses are known.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,7 +115,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
     }
     // The flags wait in rax, unless user code may change it.
     let spill_flags = keep_flags && run.iter().any(|s| matches!(s, Ready::Code(_)));
-    let saved: Vec<Gpr> = clobbers.intersection(live.gprs).iter().collect();
+    let saved: SmallVec<[Gpr; 16]> = clobbers.intersection(live.gprs).iter().collect();
     let skip_red_zone = stack || spill_flags || !saved.is_empty();
 
     if skip_red_zone {
@@ -152,7 +157,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
 }
 
 /// Whether every instruction of a trampoline that begins near here reaches `at` by a displacement.
-fn in_reach(asm: &Assembler, at: Addr) -> bool {
+pub(crate) fn in_reach(asm: &Assembler, at: Addr) -> bool {
     const SLACK: i64 = 1 << 16;
     at.offset(SLACK).in_rel32_of(asm.here()) && at.offset(-SLACK).in_rel32_of(asm.here())
 }

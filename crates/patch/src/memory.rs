@@ -1,6 +1,5 @@
 //! Where trampolines and counters lie: arenas and data memory near the code they serve.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -153,21 +152,16 @@ impl Memory {
         }
     }
 
-    /// The pages of `code` on which nothing else lies.
-    pub(crate) fn fresh_pages(&self, code: &[(Addr, Vec<u8>)]) -> BTreeSet<Addr> {
-        let mut ours: BTreeMap<Addr, u64> = BTreeMap::new();
-        for (at, bytes) in code {
-            let end = *at + bytes.len() as u64;
-            let mut start = *at;
-            while start < end {
-                let page = start.align_down(PAGE);
-                let stop = end.min(page + PAGE);
-                *ours.entry(page).or_default() += stop.offset_from(start) as u64;
-                start = stop;
-            }
+    /// Bytes of trampolines in use of the page at `page`.
+    pub(crate) fn used_in(&self, page: Addr) -> u64 {
+        self.arenas.iter().map(|arena| arena.used_in(page)).sum()
+    }
+
+    /// Gives back what of the `len` bytes at `at`, which were taken last, is behind the first `used`.
+    pub(crate) fn shrink(&mut self, at: Addr, len: u64, used: u64) {
+        if let Some(arena) = self.arenas.iter_mut().find(|arena| arena.range().contains(&at)) {
+            arena.shrink(at, len, used);
         }
-        let used = |page: Addr| self.arenas.iter().map(|arena| arena.used_in(page)).sum::<u64>();
-        ours.into_iter().filter(|(page, bytes)| used(*page) == *bytes).map(|(page, _)| page).collect()
     }
 
     /// Reserves what is wanted, all or nothing. Returns the number of mappings.

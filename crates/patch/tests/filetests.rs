@@ -38,8 +38,8 @@ impl Facts for Case {
     fn function_before(&self, at: Addr) -> Option<Range<Addr>> {
         self.functions.iter().filter(|range| range.end <= at).max_by_key(|range| range.end).cloned()
     }
-    fn is_entry(&self, at: Addr) -> bool {
-        self.functions.iter().any(|range| range.start == at)
+    fn entries(&self, range: Range<Addr>) -> Vec<Addr> {
+        self.functions.iter().map(|function| function.start).filter(|start| range.contains(start)).collect()
     }
     fn is_restartable(&self, at: Addr) -> bool {
         self.restartable.iter().any(|range| range.contains(&at))

@@ -255,8 +255,8 @@ impl Facts for OneFunction {
     fn function_before(&self, _: Addr) -> Option<Range<Addr>> {
         None
     }
-    fn is_entry(&self, at: Addr) -> bool {
-        at == self.0.start
+    fn entries(&self, range: Range<Addr>) -> Vec<Addr> {
+        Vec::from_iter(range.contains(&self.0.start).then_some(self.0.start))
     }
     fn is_restartable(&self, _: Addr) -> bool {
         false

@@ -11,7 +11,7 @@ use iced_x86::{
 };
 
 use super::flags::{STATUS_FLAGS, overwritten_flags, read_flags};
-use super::{Gpr, GprSet};
+use super::{Gpr, GprSet, Insn};
 use crate::Addr;
 
 /// How many instructions a scan looks at.
@@ -47,7 +47,7 @@ pub fn live_before(code: &[u8], at: Addr) -> Live {
         vectors: Pending::new(u32::MAX),
     };
     let mut factory = InstructionInfoFactory::new();
-    scan(code, at, |insn| {
+    scan(code, at, LIMIT, |insn| {
         state.step(insn, &mut factory);
         state.flags.undecided | state.gprs.undecided != 0
     });
@@ -60,19 +60,36 @@ pub fn live_before(code: &[u8], at: Addr) -> Live {
 /// begin there. The same as [`Live::flags`], but faster.
 pub fn flags_live_before(code: &[u8], at: Addr) -> bool {
     let mut flags = Pending::new(STATUS_FLAGS);
-    scan(code, at, |insn| {
-        flags.step(read_flags(insn), overwritten_flags(insn));
-        // One live flag is enough.
-        flags.undecided != 0 && flags.undecided | flags.dead == STATUS_FLAGS
-    });
+    scan(code, at, LIMIT, |insn| flags.step_flags(insn));
     flags.dead != STATUS_FLAGS
 }
 
-/// Shows `visit` the instructions that are certain to run from `at` on, until it says `false`.
-fn scan(code: &[u8], at: Addr, mut visit: impl FnMut(&Instruction) -> bool) {
+/// The same, where the first instructions of `code` are already decoded: they are `insns`, in a row.
+pub fn flags_live_through(insns: &[Insn], code: &[u8]) -> bool {
+    let mut flags = Pending::new(STATUS_FLAGS);
+    let mut len = 0;
+    let insns = &insns[..insns.len().min(LIMIT)];
+    for insn in insns {
+        let decoded = insn.iced();
+        if decoded.flow_control() != FlowControl::Next || is_opaque(decoded) {
+            break;
+        }
+        len += insn.len();
+        if !flags.step_flags(decoded) {
+            return flags.dead != STATUS_FLAGS;
+        }
+    }
+    let Some(at) = insns.first().map(Insn::addr) else { return true };
+    let rest = code.get(len..).unwrap_or_default();
+    scan(rest, at + len as u64, LIMIT - insns.len(), |insn| flags.step_flags(insn));
+    flags.dead != STATUS_FLAGS
+}
+
+/// Shows `visit` the instructions that are certain to run from `at` on, at most `limit`, until it says `false`.
+fn scan(code: &[u8], at: Addr, limit: usize, mut visit: impl FnMut(&Instruction) -> bool) {
     let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
     let mut insn = Instruction::default();
-    for _ in 0..LIMIT {
+    for _ in 0..limit {
         if !decoder.can_decode() {
             return;
         }
@@ -138,6 +155,12 @@ impl Pending {
         self.dead |= self.undecided & written;
         self.undecided &= !written;
     }
+
+    /// The same for the status flags. Whether more instructions have to be looked at: one live flag is enough.
+    fn step_flags(&mut self, insn: &Instruction) -> bool {
+        self.step(read_flags(insn), overwritten_flags(insn));
+        self.undecided != 0 && self.undecided | self.dead == STATUS_FLAGS
+    }
 }
 
 struct State {
@@ -179,6 +202,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::x86_64::decode;
     use crate::x86_64::testing::hex;
 
     const AT: Addr = Addr(0x1000);
@@ -187,6 +211,13 @@ mod tests {
         let code = hex(code);
         let live = live_before(&code, AT);
         assert_eq!(live.flags, flags_live_before(&code, AT), "{code:02x?}");
+        let mut insns = Vec::new();
+        let mut rest = &code[..];
+        while let Ok(insn) = decode(rest, AT + (code.len() - rest.len()) as u64) {
+            insns.push(insn);
+            rest = &rest[insn.len()..];
+            assert_eq!(live.flags, flags_live_through(&insns, &code), "{code:02x?}, {} decoded", insns.len());
+        }
         live
     }
 

@@ -1,0 +1,195 @@
+//! Forming groups: which instructions share a springboard, before any trampoline has a place.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use incise_isa::Addr;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::group::{Board, Group, Shape, shape, trap};
+use crate::lower::{Ready, Snippets};
+use crate::memory::Memory;
+use crate::plan::Input;
+use crate::tactic::{Obstacle, Refusal, TrapPolicy};
+
+/// Groups that shall come, and those that have to go for them.
+#[derive(Default)]
+pub(crate) struct Formed {
+    /// Ascending; their extents do not overlap.
+    pub shapes: Vec<Shape>,
+    /// Starts of the groups that go.
+    pub removed: Vec<Addr>,
+    /// Probed heads that cannot be patched.
+    pub refused: Vec<(Addr, Refusal)>,
+    /// Heads that have to be planned anew, but whose code was not read: then nothing else counts.
+    pub unread: Vec<Addr>,
+    /// The snippets of every probed head that came by.
+    pub wanted: FxHashMap<Addr, Snippets>,
+}
+
+impl Formed {
+    /// Memory that would let a jump fit where only a trap does otherwise.
+    pub(crate) fn lacking(&self, memory: &Memory) -> Vec<Range<Addr>> {
+        let puns = self.shapes.iter().filter_map(|shape| match shape.board {
+            Board::Pun(board) => Some(board),
+            _ => None,
+        });
+        puns.filter_map(|board| memory.unserved(&board)).collect()
+    }
+}
+
+/// Forms groups around the dirty heads. Existing groups they touch are taken apart and formed anew.
+pub(crate) fn form(input: &Input) -> Formed {
+    let mut former =
+        Former { input, work: Work::default(), gone: FxHashSet::default(), formed: Formed::default() };
+    former.formed.wanted.reserve(input.dirty.len());
+    former.formed.shapes.reserve(input.dirty.len());
+    former.run();
+    let Former { gone, mut formed, .. } = former;
+    formed.removed = gone.into_iter().collect();
+    formed.removed.sort_unstable();
+    formed
+}
+
+/// Heads to look at, lowest first: most are known at the start and in order.
+#[derive(Default)]
+struct Work {
+    /// Descending.
+    known: Vec<Addr>,
+    late: BTreeSet<Addr>,
+}
+
+impl Work {
+    fn first(&self) -> Option<Addr> {
+        self.known.last().copied().into_iter().chain(self.late.first().copied()).min()
+    }
+
+    fn pop_first(&mut self) -> Option<Addr> {
+        let first = self.first()?;
+        if self.known.last() == Some(&first) {
+            self.known.pop();
+        }
+        self.late.remove(&first);
+        Some(first)
+    }
+}
+
+struct Former<'i, 'a> {
+    input: &'i Input<'a>,
+    work: Work,
+    /// Starts of groups that were taken apart.
+    gone: FxHashSet<Addr>,
+    formed: Formed,
+}
+
+impl<'a> Former<'_, 'a> {
+    fn run(&mut self) {
+        let mut known = Vec::with_capacity(self.input.dirty.len());
+        for &head in self.input.dirty {
+            if self.look_up(head) {
+                known.push(head);
+            }
+            if let Some(group) = self.touching(head..head + 1) {
+                self.take_apart(group);
+            }
+        }
+        known.reverse();
+        self.work.known = known;
+        while let Some(head) = self.work.pop_first() {
+            self.form_at(head);
+        }
+    }
+
+    fn form_at(&mut self, head: Addr) {
+        // A head inside the run before it belongs to that group.
+        if let Some(last) = self.formed.shapes.last()
+            && head < last.extent().end
+        {
+            let Some(inside) = last.insns.iter().rev().find(|insn| insn.addr() <= head) else { return };
+            if inside.addr() == head {
+                return;
+            }
+            if matches!(last.board, Board::Pun(_)) && head >= inside.end() {
+                // It relies on the bytes that are to be changed here.
+                self.demote();
+            } else {
+                let refusal = Refusal::NotABoundary { at: head, head: inside.addr() };
+                return self.formed.refused.push((head, refusal));
+            }
+        }
+        let Some(snippets) = self.formed.wanted.get(&head) else { return };
+        let retargetable = snippets.iter().all(|s| matches!(s, Ready::Counter(_)));
+        let gate = snippets.contains(&Ready::Gate);
+        let policy = if gate { TrapPolicy::Force } else { self.input.policy };
+        let mut formed = shape(self.input.code, head, policy, retargetable);
+        if let (Some(last), Ok(shape)) = (self.formed.shapes.last(), &formed)
+            && shape.extent().start < last.extent().end
+        {
+            // Padding that the run before it covers: fall back to the site's own byte.
+            formed = trap(shape, self.input.policy, Obstacle::NoPlace);
+        }
+        let shape = match formed {
+            Ok(shape) => shape,
+            Err(refusal) => return self.formed.refused.push((head, refusal)),
+        };
+        let extent = shape.extent();
+        let is_before = |work: &Work| work.first().is_some_and(|first| first < head);
+        while let Some(group) = self.touching(extent.clone()) {
+            self.take_apart(group);
+            // Heads before this one would have been formed already.
+            if is_before(&self.work) {
+                break;
+            }
+        }
+        if is_before(&self.work) {
+            self.work.late.insert(head);
+        } else {
+            self.formed.shapes.push(shape);
+        }
+    }
+
+    /// Looks the snippets at `head` up. Returns whether there are any.
+    fn look_up(&mut self, head: Addr) -> bool {
+        if self.formed.wanted.contains_key(&head) {
+            return true;
+        }
+        let snippets = (self.input.snippets)(head);
+        let any = !snippets.is_empty();
+        if any {
+            self.formed.wanted.insert(head, snippets);
+        }
+        any
+    }
+
+    /// Makes the last shape a trap, or drops it as the policy says.
+    fn demote(&mut self) {
+        let Some(last) = self.formed.shapes.pop() else { return };
+        match trap(&last, self.input.policy, Obstacle::NoPlace) {
+            Ok(trap) => self.formed.shapes.push(trap),
+            Err(refusal) => self.formed.refused.push((last.start, refusal)),
+        }
+    }
+
+    /// A group whose extent overlaps `range`, other than those already taken apart.
+    fn touching(&self, range: Range<Addr>) -> Option<&'a Group> {
+        const LONGEST: u64 = 32;
+        let near = Addr(range.start.0.saturating_sub(LONGEST))..Addr(range.end.0.saturating_add(LONGEST));
+        let near = near.start.min(near.end)..near.end;
+        self.input.groups.range(near).map(|(_, group)| group).find(|group| {
+            let extent = &group.extent;
+            extent.start < range.end && range.start < extent.end && !self.gone.contains(&group.start)
+        })
+    }
+
+    fn take_apart(&mut self, group: &Group) {
+        self.gone.insert(group.start);
+        for head in &group.heads {
+            if self.look_up(head.at) {
+                self.work.late.insert(head.at);
+                if !self.input.code.was_read_for(head.at) {
+                    self.formed.unread.push(head.at);
+                }
+            }
+        }
+    }
+}

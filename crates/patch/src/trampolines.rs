@@ -1,0 +1,98 @@
+//! The code of new trampolines, gathered before it is written.
+
+use incise_isa::Addr;
+use incise_isa::native::TRAP;
+
+use crate::arena::PAGE;
+use crate::memory::Memory;
+
+/// Runs of code with their addresses.
+#[derive(Default)]
+pub(crate) struct Trampolines {
+    bytes: Vec<u8>,
+    /// Address, offset in `bytes`, length.
+    runs: Vec<(Addr, u32, u32)>,
+    /// Used again for each trampoline.
+    buffer: Vec<u8>,
+}
+
+impl Trampolines {
+    pub(crate) fn push(&mut self, at: Addr, code: &[u8]) {
+        self.runs.push((at, self.bytes.len() as u32, code.len() as u32));
+        self.bytes.extend_from_slice(code);
+    }
+
+    /// Puts the runs in order of their addresses.
+    pub(crate) fn sort(&mut self) {
+        self.runs.sort_by_key(|run| run.0);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Addr, &[u8])> {
+        self.runs
+            .iter()
+            .map(|&(at, offset, len)| (at, &self.bytes[offset as usize..offset as usize + len as usize]))
+    }
+
+    /// An empty buffer to assemble in.
+    pub(crate) fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        buffer
+    }
+
+    /// Gives a buffer back.
+    pub(crate) fn put_buffer(&mut self, buffer: Vec<u8>) {
+        self.buffer = buffer;
+    }
+
+    /// What to write: trampolines of fresh pages, on which nothing else lies, joined to one run each with the gaps
+    /// filled with traps; single runs on pages where threads may be. The runs must be in order.
+    pub(crate) fn joined(&self, memory: &Memory) -> Vec<(Addr, Vec<u8>)> {
+        let fresh = self.fresh_pages(memory);
+        let is_fresh = |page: Addr| fresh.binary_search(&page).is_ok();
+        let mut joined: Vec<(Addr, Vec<u8>)> = Vec::new();
+        for (at, code) in self.iter() {
+            match joined.last_mut() {
+                Some((start, run)) if joins(*start + run.len() as u64, at, is_fresh) => {
+                    run.resize(at.offset_from(*start) as usize, TRAP);
+                    run.extend_from_slice(code);
+                }
+                _ => joined.push((at, code.to_vec())),
+            }
+        }
+        joined
+    }
+
+    /// The pages that hold nothing but these runs, ascending.
+    fn fresh_pages(&self, memory: &Memory) -> Vec<Addr> {
+        let mut ours: Vec<(Addr, u64)> = Vec::new();
+        for &(at, _, len) in &self.runs {
+            let end = at + u64::from(len);
+            let mut start = at;
+            while start < end {
+                let page = start.align_down(PAGE);
+                let stop = end.min(page + PAGE);
+                let bytes = stop.offset_from(start) as u64;
+                match ours.last_mut() {
+                    Some((last, sum)) if *last == page => *sum += bytes,
+                    _ => ours.push((page, bytes)),
+                }
+                start = stop;
+            }
+        }
+        ours.into_iter()
+            .filter(|&(page, bytes)| memory.used_in(page) == bytes)
+            .map(|(page, _)| page)
+            .collect()
+    }
+}
+
+/// Whether the run that begins at `next` can be written together with that which ends at `end`.
+fn joins(end: Addr, next: Addr, is_fresh: impl Fn(Addr) -> bool) -> bool {
+    let pages = (end.align_down(PAGE), next.align_down(PAGE));
+    next.offset_from(end) < PAGE as i64 && is_fresh(pages.0) && is_fresh(pages.1)
+}
