@@ -1,8 +1,9 @@
-//! What a hit of a probe costs. Peers and hand-written twins run in the same run, interleaved.
+//! What a hit of a probe costs, and what installing it does. Peers and hand-written twins run in the same run, interleaved.
 
 #![deny(unsafe_code)]
 
 mod hit;
+mod install;
 mod library;
 mod stats;
 mod subjects;
@@ -27,6 +28,8 @@ struct Arguments {
 enum Command {
     /// The cost of one hit of a probe
     Hit(hit::Options),
+    /// What it takes to put many probes in, and to take them out
+    Install(install::Options),
     /// A process for probes of other processes (used by the others)
     #[command(hide = true)]
     Target,
@@ -35,6 +38,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Hit(options) => hit::run(&options),
+        Command::Install(options) => install::run(&options),
         Command::Target => target::serve(),
     };
     match done {

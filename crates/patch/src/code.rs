@@ -1,5 +1,6 @@
 //! The program's own code, as it is without our patches: what planning reads.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -72,10 +73,8 @@ struct Stretch {
     original: Vec<u8>,
     /// The bytes in place where they differ from the original: patched ranges.
     patched: Vec<(Addr, [u8; Group::EDIT_MAX], usize)>,
-    /// Where functions begin.
-    entries: Marks,
-    /// Where, just behind a site, a direct branch may lead.
-    branch_targets: Marks,
+    /// Found when first asked for: what only goes needs none of it.
+    leads: OnceCell<Leads>,
 }
 
 impl<'a> Code<'a> {
@@ -122,7 +121,6 @@ impl<'a> Code<'a> {
         let mut lost = FxHashSet::default();
         for stretch in &mut stretches {
             stretch.take_back(groups, &mut lost);
-            stretch.look_through(sites, facts);
         }
         Code { stretches, sites: sites.to_vec(), lost, facts }
     }
@@ -136,13 +134,17 @@ impl<'a> Code<'a> {
     /// from the code that was read.
     pub(crate) fn branch_into(&self, targets: Range<Addr>, is_head: impl Fn(Addr) -> bool) -> Option<Addr> {
         let stretch = self.stretch(targets.start)?;
-        stretch.marked(&stretch.branch_targets, targets).find(|at| is_head(*at))
+        stretch.marked(&self.leads(stretch).branch_targets, targets).find(|at| is_head(*at))
     }
 
     /// The first address in `range` at which a function begins.
     pub(crate) fn entry_in(&self, range: Range<Addr>) -> Option<Addr> {
         let stretch = self.stretch(range.start)?;
-        stretch.marked(&stretch.entries, range).next()
+        stretch.marked(&self.leads(stretch).entries, range).next()
+    }
+
+    fn leads<'s>(&self, stretch: &'s Stretch) -> &'s Leads {
+        stretch.leads.get_or_init(|| stretch.look_through(&self.sites, self.facts))
     }
 
     /// Original bytes from `at` on, as many as were read.
@@ -203,7 +205,6 @@ impl<'a> Code<'a> {
 }
 
 /// A set of offsets.
-#[derive(Default)]
 struct Marks(Vec<u64>);
 
 impl Marks {
@@ -222,10 +223,17 @@ impl Marks {
     }
 }
 
+/// Where control may come from elsewhere.
+struct Leads {
+    /// Where functions begin.
+    entries: Marks,
+    /// Where, just behind a site, a direct branch may lead.
+    branch_targets: Marks,
+}
+
 impl Stretch {
     fn new(start: Addr, original: Vec<u8>) -> Stretch {
-        let (entries, branch_targets) = Default::default();
-        Stretch { start, original, patched: Vec::new(), entries, branch_targets }
+        Stretch { start, original, patched: Vec::new(), leads: OnceCell::new() }
     }
 
     fn offset(&self, at: Addr) -> Option<usize> {
@@ -237,15 +245,14 @@ impl Stretch {
         (range.start.0..range.end.0).map(Addr).filter(is_marked)
     }
 
-    /// Notes where functions begin, and which bytes a springboard at any of `sites` may cover are targets of direct
+    /// Finds where functions begin, and which bytes a springboard at any of `sites` may cover are targets of direct
     /// branches.
-    fn look_through(&mut self, sites: &[Addr], facts: &dyn Facts) {
+    fn look_through(&self, sites: &[Addr], facts: &dyn Facts) -> Leads {
         let end = self.start + self.original.len() as u64;
         let mut entries = Marks::new(self.original.len());
         for offset in facts.entries(self.start..end).into_iter().filter_map(|at| self.offset(at)) {
             entries.insert(offset);
         }
-        self.entries = entries;
         let from = sites.partition_point(|site| *site + COVERED < self.start);
         let sites = &sites[from..from + sites[from..].partition_point(|site| *site < end)];
         let mut covered = Marks::new(self.original.len());
@@ -271,7 +278,7 @@ impl Stretch {
                 looked = high as i64 - 1;
             }
         }
-        self.branch_targets = targets;
+        Leads { entries, branch_targets: targets }
     }
 
     fn take_back(&mut self, groups: &BTreeMap<Addr, Group>, lost: &mut FxHashSet<Addr>) {
