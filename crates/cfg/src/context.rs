@@ -28,7 +28,7 @@ pub(crate) struct Context<'a> {
     pub code: Code<'a>,
     pub unwind: Unwind,
     /// Slots that the loader fills with an imported function, by link address.
-    slots: FxHashMap<u64, u32>,
+    slots: FxHashMap<u64, (u32, Option<Off>)>,
     plt: Vec<std::ops::Range<Off>>,
 }
 
@@ -39,7 +39,9 @@ impl<'a> Context<'a> {
         let mut slots = FxHashMap::default();
         for slot in image.slots() {
             if let SlotTarget::Import(index) = slot.target {
-                slots.insert(slot.at.0, index);
+                // Bound lazily, it leads back into its own linkage stub first.
+                let stub = image.plt().iter().any(|r| r.contains(&LinkAddr(slot.initial)));
+                slots.insert(slot.at.0, (index, code.offset(slot.initial).filter(|_| stub)));
             }
         }
         let plt = image
@@ -50,8 +52,8 @@ impl<'a> Context<'a> {
         Ok(Context { code, unwind, slots, plt })
     }
 
-    /// The import whose address the loader writes to `slot`.
-    pub(crate) fn import_at(&self, slot: u64) -> Option<u32> {
+    /// The import whose address the loader writes to `slot`, and where the slot leads before.
+    pub(crate) fn import_at(&self, slot: u64) -> Option<(u32, Option<Off>)> {
         self.slots.get(&slot).copied()
     }
 
@@ -62,6 +64,12 @@ impl<'a> Context<'a> {
 
     pub(crate) fn in_plt(&self, at: Off) -> bool {
         self.plt.iter().any(|r| r.contains(&at))
+    }
+
+    /// Whether `at` is the entry of a procedure linkage table that hands over to the dynamic linker: it
+    /// begins with a `push` of a slot.
+    pub(crate) fn is_lazy_entry(&self, at: Off) -> bool {
+        self.in_plt(at) && self.code.bytes(at).starts_with(&[0xff, 0x35])
     }
 
     /// The entries the file itself names, ascending, with their [`source`].

@@ -110,6 +110,10 @@ impl Solver<'_> {
         }
     }
 
+    fn entry_of(&self, function: u32) -> Off {
+        self.entries.get(function as usize).copied().unwrap_or(NONE)
+    }
+
     /// The function a call or a tail call leads to.
     fn callee(&self, target: Off) -> Option<u32> {
         self.entries.binary_search(&target).ok().map(|index| index as u32)
@@ -144,6 +148,8 @@ impl Solver<'_> {
                             self.set_returns(function);
                         }
                     }
+                    // The dynamic linker goes on to the import, which another edge of the stub leads to.
+                    _ if edge.target == NONE && self.context.is_lazy_entry(self.entry_of(function)) => {}
                     _ if edge.flags & (TAIL | NEW_ENTRY) != 0 => match self.callee(edge.target) {
                         Some(callee) => self.wait(callee, Waiter { function, block: NONE, next: NONE }),
                         // To be parsed, if it is code; else it may return.

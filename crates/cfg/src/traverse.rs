@@ -303,10 +303,10 @@ impl Traversal<'_, '_, '_> {
             if self.indirect.get(&at) == Some(&found) {
                 continue;
             }
-            if let Indirect::Targets(targets) = &found {
-                for &to in targets {
-                    self.visit(to);
-                }
+            match &found {
+                Indirect::Targets(targets) => targets.iter().for_each(|&to| self.visit(to)),
+                Indirect::Import(_, first) => first.iter().for_each(|&to| self.visit(to)),
+                Indirect::TailCall | Indirect::Unknown => {}
             }
             grew = true;
             self.indirect.insert(at, found);
@@ -435,7 +435,7 @@ impl Traversal<'_, '_, '_> {
             }
             End::IndirectCall => {
                 let import = machine::slot(&self.context.code, block.last);
-                let import = import.and_then(|slot| self.context.import_at(slot));
+                let import = import.and_then(|slot| self.context.import_at(slot)).map(|(import, _)| import);
                 let flags = if import.is_some() { IMPORT | TAIL } else { TAIL };
                 edges.push(LocalEdge::new(Call, import.unwrap_or(NONE), flags));
                 self.edge(next(CallFallThrough), block, edges, unresolved);
@@ -447,8 +447,9 @@ impl Traversal<'_, '_, '_> {
                         edges.push(LocalEdge::new(Indirectly, to, if tail { TAIL } else { 0 }));
                     }
                 }
-                Some(Indirect::Import(import)) => {
+                Some(Indirect::Import(import, first)) => {
                     edges.push(LocalEdge::new(Indirectly, *import, TAIL | IMPORT));
+                    edges.extend(first.map(|to| LocalEdge::new(Indirectly, to, 0)));
                 }
                 Some(Indirect::TailCall) => edges.push(LocalEdge::new(Indirectly, NONE, TAIL)),
                 Some(Indirect::Unknown) | None => {

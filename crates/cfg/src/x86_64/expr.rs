@@ -200,7 +200,7 @@ impl Arena {
             Node::Const(value) => (value, value),
             Node::Zext(x, bits) => match self.range(x) {
                 (low, high) if high <= mask(bits) => (low, high),
-                _ => (0, mask(bits)),
+                _ => self.wrapped(x, bits),
             },
             Node::Sext(x, bits) => {
                 let narrow = self.nodes.iter().position(|n| *n == Node::Zext(x, bits));
@@ -232,6 +232,24 @@ impl Arena {
             }
         }
         (low, high)
+    }
+
+    /// The range of the low `bits` of a sum, from a bound on those of what is added to.
+    fn wrapped(&self, sum: V, bits: u8) -> (u64, u64) {
+        let all = (0, mask(bits));
+        let Node::Add(x, c) = self.get(sum) else { return all };
+        let Some(constant) = self.as_const(c) else { return all };
+        let narrow = self.nodes.iter().position(|n| *n == Node::Zext(x, bits));
+        let (low, high) = narrow.map_or_else(|| self.range(x), |narrow| self.range(narrow as V));
+        let ends = (low.wrapping_add(constant) & mask(bits), high.wrapping_add(constant) & mask(bits));
+        if high <= mask(bits) && ends.0 <= ends.1 && ends.1 - ends.0 == high - low { ends } else { all }
+    }
+
+    /// The range of the low 32 bits of `value`.
+    pub(super) fn range_of_low_half(&self, value: V) -> (u64, u64) {
+        let narrow = self.nodes.iter().position(|n| *n == Node::Zext(value, 32));
+        let (low, high) = narrow.map_or((0, mask(32)), |narrow| self.range(narrow as V));
+        (low, high.min(mask(32)))
     }
 
     fn shifted(&self, x: V, constant: u64) -> (u64, u64) {

@@ -18,8 +18,8 @@ pub(crate) use resolve::Resolver;
 pub(crate) enum Indirect {
     /// All its targets, ascending.
     Targets(Box<[Off]>),
-    /// It goes to an imported function.
-    Import(u32),
+    /// It goes to an imported function; before that is bound, to the code given.
+    Import(u32, Option<Off>),
     /// It leaves the function for another one, as a call would.
     TailCall,
     /// Its targets are not known.

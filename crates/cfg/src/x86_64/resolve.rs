@@ -7,6 +7,10 @@
 //! unrolled code. A path that does not suffice is made longer, by every predecessor. If any path does not
 //! suffice in the end, the jump is unresolved; nothing is guessed.
 
+use iced_x86::Mnemonic;
+use incise_isa::native::Insn;
+use rustc_hash::FxHashMap;
+
 use super::expr::{Node, V};
 use super::state::State;
 use super::{Indirect, stack};
@@ -34,6 +38,10 @@ pub(crate) struct Resolver<'r, 'a> {
     before: Vec<Vec<(u32, EdgeKind)>>,
     state: State,
     paths: usize,
+    /// By block, what it last writes to each register.
+    writes: Vec<Option<Box<[Write; 16]>>>,
+    /// By block and register, what [`constant_in`](Self::constant_in) found.
+    constants: FxHashMap<(usize, u8), Option<u64>>,
     heights: Option<stack::Heights>,
 }
 
@@ -61,7 +69,18 @@ impl<'r, 'a> Resolver<'r, 'a> {
                 }
             }
         }
-        Resolver { context, body, entry, known_end, before, state: State::new(), paths: 0, heights: None }
+        Resolver {
+            context,
+            body,
+            entry,
+            known_end,
+            before,
+            state: State::new(),
+            paths: 0,
+            writes: vec![None; body.blocks.len()],
+            constants: FxHashMap::default(),
+            heights: None,
+        }
     }
 
     /// What is known of the indirect jump that ends `block`.
@@ -79,7 +98,10 @@ impl<'r, 'a> Resolver<'r, 'a> {
             Err(()) => {}
         }
         match self.verdict(&[(block as u32, EdgeKind::Indirect)]) {
-            Verdict::Other if self.stack_is_restored(block) => Indirect::TailCall,
+            // The common entry of a procedure linkage table goes to the dynamic linker.
+            Verdict::Other if self.context.in_plt(self.entry) || self.stack_is_restored(block) => {
+                Indirect::TailCall
+            }
             _ => Indirect::Unknown,
         }
     }
@@ -154,9 +176,9 @@ impl<'r, 'a> Resolver<'r, 'a> {
         let start = path.last().map_or(0, |&(block, _)| block as usize);
         if let Node::Load { at, size: 8, .. } = self.state.node(target)
             && let Some(slot) = self.state.arena.as_const(at)
-            && let Some(import) = self.context.import_at(slot)
+            && let Some((import, first)) = self.context.import_at(slot)
         {
-            return Verdict::Found(Indirect::Import(import));
+            return Verdict::Found(Indirect::Import(import, first));
         }
         match self.table(target, start) {
             Some(targets) => Verdict::Found(Indirect::Targets(targets)),
@@ -167,19 +189,17 @@ impl<'r, 'a> Resolver<'r, 'a> {
 
     /// The values of `target`, if they can be counted.
     fn table(&mut self, target: V, start: usize) -> Option<Box<[Off]>> {
-        let index = match self.index(target, start, 0)? {
-            Part::Constant => None,
-            Part::Index(index) => Some(index),
+        let (index, low, high) = match self.index(target, start, 0)? {
+            Part::Constant => (None, 0, 0),
+            Part::Index { value, low, high } => (Some(value), low, high),
         };
-        let (low, high) = index.map_or((0, 0), |index| self.state.arena.range(index));
         // A bound that no branch gave: the code may know a narrower one.
         let by_width = high == 0xff || high == 0xffff;
         let mut found = Vec::with_capacity((high - low + 1).min(512) as usize);
         for value in low..=high {
             let to = self.evaluate(target, index.map(|index| (index, value)), start, 0)?;
             let to = self.context.code.offset(to)?;
-            let inside = self.known_end.is_none_or(|end| (self.entry..end).contains(&to));
-            if by_width && !inside {
+            if by_width && !self.is_own(to) {
                 return None;
             }
             found.push(to);
@@ -192,6 +212,12 @@ impl<'r, 'a> Resolver<'r, 'a> {
         Some(found.into())
     }
 
+    /// Whether `to` may be this function's: in its range, or in a part that was split off some function.
+    fn is_own(&self, to: Off) -> bool {
+        let inside = self.known_end.is_none_or(|end| (self.entry..end).contains(&to));
+        inside || self.context.unwind.at(to).is_some_and(|(_, fde)| fde.part)
+    }
+
     /// The one part of `value` that varies; `None` if it takes too many values, or if there is more than
     /// one.
     fn index(&mut self, value: V, start: usize, depth: usize) -> Option<Part> {
@@ -202,6 +228,11 @@ impl<'r, 'a> Resolver<'r, 'a> {
             Node::Const(_) => return Some(Part::Constant),
             Node::Init(register) => match self.constant_in(register, start) {
                 Some(_) => return Some(Part::Constant),
+                // Where only 32 bits were ever written, a bound on those bounds all.
+                None if self.is_short(register, start) => {
+                    let (low, high) = self.state.arena.range_of_low_half(value);
+                    return Some(Part::Index { value, low, high }).filter(|_| high - low < MOST_VALUES);
+                }
                 None => None,
             },
             Node::Fresh(_) => None,
@@ -211,28 +242,26 @@ impl<'r, 'a> Resolver<'r, 'a> {
             Node::Load { at, .. } => {
                 let found = self.index(at, start, depth + 1);
                 // Only memory that does not change can be looked up.
-                let constant = |this: &mut Self| match found {
-                    Some(Part::Constant) => this.evaluate(at, None, start, 0),
-                    Some(Part::Index(index)) => {
-                        let low = this.state.arena.range(index).0;
-                        this.evaluate(at, Some((index, low)), start, 0)
-                    }
+                let at = match found {
+                    Some(Part::Constant) => self.evaluate(at, None, start, 0),
+                    Some(Part::Index { value, low, .. }) => self.evaluate(at, Some((value, low)), start, 0),
                     None => None,
                 };
-                let at = constant(self);
                 found.filter(|_| at.is_some_and(|at| self.context.code.is_constant(at)))
             }
             Node::Add(a, b) => match (self.index(a, start, depth + 1), self.index(b, start, depth + 1)) {
                 (Some(Part::Constant), other) | (other, Some(Part::Constant)) => other,
-                (Some(Part::Index(x)), Some(Part::Index(y))) if x == y => Some(Part::Index(x)),
+                (Some(x), Some(y)) if x == y => Some(x),
                 _ => None,
             },
         };
-        if inner.is_some() {
-            return inner;
-        }
         let (low, high) = self.state.arena.range(value);
-        (high.checked_sub(low)? < MOST_VALUES).then_some(Part::Index(value))
+        let values = high.checked_sub(low)?;
+        match inner {
+            Some(Part::Index { low: from, high: to, .. }) if to - from <= values => inner,
+            Some(Part::Constant) => inner,
+            _ => (values < MOST_VALUES).then_some(Part::Index { value, low, high }),
+        }
     }
 
     /// What `value` is when the index has the value given.
@@ -311,65 +340,100 @@ impl<'r, 'a> Resolver<'r, 'a> {
     /// What `register` holds at the start of `block`, if every write that may have been the last one before
     /// gives it the same address.
     fn constant_in(&mut self, register: u8, block: usize) -> Option<u64> {
-        let mut seen = vec![false; self.body.blocks.len()];
-        let mut open = vec![block];
-        let mut found: Option<u64> = None;
-        let mut steps = 0;
-        while let Some(next) = open.pop() {
-            let is_start = self.body.blocks.get(next).is_none_or(|b| b.start == self.entry);
-            if is_start || self.body.roots.contains(&(next as u32)) {
-                return None;
-            }
-            let before = self.before.get(next)?;
-            if before.is_empty() {
-                return None;
-            }
-            for &(block, edge) in before {
-                let block = block as usize;
-                if std::mem::replace(seen.get_mut(block)?, true) {
-                    continue;
-                }
-                steps += 1;
-                if steps > 2000 {
-                    return None;
-                }
-                let kept = [3u8, 4, 5, 12, 13, 14, 15].contains(&register);
-                let lost = matches!(edge, EdgeKind::CallFallThrough | EdgeKind::Catch) && !kept;
-                match self.last_write(block, register) {
-                    _ if lost => return None,
-                    Write::None => open.push(block),
-                    Write::Address(at) if found.is_none_or(|known| known == at) => found = Some(at),
-                    Write::Address(_) | Write::Other => return None,
-                }
-            }
+        if let Some(&known) = self.constants.get(&(block, register)) {
+            return known;
         }
+        let mut found = None;
+        let same = self.writes_before(register, block, |write| match write {
+            Write::Address(at) => *found.get_or_insert(at) == at,
+            _ => false,
+        });
+        let found = found.filter(|_| same);
+        self.constants.insert((block, register), found);
         found
     }
 
-    fn last_write(&self, block: usize, register: u8) -> Write {
-        let Some(block) = self.body.blocks.get(block) else { return Write::Other };
-        let mut last = Write::None;
-        for insn in self.context.code.insns(block.start..block.end) {
-            match stack::written(&insn) {
-                written if written & 1 << register == 0 => {}
-                _ => {
-                    let whole = insn.iced().op0_register().is_gpr64();
-                    last = match (insn.iced().mnemonic(), insn.ip_relative_target()) {
-                        (iced_x86::Mnemonic::Lea, Some(at)) if whole => Write::Address(at.0),
-                        (iced_x86::Mnemonic::Mov, _) if immediate(&insn).is_some() => {
-                            immediate(&insn).map_or(Write::Other, Write::Address)
-                        }
-                        _ => Write::Other,
-                    };
+    /// Whether every write of `register` that may have been the last one before `block` cleared its upper
+    /// half.
+    fn is_short(&mut self, register: u8, block: usize) -> bool {
+        let short = |write| match write {
+            Write::Short => true,
+            Write::Address(at) => at <= u64::from(u32::MAX),
+            Write::None | Write::Other => false,
+        };
+        self.writes_before(register, block, short)
+    }
+
+    /// Whether all writes of `register` that may have been the last one before `block` are `good`, and it
+    /// does not come from outside of the function.
+    fn writes_before(&mut self, register: u8, block: usize, mut good: impl FnMut(Write) -> bool) -> bool {
+        /// Most blocks looked at.
+        const LIMIT: usize = 2000;
+        let kept = [3u8, 4, 5, 12, 13, 14, 15].contains(&register);
+        let mut seen = vec![false; self.body.blocks.len()];
+        let (mut open, mut steps) = (vec![block], 0);
+        while let Some(next) = open.pop() {
+            let is_start = self.body.blocks.get(next).is_none_or(|b| b.start == self.entry);
+            let before = self.before.get(next).cloned().unwrap_or_default();
+            if is_start || before.is_empty() || self.body.roots.contains(&(next as u32)) {
+                return false;
+            }
+            for (block, edge) in before {
+                let block = block as usize;
+                // A call loses it, also where the block behind writes it in another way.
+                if matches!(edge, EdgeKind::CallFallThrough | EdgeKind::Catch) && !kept {
+                    return false;
+                }
+                if seen.get(block).is_none_or(|seen| *seen) {
+                    continue;
+                }
+                seen[block] = true;
+                steps += 1;
+                match self.last_write(block, register) {
+                    _ if steps > LIMIT => return false,
+                    Write::None => open.push(block),
+                    write if good(write) => {}
+                    _ => return false,
                 }
             }
         }
-        last
+        true
+    }
+
+    fn last_write(&mut self, block: usize, register: u8) -> Write {
+        let (body, code) = (self.body, &self.context.code);
+        let (Some(slot), Some(data)) = (self.writes.get_mut(block), body.blocks.get(block)) else {
+            return Write::Other;
+        };
+        let writes = slot.get_or_insert_with(|| {
+            let mut last = Box::new([Write::None; 16]);
+            for insn in code.insns(data.start..data.end) {
+                let written = stack::written(&insn);
+                for (number, last) in last.iter_mut().enumerate().filter(|(n, _)| written & 1 << n != 0) {
+                    let first = insn.iced().op0_register();
+                    let own = first.is_gpr() && first.full_register().number() == number;
+                    *last = if own { write_of(&insn) } else { Write::Other };
+                }
+            }
+            last
+        });
+        writes.get(usize::from(register)).copied().unwrap_or(Write::Other)
+    }
+}
+
+/// What an instruction writes to its first operand, a register.
+fn write_of(insn: &Insn) -> Write {
+    let first = insn.iced().op0_register();
+    match (insn.iced().mnemonic(), insn.ip_relative_target(), immediate(insn)) {
+        (Mnemonic::Lea, Some(at), _) if first.is_gpr64() => Write::Address(at.0),
+        (Mnemonic::Mov, _, Some(value)) => Write::Address(value),
+        _ if first.is_gpr32() && stack::writes_whole(insn) => Write::Short,
+        _ => Write::Other,
     }
 }
 
 /// `mov r32, imm32` and `mov r64, imm`.
-fn immediate(insn: &incise_isa::native::Insn) -> Option<u64> {
+fn immediate(insn: &Insn) -> Option<u64> {
     use iced_x86::Code;
     let code = insn.iced().code();
     let whole = matches!(code, Code::Mov_r32_imm32 | Code::Mov_r64_imm64 | Code::Mov_rm64_imm32);
@@ -379,12 +443,19 @@ fn immediate(insn: &incise_isa::native::Insn) -> Option<u64> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Constant,
-    Index(V),
+    /// Something between two bounds.
+    Index {
+        value: V,
+        low: u64,
+        high: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Write {
+pub(super) enum Write {
     None,
     Address(u64),
+    /// Its upper half is zero.
+    Short,
     Other,
 }

@@ -118,3 +118,18 @@ pub(super) fn written(insn: &Insn) -> u16 {
     });
     written.fold(0, |set, used| set | 1 << (used.register().full_register().number() & 15))
 }
+
+/// Whether the first operand, a 32-bit register, is written for certain, and no other register shares its
+/// write: then the upper half is cleared.
+pub(super) fn writes_whole(insn: &Insn) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(insn.iced());
+    let register = insn.iced().op0_register();
+    insn.iced().op0_kind() == OpKind::Register
+        && insn.iced().mnemonic() != Mnemonic::Bsf
+        && insn.iced().mnemonic() != Mnemonic::Bsr
+        && info.op0_access() != OpAccess::Read
+        && info.op0_access() != OpAccess::CondWrite
+        && register.is_gpr32()
+        && written(insn).count_ones() == 1
+}
