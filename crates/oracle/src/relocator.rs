@@ -44,6 +44,7 @@ impl Relocator for Incise {
             to: Addr(to),
             resolve: &|target: Addr| Addr(resolve(target.0)),
             shadow_stack: false,
+            moves: false,
         };
         native::relocate(&insn, &how, out).map_err(|error| Refusal::Refused(name(&error)))
     }

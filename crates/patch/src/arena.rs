@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use incise_isa::Addr;
-use incise_isa::native::Placement;
+use incise_isa::native::{Placement, Springboard};
 use rustc_hash::FxHashMap;
 
 /// Bytes of a page.
@@ -17,12 +17,17 @@ pub(crate) const PAGE: u64 = 4096;
 /// Sites of one stretch of text of this many bytes begin their search at the same address.
 const ANCHOR: u64 = 4 << 20;
 
+/// A page with less room than this is full.
+const FULL: u64 = 12;
+
 /// One reservation.
 #[derive(Clone, Debug)]
 pub(crate) struct Arena {
     range: Range<Addr>,
     pages: FxHashMap<u64, Box<Page>>,
     cursors: FxHashMap<(u32, u32), Addr>,
+    /// Numbers of the pages that packed allocations may share, in the order they came into use.
+    open: Vec<u64>,
 }
 
 /// Which bytes of a page are in use.
@@ -35,7 +40,7 @@ struct Page {
 impl Arena {
     /// An empty arena over `range`, which begins and ends on page boundaries.
     pub(crate) fn new(range: Range<Addr>) -> Arena {
-        Arena { range, pages: FxHashMap::default(), cursors: FxHashMap::default() }
+        Arena { range, pages: FxHashMap::default(), cursors: FxHashMap::default(), open: Vec::new() }
     }
 
     pub(crate) fn range(&self) -> Range<Addr> {
@@ -73,6 +78,43 @@ impl Arena {
                 Some(used) => from = used + 1,
             }
         }
+    }
+
+    /// Takes `len` bytes on a page that [`allocate_on_fresh`](Self::allocate_on_fresh) gave before.
+    pub(crate) fn allocate_on_used(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
+        let used = |page: &u64| self.pages.get(page).map_or(0, |page| u64::from(page.used));
+        let pages = self.open.iter().filter(|page| used(page) + len <= PAGE);
+        let at = pages.map(|page| Addr(page * PAGE)).find_map(|page| {
+            let end = page + (PAGE - len + 1);
+            let mut at = board.next(page, end)?;
+            while let Some(used) = self.last_used(at.span(len)) {
+                at = board.next(used + 1, end)?;
+            }
+            Some(at)
+        })?;
+        self.mark(at.span(len), true);
+        let page = at.0 / PAGE;
+        if self.pages.get(&page).is_some_and(|page| u64::from(page.used) > PAGE - FULL) {
+            self.open.retain(|open| *open != page);
+        }
+        Some(at)
+    }
+
+    /// Takes `len` bytes at the lowest suitable address from the first page in use on.
+    pub(crate) fn allocate_on_fresh(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
+        let home = self.open.iter().min().map_or(self.range.start, |page| Addr(page * PAGE));
+        let end = self.range.end - len;
+        let mut at = board.next(home, end).or_else(|| board.next(self.range.start, end))?;
+        while let Some(used) = self.last_used(at.span(len)) {
+            at = board.next(used + 1, end)?;
+        }
+        self.mark(at.span(len), true);
+        for page in at.0 / PAGE..=(at.0 + len - 1) / PAGE {
+            if !self.open.contains(&page) {
+                self.open.push(page);
+            }
+        }
+        Some(at)
     }
 
     /// Gives bytes back.
@@ -173,7 +215,6 @@ fn cursor_key(place: &Placement) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use incise_isa::native::Springboard;
 
     #[test]
     fn allocations_never_overlap_and_keep_their_constraint() {

@@ -216,7 +216,7 @@ impl Engine {
             self.counters[counter.0 as usize] = self.memory.quadword(near);
         }
         let dirty: Vec<Addr> = next.lists.iter().map(|(head, _)| *head).collect();
-        let shadow_stack = space.features().shadow_stack;
+        let features = space.features();
         let mut widened = 0;
         let plan = loop {
             let (instances, counters) = (&self.instances, &self.counters);
@@ -230,7 +230,7 @@ impl Engine {
                 },
                 dirty: &dirty,
                 policy: policy.traps,
-                shadow_stack,
+                features,
             };
             let formed = form(&input);
             if !formed.unread.is_empty() {

@@ -7,7 +7,7 @@ use incise_isa::native::{
     Assembler, Flow, Insn, Live, Relocation, SPRINGBOARD_LEN, Springboard, TRAP, flags_live_through,
     live_before, relocate,
 };
-use incise_space::{Bytes, Edit, Landing};
+use incise_space::{Bytes, Edit, Features, Landing};
 use smallvec::{SmallVec, smallvec};
 
 use crate::code::{Code, LOOKAHEAD};
@@ -273,18 +273,18 @@ pub(crate) fn build<'s>(
     at: Addr,
     code: &Code,
     snippets: &dyn Fn(Addr) -> &'s [Ready],
-    shadow_stack: bool,
+    features: Features,
     buffer: Vec<u8>,
 ) -> Result<Built, Refusal> {
     // Landings are known after a first round; their distance, and so all sizes, are the same in both.
     let unknown = shape.insns.iter().map(|insn| Head { at: insn.addr(), landing: 0 }).collect();
-    let mut built = assemble(shape, at, code, snippets, shadow_stack, buffer, &unknown)?;
+    let mut built = assemble(shape, at, code, snippets, features, buffer, &unknown)?;
     let refers_inside = shape.insns.iter().any(|insn| {
         insn.flow().target().is_some_and(|target| shape.insns.iter().any(|head| head.addr() == target))
     });
     if refers_inside {
         built.code.clear();
-        built = assemble(shape, at, code, snippets, shadow_stack, built.code, &built.heads)?;
+        built = assemble(shape, at, code, snippets, features, built.code, &built.heads)?;
     }
     Ok(built)
 }
@@ -294,7 +294,7 @@ fn assemble<'s>(
     at: Addr,
     code: &Code,
     snippets: &dyn Fn(Addr) -> &'s [Ready],
-    shadow_stack: bool,
+    features: Features,
     buffer: Vec<u8>,
     landings: &Heads,
 ) -> Result<Built, Refusal> {
@@ -315,7 +315,7 @@ fn assemble<'s>(
         if shape.board == Board::Retarget {
             asm.jump(insn.flow().target().unwrap_or(insn.end()));
         } else if !insn.is_nop() {
-            asm = displace(asm, insn, &resolve, shadow_stack)?;
+            asm = displace(asm, insn, &resolve, features)?;
         }
     }
     let last = &shape.insns[shape.insns.len() - 1];
@@ -323,7 +323,7 @@ fn assemble<'s>(
         // A thread that meets a trap at the site still has to make the call.
         if let Flow::Call(_) = last.flow() {
             heads[0].landing = asm.bytes().len() as u32;
-            asm = displace(asm, last, &|_| at, false)?;
+            asm = displace(asm, last, &|_| at, Features { shadow_stack: false, ..features })?;
         }
     } else if last.flow().falls_through() && !matches!(last.flow(), Flow::Call(_) | Flow::IndirectCall) {
         // A displaced call comes back to the original code by itself.
@@ -339,10 +339,11 @@ fn displace(
     asm: Assembler,
     insn: &Insn,
     resolve: &dyn Fn(Addr) -> Addr,
-    shadow_stack: bool,
+    features: Features,
 ) -> Result<Assembler, Refusal> {
     let origin = asm.here() - asm.bytes().len() as u64;
-    let how = Relocation { to: asm.here(), resolve, shadow_stack };
+    let Features { shadow_stack, moves, .. } = features;
+    let how = Relocation { to: asm.here(), resolve, shadow_stack, moves };
     let mut bytes = asm.into_bytes();
     relocate(insn, &how, &mut bytes)?;
     let here = origin + bytes.len() as u64;

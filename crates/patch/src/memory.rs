@@ -130,6 +130,12 @@ impl Memory {
         None
     }
 
+    /// The same on as few pages as can be: any trap byte will do, and a page that is in use comes first.
+    pub(crate) fn allocate_packed(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
+        let used = self.arenas.iter_mut().find_map(|arena| arena.allocate_on_used(board, len));
+        used.or_else(|| self.arenas.iter_mut().find_map(|arena| arena.allocate_on_fresh(board, len)))
+    }
+
     /// Gives trampoline bytes back.
     pub(crate) fn free(&mut self, range: Range<Addr>) {
         if let Some(arena) = self.arenas.iter_mut().find(|arena| arena.range().contains(&range.start)) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use incise_isa::Addr;
 use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
-use incise_space::Edit;
+use incise_space::{Edit, Features};
 use rustc_hash::FxHashMap;
 
 use crate::code::Code;
@@ -43,7 +43,7 @@ pub(crate) struct Input<'a> {
     /// Heads whose snippets changed, ascending.
     pub dirty: &'a [Addr],
     pub policy: TrapPolicy,
-    pub shadow_stack: bool,
+    pub features: Features,
 }
 
 /// Finds places for the trampolines of the groups that were formed. They are taken from `memory`; if the plan is
@@ -132,7 +132,7 @@ impl Placer<'_, '_> {
             let (at, stub) = self.allocate(shape, len).ok_or_else(none)?;
             let taken = Taken { at, len, stub };
             let buffer = self.plan.code.take_buffer();
-            let built = match build(shape, at, self.input.code, &snippets, self.input.shadow_stack, buffer) {
+            let built = match build(shape, at, self.input.code, &snippets, self.input.features, buffer) {
                 Ok(built) => built,
                 Err(refusal) => {
                     taken.give_back(self.memory);
@@ -191,15 +191,21 @@ impl Placer<'_, '_> {
 
     fn constrained(&mut self, shape: &Shape, len: u64) -> Option<Addr> {
         match shape.board {
-            Board::Jump(board) | Board::HotPatch(board) | Board::Pun(board) => {
-                self.memory.allocate(board.placements(), len)
-            }
+            Board::Jump(board) | Board::HotPatch(board) | Board::Pun(board) => self.take(&board, len),
             Board::Retarget | Board::Trap => self.anywhere(shape, len),
         }
     }
 
     fn anywhere(&mut self, shape: &Shape, len: u64) -> Option<Addr> {
-        self.memory.allocate(Springboard::new(shape.start, 0).placements(), len)
+        self.take(&Springboard::new(shape.start, 0), len)
+    }
+
+    fn take(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
+        if self.input.features.packed {
+            self.memory.allocate_packed(board, len)
+        } else {
+            self.memory.allocate(board.placements(), len)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Address spaces: where code lives and is changed.
 //!
 //! The only floor that does system calls. [`AddressSpace`] is what the engines see; [`own`] changes the
-//! process it runs in, [`remote`] changes another process through ptrace, [`file`] changes a program on disk.
+//! process it runs in, [`remote`] changes another process through ptrace, [`mod@file`] changes a program on disk.
 
 #![deny(unsafe_code)]
 
@@ -49,6 +49,10 @@ pub struct Applied {
 pub struct Features {
     /// User shadow stacks are enabled in the target: no `ret` without its `call`.
     pub shadow_stack: bool,
+    /// The program may be loaded elsewhere than where it is changed: code must hold no addresses.
+    pub moves: bool,
+    /// Every page of trampolines has its cost, however far apart they are: few pages count more than quick planning.
+    pub packed: bool,
 }
 
 /// A place where code lives and can be changed.

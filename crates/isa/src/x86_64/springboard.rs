@@ -24,6 +24,31 @@ pub fn is_illegal(byte: u8) -> bool {
     ILLEGAL.contains(&byte)
 }
 
+/// For every byte the least one that traps and is not below it, 256 if there is none; the second table is that of
+/// bytes with their topmost bit inverted.
+const NEXT_TRAP: [[u16; 256]; 2] = [next_trap(0), next_trap(0x80)];
+
+const fn next_trap(bias: u8) -> [u16; 256] {
+    let mut traps = [false; 256];
+    traps[(TRAP ^ bias) as usize] = true;
+    let mut n = 0;
+    while n < ILLEGAL.len() {
+        traps[(ILLEGAL[n] ^ bias) as usize] = true;
+        n += 1;
+    }
+    let mut table = [256; 256];
+    let mut byte = 256;
+    let mut next = 256;
+    while byte > 0 {
+        byte -= 1;
+        if traps[byte] {
+            next = byte as u16;
+        }
+        table[byte] = next;
+    }
+    table
+}
+
 /// The addresses at which the trampoline of a site may begin: all `a` with
 /// `(a - base) & mask == value`, in reach of a signed 32-bit displacement from `base`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -149,9 +174,65 @@ impl Springboard {
         }))
     }
 
+    /// The lowest address not below `from`, and below `end`, at which the trampoline may begin. Unlike in
+    /// [`placements`](Self::placements), every head may be any byte that traps: that is many more places.
+    pub fn next(&self, from: Addr, end: Addr) -> Option<Addr> {
+        let base = self.site + SPRINGBOARD_LEN as u64;
+        let lowest = base.0.saturating_sub(1 << 31);
+        // As in `Placement::next`: the topmost byte is biased, so that order is that of addresses.
+        let biased = from.0.max(lowest).wrapping_sub(base.0) as i64 + (1 << 31);
+        let biased = u32::try_from(biased).ok()?;
+        let found = self.least(3, biased.to_le_bytes(), true)?;
+        let at = base.offset(i64::from(u32::from_le_bytes(found)) - (1 << 31));
+        (at < end).then_some(at)
+    }
+
+    /// The least biased displacement whose bytes up to `index` are allowed; not below `from` if `tight`.
+    fn least(&self, index: usize, from: [u8; 4], tight: bool) -> Option<[u8; 4]> {
+        let low = if tight { from[index] } else { 0 };
+        let mut next = u16::from(low);
+        loop {
+            let byte = u8::try_from(self.least_byte(index, next)).ok()?;
+            let rest = match index {
+                0 => Some([0; 4]),
+                _ => self.least(index - 1, from, tight && byte == low),
+            };
+            if let Some(mut found) = rest {
+                found[index] = byte;
+                return Some(found);
+            }
+            next = u16::from(byte) + 1;
+        }
+    }
+
+    /// The least biased byte not below `low` that is allowed at `index`; 256 if there is none.
+    fn least_byte(&self, index: usize, low: u16) -> u16 {
+        let bias = if index == 3 { 0x80 } else { 0 };
+        let (mask, value) = self.kept;
+        if (mask >> (8 * index)) as u8 != 0 {
+            let only = u16::from((value >> (8 * index)) as u8 ^ bias);
+            return if only >= low { only } else { 256 };
+        }
+        if self.heads & (2 << index) == 0 {
+            return low;
+        }
+        NEXT_TRAP[usize::from(bias != 0)].get(usize::from(low)).copied().unwrap_or(256)
+    }
+
+    /// Whether byte `index` of the displacement may be `byte`.
+    fn allows(&self, index: usize, byte: u8) -> bool {
+        let (mask, value) = self.kept;
+        let kept = (mask >> (8 * index)) as u8 == 0 || (value >> (8 * index)) as u8 == byte;
+        let is_head = self.heads & (2 << index) != 0;
+        kept && (!is_head || byte == TRAP || is_illegal(byte))
+    }
+
     /// The five bytes of `jmp trampoline`, or nothing if a head would not be a trap.
     pub fn encode(&self, trampoline: Addr) -> Option<[u8; SPRINGBOARD_LEN]> {
-        self.placements().any(|p| p.admits(trampoline)).then(|| jump(self.site, trampoline))
+        let base = self.site + SPRINGBOARD_LEN as u64;
+        let displacement = (trampoline.offset_from(base) as i32).to_le_bytes();
+        let allowed = (0..4).all(|index| self.allows(index, displacement[index]));
+        (allowed && trampoline.in_rel32_of(base)).then(|| jump(self.site, trampoline))
     }
 }
 
@@ -179,6 +260,20 @@ mod tests {
                     let trap = *byte == TRAP || (offset == 4 && ILLEGAL.contains(byte));
                     assert!(heads & (1 << offset) == 0 || trap, "{heads:#b}: {bytes:02x?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_place_is_the_lowest_that_can_be_encoded() {
+        let site = Addr(0x7f12_3456_7890);
+        for heads in (0u8..32).step_by(2) {
+            let board = Springboard::new(site, heads);
+            for start in [site - 0x7fff_0000, site - 0x3456_789a, site, site + 0x5f_0000, site + 0x60ff_ff00]
+            {
+                let end = start + (1 << 17);
+                let slow = (0..1 << 17).map(|n| start + n).find(|&at| board.encode(at).is_some());
+                assert_eq!(board.next(start, end), slow, "{heads:#b} from {start}");
             }
         }
     }

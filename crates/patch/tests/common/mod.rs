@@ -162,6 +162,6 @@ impl AddressSpace for FakeSpace {
     }
 
     fn features(&self) -> Features {
-        Features { shadow_stack: self.shadow_stack }
+        Features { shadow_stack: self.shadow_stack, ..Features::default() }
     }
 }

@@ -11,7 +11,7 @@ use super::PAGE;
 use super::append::{self, Change};
 use super::code::Code;
 use super::data::Data;
-use super::elf::{Headers, PF_R, PF_W, PF_X, Segment};
+use super::elf::{ET_EXEC, Headers, PF_R, PF_W, PF_X, Segment};
 use super::error::FileError;
 use super::output::Output;
 use super::record::{Counting, PatchEntry, Record};
@@ -298,7 +298,7 @@ impl AddressSpace for FileSpace {
     }
 
     fn features(&self) -> Features {
-        Features::default()
+        Features { moves: self.headers.file_type != ET_EXEC, packed: true, ..Features::default() }
     }
 }
 

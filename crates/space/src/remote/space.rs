@@ -166,6 +166,6 @@ impl AddressSpace for RemoteSpace {
     fn features(&self) -> Features {
         let tracees = self.tracees.borrow();
         let status = tracees.live_thread(self.memory).ok().and_then(|tid| procfs::status(tid).ok());
-        Features { shadow_stack: status.is_some_and(|status| status.shadow_stack) }
+        Features { shadow_stack: status.is_some_and(|status| status.shadow_stack), ..Features::default() }
     }
 }

@@ -17,9 +17,14 @@ use crate::Addr;
 use crate::x86_64::{Assembler, Gpr, Insn};
 
 /// `call rel32`. Prefixes are dropped, as in a direct jump.
-pub(super) fn direct(insn: &Insn, target: Addr, asm: &mut Assembler) -> Result<(), RelocateError> {
+pub(super) fn direct(
+    insn: &Insn,
+    target: Addr,
+    moves: bool,
+    asm: &mut Assembler,
+) -> Result<(), RelocateError> {
     check_operand_size(insn)?;
-    let pushed = ReturnAddress::of(insn);
+    let pushed = ReturnAddress::of(insn, moves, asm)?;
     if asm.reaches(target, u64::from(pushed.push_len()) + 5) {
         pushed.push(5, asm);
         asm.jump(target);
@@ -32,9 +37,9 @@ pub(super) fn direct(insn: &Insn, target: Addr, asm: &mut Assembler) -> Result<(
 }
 
 /// `call r/m`.
-pub(super) fn indirect(insn: &Insn, asm: &mut Assembler) -> Result<(), RelocateError> {
+pub(super) fn indirect(insn: &Insn, moves: bool, asm: &mut Assembler) -> Result<(), RelocateError> {
     check_operand_size(insn)?;
-    let pushed = ReturnAddress::of(insn);
+    let pushed = ReturnAddress::of(insn, moves, asm)?;
     if let Some(target) = insn.ip_relative_target() {
         return ip_relative(insn, target, &pushed, asm);
     }
@@ -156,38 +161,59 @@ fn return_under_target(pushed: &ReturnAddress, asm: &mut Assembler) {
     pushed.literal(asm);
 }
 
-/// The return address of the original call, and how it is pushed: as an immediate if it fits, else from
-/// a literal behind the code.
-struct ReturnAddress(Addr);
+/// The return address of the original call, and how it is pushed.
+enum ReturnAddress {
+    /// As an immediate.
+    Immediate(i32),
+    /// From a literal behind the code.
+    Literal(Addr),
+    /// By its distance, where nothing may hold an address: `push rax ; lea rax, [rip+x] ; xchg [rsp], rax`.
+    Distance(Addr),
+}
 
 impl ReturnAddress {
-    fn of(insn: &Insn) -> ReturnAddress {
-        ReturnAddress(insn.end())
-    }
-
-    fn immediate(&self) -> Option<i32> {
-        let value = self.0.0 as i32;
-        (value as u64 == self.0.0).then_some(value)
+    fn of(insn: &Insn, moves: bool, asm: &Assembler) -> Result<ReturnAddress, RelocateError> {
+        let (at, target) = (insn.addr(), insn.end());
+        if moves {
+            let reached = asm.reaches(target, super::MAX_RELOCATED_LEN as u64);
+            return if reached {
+                Ok(ReturnAddress::Distance(target))
+            } else {
+                Err(RelocateError::OutOfReach { at, target })
+            };
+        }
+        let value = target.0 as i32;
+        let fits = value as u64 == target.0;
+        Ok(if fits { ReturnAddress::Immediate(value) } else { ReturnAddress::Literal(target) })
     }
 
     fn push_len(&self) -> u8 {
-        if self.immediate().is_some() { 5 } else { 6 }
+        match self {
+            ReturnAddress::Immediate(_) => 5,
+            ReturnAddress::Literal(_) => 6,
+            ReturnAddress::Distance(_) => 12,
+        }
     }
 
     /// Pushes it; `behind` bytes of code come before [`ReturnAddress::literal`].
     fn push(&self, behind: u8, asm: &mut Assembler) {
-        match self.immediate() {
-            Some(value) => {
+        match self {
+            ReturnAddress::Immediate(value) => {
                 asm.raw(&[0x68]);
                 asm.raw(&value.to_le_bytes());
             }
-            None => asm.raw(&[0xFF, 0x35, behind, 0, 0, 0]),
+            ReturnAddress::Literal(_) => asm.raw(&[0xFF, 0x35, behind, 0, 0, 0]),
+            ReturnAddress::Distance(address) => {
+                asm.push(Gpr::Rax);
+                asm.relative(&[0x48, 0x8D, 0x05], *address);
+                asm.raw(&[0x48, 0x87, 0x04, 0x24]);
+            }
         }
     }
 
     fn literal(&self, asm: &mut Assembler) {
-        if self.immediate().is_none() {
-            asm.raw(&self.0.0.to_le_bytes());
+        if let ReturnAddress::Literal(address) = self {
+            asm.raw(&address.0.to_le_bytes());
         }
     }
 }
@@ -214,10 +240,30 @@ mod tests {
     #[test]
     fn a_return_address_that_fits_is_an_immediate() {
         let insn = decode(&hex("e8 00 01 00 00"), Addr(0x40_1000)).expect("an instruction");
-        let how = Relocation { to: Addr(0x50_0000), resolve: &|target| target, shadow_stack: false };
+        let how =
+            Relocation { to: Addr(0x50_0000), resolve: &|target| target, shadow_stack: false, moves: false };
         let mut out = Vec::new();
         relocate(&insn, &how, &mut out).expect("a copy");
         assert_eq!(out, hex("68 05 10 40 00 e9 fb 10 f0 ff"));
+    }
+
+    #[test]
+    fn a_copy_that_may_be_loaded_anywhere_holds_no_address() {
+        let insn = |text: &str| decode(&hex(text), Addr(0x40_1000)).expect("an instruction");
+        let how =
+            |to| Relocation { to: Addr(to), resolve: &|target| target, shadow_stack: false, moves: true };
+        let copy = |text: &str, to| {
+            let mut out = Vec::new();
+            relocate(&insn(text), &how(to), &mut out).map(|()| out)
+        };
+        // push rax; lea rax, [0x401005]; xchg [rsp], rax; jmp 0x401105.
+        let expected = "50 48 8d 05 fd 0f f0 ff 48 87 04 24 e9 f4 10 f0 ff";
+        assert_eq!(copy("e8 00 01 00 00", 0x50_0000), Ok(hex(expected)));
+        assert_eq!(copy("0f 05", 0x50_0000), Ok(hex("0f 05 48 8d 0d f9 0f f0 ff")));
+        for text in ["e8 00 01 00 00", "ff d0", "ff 15 00 00 00 00", "0f 05", "48 8d 05 00 00 00 00", "74 10"]
+        {
+            assert!(matches!(copy(text, 0x2_0000_0000), Err(RelocateError::OutOfReach { .. })), "{text}");
+        }
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Relocation<'a> {
     pub resolve: &'a dyn Fn(Addr) -> Addr,
     /// Whether the program may run with a shadow stack, so that a return has to match a call.
     pub shadow_stack: bool,
+    /// Whether the copy may be loaded elsewhere, as far from the program as planned: it must hold no address then.
+    pub moves: bool,
 }
 
 /// Why an instruction cannot be run at another address.
@@ -103,6 +105,14 @@ pub enum RelocateError {
         /// The instruction.
         at: Addr,
     },
+    /// The program may be loaded anywhere, so that only what is in reach can be told by its distance.
+    #[error("{at}: {target} is out of reach of a copy that may be loaded anywhere")]
+    OutOfReach {
+        /// The instruction.
+        at: Addr,
+        /// What it refers to.
+        target: Addr,
+    },
     /// The operand is encoded in a way that is not known here.
     #[error("{at}: the encoding of the operand is not known")]
     Encoding {
@@ -124,6 +134,7 @@ impl RelocateError {
             | FarPointer { at, .. }
             | Enclave { at }
             | NoScratch { at }
+            | OutOfReach { at, .. }
             | Encoding { at } => at,
         }
     }
@@ -157,6 +168,12 @@ pub fn relocate(insn: &Insn, how: &Relocation, out: &mut Vec<u8>) -> Result<(), 
 
 fn displace(insn: &Insn, flow: Flow, how: &Relocation, asm: &mut Assembler) -> Result<(), RelocateError> {
     let at = insn.addr();
+    if how.moves
+        && let Some(target) = flow.target().map(how.resolve).or(insn.ip_relative_target())
+        && !target.in_rel32_of(asm.here() + MAX_RELOCATED_LEN as u64)
+    {
+        return Err(RelocateError::OutOfReach { at, target });
+    }
     match flow {
         Flow::Next if insn.iced().code() == Code::Enclu => Err(RelocateError::Enclave { at }),
         Flow::Next => memory::displace(insn, asm),
@@ -164,10 +181,10 @@ fn displace(insn: &Insn, flow: Flow, how: &Relocation, asm: &mut Assembler) -> R
         Flow::IndirectJump => jump::indirect(insn, how.shadow_stack, asm),
         Flow::Branch(target) => branch::displace(insn, (how.resolve)(target), asm),
         Flow::Call(_) | Flow::IndirectCall if how.shadow_stack => Err(RelocateError::ShadowStack { at }),
-        Flow::Call(target) => call::direct(insn, (how.resolve)(target), asm),
-        Flow::IndirectCall => call::indirect(insn, asm),
+        Flow::Call(target) => call::direct(insn, (how.resolve)(target), how.moves, asm),
+        Flow::IndirectCall => call::indirect(insn, how.moves, asm),
         Flow::Begin(target) => special::begin(insn, (how.resolve)(target), asm),
-        Flow::Syscall => special::syscall(insn, asm),
+        Flow::Syscall => special::syscall(insn, how.moves, asm),
         Flow::Trap => Err(RelocateError::Interrupt { at }),
         Flow::Far => special::far(insn, asm),
         // What stops never looks at its operand.
@@ -235,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_shadow_stack_refuses_what_returns_without_a_call() {
-        let how = |to| Relocation { to, resolve: &|target| target, shadow_stack: true };
+        let how = |to| Relocation { to, resolve: &|target| target, shadow_stack: true, moves: false };
         let refused = Err(RelocateError::ShadowStack { at: FROM });
         for bytes in ["e8 00 00 00 00", "ff d0", "ff 15 00 00 00 00", "ff 54 24 08"] {
             assert_eq!(copy_with(bytes, &how(NEAR)), refused, "{bytes}");
@@ -256,7 +273,7 @@ mod tests {
     #[test]
     fn only_targets_are_resolved_and_the_length_follows_their_reach() {
         let resolve = |target: Addr| if target == FROM + 0x42 { NEAR + 0x100 } else { FAR };
-        let how = Relocation { to: NEAR, resolve: &resolve, shadow_stack: false };
+        let how = Relocation { to: NEAR, resolve: &resolve, shadow_stack: false, moves: false };
         let same = Relocation { resolve: &|target| target, ..how };
         // Targets near the copy, wherever that is, give the same length.
         for bytes in ["eb 40", "74 40", "e2 40", "c7 f8 3c 00 00 00", "e8 3d 00 00 00"] {

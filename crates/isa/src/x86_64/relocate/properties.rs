@@ -72,7 +72,8 @@ fn instructions(seed: u64, count: usize, ip_relative: bool) -> impl Iterator<Ite
 
 fn copy(insn: &Insn, to: Addr) -> Result<Vec<u8>, RelocateError> {
     let mut out = Vec::new();
-    relocate(insn, &Relocation { to, resolve: &|target| target, shadow_stack: false }, &mut out).map(|()| out)
+    relocate(insn, &Relocation { to, resolve: &|target| target, shadow_stack: false, moves: false }, &mut out)
+        .map(|()| out)
 }
 
 /// The instructions of a copy, up to where its literals begin.

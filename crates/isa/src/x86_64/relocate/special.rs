@@ -23,12 +23,20 @@ pub(super) fn begin(insn: &Insn, target: Addr, asm: &mut Assembler) -> Result<()
 
 /// `syscall` leaves the address behind itself in `rcx` (AMD APM vol. 3, SYSCALL): the original's is put
 /// there. `sysenter` has no such address.
-pub(super) fn syscall(insn: &Insn, asm: &mut Assembler) -> Result<(), RelocateError> {
+pub(super) fn syscall(insn: &Insn, moves: bool, asm: &mut Assembler) -> Result<(), RelocateError> {
     if insn.iced().mnemonic() != Mnemonic::Syscall {
         return Err(RelocateError::Sysenter { at: insn.addr() });
     }
+    let (at, target) = (insn.addr(), insn.end());
+    if moves && !asm.reaches(target, super::MAX_RELOCATED_LEN as u64) {
+        return Err(RelocateError::OutOfReach { at, target });
+    }
     asm.raw(insn.bytes());
-    asm.mov_imm(Gpr::Rcx, insn.end().0);
+    if moves {
+        asm.relative(&[0x48, 0x8D, 0x0D], insn.end()); // lea rcx, [rip + x]
+    } else {
+        asm.mov_imm(Gpr::Rcx, insn.end().0);
+    }
     Ok(())
 }
 

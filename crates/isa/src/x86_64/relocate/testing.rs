@@ -14,7 +14,7 @@ pub const FAR: Addr = Addr(0x7e00_0000_0000);
 
 /// The copy at `to` of the instruction at [`FROM`]; targets have not moved.
 pub fn copy(original: &str, to: Addr) -> Result<Vec<u8>, RelocateError> {
-    copy_with(original, &Relocation { to, resolve: &|target| target, shadow_stack: false })
+    copy_with(original, &Relocation { to, resolve: &|target| target, shadow_stack: false, moves: false })
 }
 
 /// The copy of the instruction at [`FROM`].
