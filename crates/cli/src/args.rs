@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use incise::TrapPolicy;
 
+pub use crate::patching::args::{FindArgs, InspectArgs, PatchArgs, PatchesArgs};
+
 /// Put code into programs that already exist.
 #[derive(Parser, Debug)]
 #[command(name = "incise", version, max_term_width = 100, arg_required_else_help = true)]
@@ -27,8 +29,16 @@ pub enum Command {
     Rewrite(RewriteArgs),
     /// Show what a rewritten program has counted so far.
     Report(ReportArgs),
-    /// Give back the original of a file that was rewritten.
+    /// Give back the original of a file that was rewritten, or take patches back.
     Undo(UndoArgs),
+    /// Look at a program: disassembly, memory, strings.
+    Inspect(InspectArgs),
+    /// Find a string or constant, who uses it, and which branches decide that.
+    Find(FindArgs),
+    /// Change a program: a running one, one that starts, or a file.
+    Patch(PatchArgs),
+    /// List the patches in a process or a file.
+    Patches(PatchesArgs),
     /// Tell what this machine allows, and what to do about what it does not.
     Doctor(DoctorArgs),
 }
@@ -165,9 +175,12 @@ pub struct ReportArgs {
 /// Arguments of `undo`.
 #[derive(Args, Debug)]
 pub struct UndoArgs {
-    /// The file that was rewritten; it is replaced by its original.
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// The file that was rewritten; it is replaced by its original. With -p, the number of a patch instead.
+    #[arg(value_name = "FILE|ID", required_unless_present = "pid")]
+    pub file: Option<PathBuf>,
+    /// Take a patch of a running process back; all of them, if no ID is given.
+    #[arg(short, long, value_name = "PID", conflicts_with = "output")]
+    pub pid: Option<i32>,
     /// Write the original to OUT, and leave FILE as it is.
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,

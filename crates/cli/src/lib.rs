@@ -7,6 +7,7 @@ mod count;
 mod counts;
 mod doctor;
 mod list;
+pub mod patching;
 mod report;
 mod rewrite;
 mod signals;
@@ -28,6 +29,10 @@ pub fn main() -> ExitCode {
         Command::Rewrite(args) => rewrite::run(&args),
         Command::Report(args) => counts::run(&args),
         Command::Undo(args) => undo::run(&args),
+        Command::Inspect(args) => patching::inspect(&args),
+        Command::Find(args) => patching::find(&args),
+        Command::Patch(args) => patching::patch(&args),
+        Command::Patches(args) => patching::patches(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -24,6 +24,7 @@
 pub mod callback;
 mod count;
 mod file;
+pub mod patching;
 mod point;
 mod program;
 mod session;

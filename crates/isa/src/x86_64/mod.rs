@@ -9,6 +9,7 @@ mod gpr;
 mod liveness;
 mod relocate;
 mod springboard;
+mod text;
 
 pub use assemble::{Assembler, OutOfReach};
 pub use assembler::{AsmError, Syntax, assemble};
@@ -18,6 +19,7 @@ pub use gpr::{Gpr, GprSet};
 pub use liveness::{Live, flags_live_before, flags_live_through, live_before};
 pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
 pub use springboard::{Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal};
+pub use text::Constant;
 
 #[cfg(test)]
 mod testing {

@@ -13,8 +13,10 @@
 //! | `landings.rs` | the table of landings and the handler in the target |
 //! | `apply.rs`, `swap.rs`, `journal.rs` | changes of live code |
 //! | `quiescence.rs`, `removal.rs` | taking things out again |
+//! | `adopt.rs` | changes that outlive their tracer |
 //! | `tracer.rs`, `launch.rs`, `attach.rs`, `event.rs`, `space.rs` | what the floors above see |
 
+mod adopt;
 mod apply;
 mod attach;
 mod event;

@@ -110,6 +110,26 @@ impl RemoteSpace {
         self.tracees.borrow_mut().remove_all(self.memory)
     }
 
+    /// Takes over executable memory that an earlier tracer mapped with [`map_code`](AddressSpace::map_code) and left.
+    ///
+    /// # Errors
+    /// [`SpaceError::NotReserved`] if it is not of that kind.
+    pub fn adopt_code(&mut self, range: Range<Addr>) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().adopt_code(self.memory, range)
+    }
+
+    /// Changes data, whatever the protection of its pages, while all threads stand still. Nobody puts it back: it is
+    /// not among what [`restore_code`](Self::restore_code) knows.
+    ///
+    /// # Errors
+    /// [`SpaceError::Changed`] if `old` is not there; [`SpaceError::BadEdit`] if `new` is of another length.
+    pub fn write_data(&mut self, at: Addr, old: &[u8], new: &[u8]) -> Result<(), SpaceError> {
+        if old.len() != new.len() {
+            return Err(SpaceError::BadEdit { at, reason: "it does not replace bytes by as many" });
+        }
+        self.tracees.borrow_mut().write_data(self.memory, at, old, new)
+    }
+
     /// Makes sure that the traps work without a tracer, over handlers that the program has installed
     /// meanwhile: to be called before a process is left with traps in it.
     ///

@@ -1,0 +1,174 @@
+//! The command line of patching by hand, as clap sees it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// Text about places, for the help of several commands.
+const WHERE: &str = "WHERE is one of:
+  main, entry     also of a stripped program: told from its entry code
+  puts            a symbol; libc!puts+0x10 in a module, and behind its start
+  '*0x401136'     an address, also of data; of a file, where it is linked
+  rip             where the first thread of a process is";
+
+/// The syntax of assembly.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SyntaxArg {
+    /// `mov eax, 1`
+    #[default]
+    Intel,
+    /// `movl $1, %eax`
+    Att,
+}
+
+/// What is looked at: the last words of a command line.
+#[derive(Args, Debug)]
+pub struct TargetArgs {
+    /// A running process.
+    #[arg(short, long, value_name = "PID", conflicts_with = "program")]
+    pub pid: Option<i32>,
+    /// A program to start, and its arguments.
+    #[arg(last = true, value_name = "CMD")]
+    pub program: Vec<OsString>,
+}
+
+/// Arguments of `inspect`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "incise inspect [OPTIONS] <FILE> [WHERE]\n       incise inspect [OPTIONS] -p <PID> [WHERE]\n       incise inspect [OPTIONS] [WHERE] -- <CMD> [ARGS]..."
+)]
+#[command(after_help = WHERE)]
+pub struct InspectArgs {
+    /// The file (without -p and CMD), and the place; main, or else the entry point.
+    #[arg(value_name = "FILE|WHERE")]
+    pub words: Vec<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// How many instructions, or lines of 16 bytes with --hex.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub count: usize,
+    /// Show the memory map.
+    #[arg(long, conflicts_with_all = ["strings", "hex"])]
+    pub maps: bool,
+    /// Show the strings of the program.
+    #[arg(long, conflicts_with = "hex")]
+    pub strings: bool,
+    /// Show bytes instead of instructions.
+    #[arg(long)]
+    pub hex: bool,
+    /// The syntax of the disassembly.
+    #[arg(long, value_enum, default_value_t)]
+    pub syntax: SyntaxArg,
+    /// Print JSON Lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `find`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "incise find [OPTIONS] <FILE> <TEXT>\n       incise find [OPTIONS] -p <PID> <TEXT>\n       incise find [OPTIONS] <TEXT> -- <CMD> [ARGS]...\n       (or --bytes <HEX>, --imm <VALUE> instead of TEXT)"
+)]
+pub struct FindArgs {
+    /// The file (without -p and CMD), and the text.
+    #[arg(value_name = "FILE|TEXT")]
+    pub words: Vec<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Look for bytes.
+    #[arg(long, value_name = "HEX", conflicts_with = "imm")]
+    pub bytes: Option<String>,
+    /// Look for instructions with this immediate operand.
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+    pub imm: Option<String>,
+    /// The syntax of the disassembly.
+    #[arg(long, value_enum, default_value_t)]
+    pub syntax: SyntaxArg,
+    /// Print JSON Lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `patch`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "incise patch [OPTIONS] <FILE> <WHERE> <CHANGE> (-o <OUT> | --in-place)\n       incise patch [OPTIONS] -p <PID> <WHERE> <CHANGE>\n       incise patch [OPTIONS] <WHERE> <CHANGE> -- <CMD> [ARGS]..."
+)]
+#[command(after_help = WHERE)]
+pub struct PatchArgs {
+    /// The file (without -p and CMD), the place, and assembly text: instructions between `;`.
+    #[arg(value_name = "FILE|WHERE|ASSEMBLY")]
+    pub words: Vec<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// CHANGE: these bytes.
+    #[arg(long, value_name = "HEX", group = "change")]
+    pub bytes: Option<String>,
+    /// CHANGE: nothing runs in place of the instruction.
+    #[arg(long, group = "change")]
+    pub nop: bool,
+    /// CHANGE: a conditional branch is taken when it was not, and the other way round.
+    #[arg(long, group = "change")]
+    pub invert: bool,
+    /// CHANGE: a conditional branch is always taken.
+    #[arg(long, group = "change")]
+    pub always: bool,
+    /// CHANGE: a conditional branch is never taken.
+    #[arg(long, group = "change")]
+    pub never: bool,
+    /// CHANGE: the function at WHERE returns VALUE at once.
+    #[arg(long = "return", value_name = "VALUE", group = "change", allow_hyphen_values = true)]
+    pub return_value: Option<String>,
+    /// CHANGE: a call of another place.
+    #[arg(long, value_name = "WHERE", group = "change")]
+    pub call: Option<String>,
+    /// CHANGE: a jump to another place.
+    #[arg(long, value_name = "WHERE", group = "change")]
+    pub jump: Option<String>,
+    /// CHANGE: another string, not longer than the one at WHERE.
+    #[arg(long, value_name = "TEXT", group = "change")]
+    pub string: Option<String>,
+    /// CHANGE: other data bytes.
+    #[arg(long, value_name = "HEX", group = "change")]
+    pub data: Option<String>,
+    /// How many instructions are replaced.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+    pub count: usize,
+    /// Refuse if these bytes are not at WHERE.
+    #[arg(long, value_name = "HEX")]
+    pub expect: Option<String>,
+    /// Show what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Make the same change in a copy of the program's file.
+    #[arg(long, value_name = "OUT")]
+    pub save: Option<PathBuf>,
+    /// Of a file: where to write it.
+    #[arg(short, long, value_name = "OUT", conflicts_with = "in_place")]
+    pub output: Option<PathBuf>,
+    /// Of a file: replace it.
+    #[arg(long)]
+    pub in_place: bool,
+    /// The syntax of the assembly text and of the disassembly.
+    #[arg(long, value_enum, default_value_t)]
+    pub syntax: SyntaxArg,
+}
+
+/// Arguments of `patches`.
+#[derive(Args, Debug)]
+#[command(override_usage = "incise patches [OPTIONS] <FILE>\n       incise patches [OPTIONS] -p <PID>")]
+pub struct PatchesArgs {
+    /// The file.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// A running process.
+    #[arg(short, long, value_name = "PID", conflicts_with = "file", required_unless_present = "file")]
+    pub pid: Option<i32>,
+    /// Print JSON Lines.
+    #[arg(long)]
+    pub json: bool,
+    /// Print them as a patch file, for `incise apply`.
+    #[arg(long, conflicts_with = "json")]
+    pub export: bool,
+}

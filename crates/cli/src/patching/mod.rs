@@ -1,0 +1,15 @@
+//! The commands of patching by hand.
+
+pub mod args;
+mod find;
+mod inspect;
+mod patch;
+mod patches;
+mod show;
+mod target;
+
+pub(crate) use find::run as find;
+pub(crate) use inspect::run as inspect;
+pub(crate) use patch::run as patch;
+pub(crate) use patches::run as patches;
+pub(crate) use patches::undo_live;

@@ -1,0 +1,152 @@
+//! `incise patch`: changes a program.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use incise::Ending;
+use incise::patching::{Change, How, Live, Plan, Request, View, place, plan, planned_listing, unhex};
+
+use super::args::PatchArgs;
+use super::find::number;
+use super::show;
+use super::target;
+use crate::Failure;
+use crate::signals;
+
+pub(crate) fn run(args: &PatchArgs) -> Result<ExitCode, Failure> {
+    let mut words = args.words.clone();
+    if args.target.pid.is_none() && args.target.program.is_empty() {
+        let file = target::file(&mut words)?;
+        return super::patch::file(args, &file, &words);
+    }
+    if args.output.is_some() || args.in_place {
+        return Err("-o and --in-place are for files; a live patch is kept on disk with --save OUT".into());
+    }
+    let (at, change, text) = wanted(args, &words)?;
+    let Some(pid) = args.target.pid else { return launched(args, &at, change, &text) };
+    if args.dry_run {
+        let view = View::of_process(pid)?;
+        let request = request(args, &view, &at, change)?;
+        preview(args, &view, &plan(&view, &request)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut live = Live::attach(pid)?;
+    make(args, &mut live, &at, change, &text)?;
+    live.detach()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts a program, changes it before it runs, and lets it run.
+fn launched(args: &PatchArgs, at: &str, change: Change, text: &str) -> Result<ExitCode, Failure> {
+    let (program, arguments) =
+        args.target.program.split_first().ok_or("a program to run, or -p PID, is needed")?;
+    signals::catch(false);
+    let mut live = Live::launch(program, arguments)?;
+    let prepared = (|| {
+        // What is not mapped yet is looked for when the libraries are.
+        if place(&live.view()?, at).is_err() {
+            live.run_to_entry()?;
+        }
+        if args.dry_run {
+            let view = live.view()?;
+            let request = request(args, &view, at, change)?;
+            return preview(args, &view, &plan(&view, &request)?);
+        }
+        make(args, &mut live, at, change, text)
+    })();
+    if prepared.is_err() || args.dry_run {
+        live.kill();
+        return prepared.map(|()| ExitCode::SUCCESS);
+    }
+    Ok(match live.run_to_end()? {
+        Ending::Exited(code) => ExitCode::from(code as u8),
+        Ending::Killed(signal) => signals::die(signal),
+        Ending::Detached => ExitCode::SUCCESS,
+    })
+}
+
+fn make(args: &PatchArgs, live: &mut Live, at: &str, change: Change, text: &str) -> Result<(), Failure> {
+    let view = live.view()?;
+    let request = request(args, &view, at, change)?;
+    let plan = plan(&view, &request)?;
+    preview(args, &view, &plan)?;
+    let made = live.carry_out(&view, &plan, text)?;
+    let by = if made.patch.detour.is_some() { ", by way of code elsewhere" } else { "" };
+    eprintln!(
+        "incise: patch {} is in process {}{by}; stopped {} us",
+        made.patch.id,
+        live.pid(),
+        made.stop.as_micros()
+    );
+    Ok(())
+}
+
+/// Shows what will change.
+fn preview(args: &PatchArgs, view: &View, plan: &Plan) -> Result<(), Failure> {
+    let mut out = io::stderr().lock();
+    if let How::Data { new } = &plan.how {
+        writeln!(out, "-{:>14}  {}", plan.at.to_string(), show::bytes(&plan.old))?;
+        writeln!(out, "+{:>14}  {}", plan.at.to_string(), show::bytes(new))?;
+        return Ok(());
+    }
+    let (before, after) = planned_listing(view, plan, args.syntax.into());
+    show::difference(&mut out, &before, &after)?;
+    Ok(())
+}
+
+/// The request, once the bytes there are those expected.
+fn request(args: &PatchArgs, view: &View, at: &str, change: Change) -> Result<Request, Failure> {
+    let at = place(view, at)?.addr;
+    let request = Request { at, change, count: args.count, syntax: args.syntax.into() };
+    if let Some(expected) = &args.expect {
+        let bytes = unhex(expected).ok_or("--expect takes pairs of hexadecimal digits")?;
+        incise::patching::expect(view, at, &bytes)?;
+    }
+    Ok(request)
+}
+
+/// The place, the change, and the change in words.
+fn wanted(args: &PatchArgs, words: &[String]) -> Result<(String, Change, String), Failure> {
+    let hex = |text: &String, option: &str| {
+        let bytes = unhex(text).filter(|bytes| !bytes.is_empty());
+        bytes.ok_or_else(|| format!("{option} takes pairs of hexadecimal digits"))
+    };
+    let Some((at, assembly)) = words.split_first() else {
+        return Err("where? Name a place: main+0x13, '*0x401136', ...".into());
+    };
+    let (change, text) = match args {
+        PatchArgs { bytes: Some(text), .. } => {
+            (Change::Bytes(hex(text, "--bytes")?), format!("--bytes {text}"))
+        }
+        PatchArgs { nop: true, .. } => (Change::Nop, "--nop".to_owned()),
+        PatchArgs { invert: true, .. } => (Change::Invert, "--invert".to_owned()),
+        PatchArgs { always: true, .. } => (Change::Always, "--always".to_owned()),
+        PatchArgs { never: true, .. } => (Change::Never, "--never".to_owned()),
+        PatchArgs { return_value: Some(value), .. } => {
+            (Change::Return(number(value).ok_or("--return takes a number")?), format!("--return {value}"))
+        }
+        PatchArgs { call: Some(to), .. } => (Change::Call(to.clone()), format!("--call {to}")),
+        PatchArgs { jump: Some(to), .. } => (Change::Jump(to.clone()), format!("--jump {to}")),
+        PatchArgs { string: Some(text), .. } => {
+            (Change::Text(text.clone().into_bytes()), format!("--string {text:?}"))
+        }
+        PatchArgs { data: Some(text), .. } => (Change::Data(hex(text, "--data")?), format!("--data {text}")),
+        _ => {
+            if assembly.is_empty() {
+                return Err("change it to what? Assembly text, or --nop, --invert, --always, --never, --return, --bytes, ...".into());
+            }
+            let text = assembly.join("\n");
+            return Ok((at.clone(), Change::Assembly(text.clone()), text));
+        }
+    };
+    if let Some(extra) = assembly.first() {
+        return Err(format!("one change at a time: `{extra}` is too many").into());
+    }
+    Ok((at.clone(), change, text))
+}
+
+/// A change of a file.
+fn file(args: &PatchArgs, path: &std::path::Path, words: &[String]) -> Result<ExitCode, Failure> {
+    let _ = (args, words);
+    Err(format!("{}: files are not patched yet", path.display()).into())
+}

@@ -1,0 +1,239 @@
+//! The record of patches in a process: memory of our own in it, which whoever looks later finds.
+//!
+//! A *book* is 1 MiB of executable, never writable memory near the code that is patched. It begins with a magic and the
+//! patches as text, one a line; behind [`CODE`] lies the code of detours. The memory costs the pages that are used.
+
+use std::ops::Range;
+
+use incise_image::{MemoryMap, MemoryReader};
+use incise_isa::Addr;
+
+use super::View;
+
+/// The first bytes of a book.
+const MAGIC: [u8; 16] = *b"incise patches 1";
+/// Size of a book in bytes.
+pub(super) const LEN: u64 = 1 << 20;
+/// Books begin at multiples of this.
+const ALIGN: u64 = 1 << 16;
+/// Where the code of detours begins in a book.
+pub(super) const CODE: u64 = 1 << 19;
+/// Where the lines begin: behind the magic and their length.
+const LINES: u64 = 32;
+
+/// One patch that is in place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Patch {
+    /// Its number.
+    pub id: u32,
+    /// What the user asked for.
+    pub text: String,
+    /// The first byte that differs.
+    pub at: Addr,
+    /// What was there.
+    pub old: Vec<u8>,
+    /// What is there.
+    pub new: Vec<u8>,
+    /// Offsets of instructions among the bytes, before or after; none for data.
+    pub heads: Vec<usize>,
+    /// It is code.
+    pub code: bool,
+    /// Where its code is, if that is elsewhere.
+    pub detour: Option<Range<Addr>>,
+}
+
+/// A book in a process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Book {
+    pub at: Addr,
+    pub patches: Vec<Patch>,
+    /// Bytes of code in it, as far as they were ever used.
+    pub used: u64,
+}
+
+impl Book {
+    pub(super) fn new(at: Addr) -> Book {
+        Book { at, patches: Vec::new(), used: 0 }
+    }
+
+    /// The memory it takes.
+    pub(super) fn range(&self) -> Range<Addr> {
+        self.at.span(LEN)
+    }
+
+    /// Where the next code goes, if `len` bytes fit.
+    pub(super) fn room(&self, len: usize) -> Option<Addr> {
+        (self.used + len as u64 <= LEN - CODE).then(|| self.at + CODE + self.used)
+    }
+
+    /// The bytes it begins with; `None` if there are too many patches.
+    pub(super) fn head(&self) -> Option<Vec<u8>> {
+        let mut lines = format!("used {:x}\n", self.used);
+        for patch in &self.patches {
+            lines.push_str(&line(patch));
+            lines.push('\n');
+        }
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&(lines.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(lines.as_bytes());
+        (bytes.len() as u64 <= CODE).then_some(bytes)
+    }
+
+    fn read(view: &View, at: Addr) -> Option<Book> {
+        let mut head = [0; LINES as usize];
+        if !view.read(at, &mut head) || !head.starts_with(&MAGIC) {
+            return None;
+        }
+        let len = u64::from_le_bytes(head[16..24].try_into().ok()?);
+        if len > CODE - LINES {
+            return None;
+        }
+        let mut lines = vec![0; len as usize];
+        if !view.read(at + LINES, &mut lines) {
+            return None;
+        }
+        let text = String::from_utf8(lines).ok()?;
+        let mut book = Book::new(at);
+        for text in text.lines() {
+            match text.strip_prefix("used ") {
+                Some(used) => book.used = u64::from_str_radix(used, 16).ok()?,
+                None => book.patches.push(parsed(text)?),
+            }
+        }
+        Some(book)
+    }
+}
+
+/// The books of a process.
+pub(super) fn books(view: &View) -> Vec<Book> {
+    let ours = view
+        .regions()
+        .iter()
+        .filter(|region| region.permissions.execute && !region.permissions.write && region.name.is_empty());
+    // Memory of trampolines may adjoin, and be one mapping with it.
+    ours.flat_map(|region| {
+        let first = region.range.start.align_up(ALIGN);
+        (0..).map(move |index| first + index * ALIGN).take_while(move |at| *at < region.range.end)
+    })
+    .filter_map(|at| Book::read(view, at))
+    .collect()
+}
+
+/// A free place for a book, near `at`.
+pub(super) fn free_place(map: &MemoryMap, at: Addr) -> Option<Addr> {
+    const REACH: u64 = 0x6000_0000;
+    let low = Addr(at.0.saturating_sub(REACH)).max(Addr(1 << 20));
+    let high = Addr(at.0.saturating_add(REACH)).min(Addr(1 << 47));
+    // Not at the edge of a hole: the heap grows there, and mappings would join.
+    let fit = |hole: Range<Addr>| {
+        let start = (hole.start + ALIGN).align_up(ALIGN);
+        let end = Addr(hole.end.0.checked_sub(LEN + ALIGN)?).align_down(ALIGN);
+        (start <= end).then(|| {
+            if hole.start >= at { start + (end.offset_from(start) as u64 / 2) } else { end }.align_down(ALIGN)
+        })
+    };
+    map.holes(low, high).filter_map(fit).min_by_key(|place| place.offset_from(at).unsigned_abs())
+}
+
+fn line(patch: &Patch) -> String {
+    let heads: Vec<String> = patch.heads.iter().map(usize::to_string).collect();
+    let heads = if heads.is_empty() { "-".to_owned() } else { heads.join(",") };
+    let detour = patch
+        .detour
+        .as_ref()
+        .map_or("-".to_owned(), |range| format!("{:x}:{:x}", range.start.0, range.end.0));
+    let kind = if patch.code { "code" } else { "data" };
+    let text = patch.text.replace('\\', "\\\\").replace('\n', "\\n");
+    format!(
+        "{} {kind} {:x} {} {} {heads} {detour} {text}",
+        patch.id,
+        patch.at.0,
+        hex(&patch.old),
+        hex(&patch.new)
+    )
+}
+
+fn parsed(line: &str) -> Option<Patch> {
+    let mut words = line.splitn(8, ' ');
+    let id = words.next()?.parse().ok()?;
+    let code = words.next()? == "code";
+    let at = Addr(u64::from_str_radix(words.next()?, 16).ok()?);
+    let (old, new) = (unhex(words.next()?)?, unhex(words.next()?)?);
+    let heads = match words.next()? {
+        "-" => Vec::new(),
+        list => list.split(',').map(str::parse).collect::<Result<_, _>>().ok()?,
+    };
+    let detour = match words.next()? {
+        "-" => None,
+        range => {
+            let (start, end) = range.split_once(':')?;
+            let addr = |text| u64::from_str_radix(text, 16).ok().map(Addr);
+            Some(addr(start)?..addr(end)?)
+        }
+    };
+    let text = unescaped(words.next()?);
+    (old.len() == new.len()).then_some(Patch { id, text, at, old, new, heads, code, detour })
+}
+
+/// Takes `\\` and `\n` back.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        plain.push(match (c, c == '\\') {
+            (_, true) => {
+                if chars.next() == Some('n') {
+                    '\n'
+                } else {
+                    '\\'
+                }
+            }
+            (c, false) => c,
+        });
+    }
+    plain
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Hexadecimal digits as bytes, spaces between them allowed.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u32> =
+        text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+    digits
+        .len()
+        .is_multiple_of(2)
+        .then(|| digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_again() {
+        let patch = Patch {
+            id: 7,
+            text: "mov eax, 1\n; \\ret".to_owned(),
+            at: Addr(0x40_1136),
+            old: vec![1, 2],
+            new: vec![3, 4],
+            heads: vec![0, 1],
+            code: true,
+            detour: Some(Addr(0x10)..Addr(0x20)),
+        };
+        assert_eq!(parsed(&line(&patch)), Some(patch.clone()));
+        let plain = Patch { heads: Vec::new(), detour: None, code: false, ..patch };
+        assert_eq!(parsed(&line(&plain)), Some(plain));
+    }
+
+    #[test]
+    fn hex_needs_pairs() {
+        assert_eq!(unhex("90 90eb"), Some(vec![0x90, 0x90, 0xeb]));
+        assert_eq!((unhex("9"), unhex("zz")), (None, None));
+    }
+}

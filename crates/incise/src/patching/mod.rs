@@ -1,0 +1,34 @@
+//! Patching by hand: look at a program, find the place, change it, take the change back.
+//!
+//! | file | what |
+//! |---|---|
+//! | `view.rs` | what can be looked at: a file, a running process |
+//! | `place.rs`, `entry.rs` | what users write to name a place; where `main` is |
+//! | `naming.rs`, `listing.rs` | names and strings for addresses, disassembly |
+//! | `search.rs`, `decides.rs` | strings and constants, who uses them, which branches decide |
+//! | `change.rs` | what is to be changed, as bytes |
+//! | `live.rs`, `book.rs` | changes of a running process, and the record of them in it |
+//! | `error.rs` | what can go wrong |
+
+mod book;
+mod change;
+mod decides;
+mod entry;
+mod error;
+mod listing;
+mod live;
+mod naming;
+mod place;
+mod search;
+mod view;
+
+pub use book::{Patch, unhex};
+pub use change::{Change, How, Plan, Request, plan};
+pub use decides::Decision;
+pub use error::PatchError;
+pub use listing::{Line, expect, listing, original_listing, planned_listing};
+pub use live::{Live, Made, patches};
+pub use naming::string_at;
+pub use place::{Place, place};
+pub use search::{Hit, SearchResult, Use, Wanted, search, strings};
+pub use view::{Region, View};

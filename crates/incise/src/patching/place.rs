@@ -1,0 +1,104 @@
+//! What users write to name a place.
+
+use incise_image::PatternError;
+use incise_isa::Addr;
+
+use super::{PatchError, View, entry};
+use crate::Query;
+
+/// A place in a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its address, at run time; of a file, where it is linked.
+    pub addr: Addr,
+}
+
+/// Finds the one place that `text` names: `entry`, `main` (also of a stripped program), a symbol, `MODULE!NAME+OFF`,
+/// `*0xADDRESS` or `0xADDRESS` (data, too), `rip` (of the first thread of a process).
+///
+/// # Errors
+/// If it names none, or several.
+pub fn place(view: &View, text: &str) -> Result<Place, PatchError> {
+    Ok(Place { addr: address(view, text)? })
+}
+
+fn address(view: &View, text: &str) -> Result<Addr, PatchError> {
+    let (base, offset) = match text.rsplit_once('+') {
+        Some((base, offset)) => match number(offset) {
+            Some(offset) => (base, offset),
+            None => (text, 0),
+        },
+        None => (text, 0),
+    };
+    let special = match base {
+        "entry" => Some(entry::entry(view)?),
+        "main" => Some(entry::main(view)?),
+        "rip" => Some(instruction_pointer(view)?),
+        _ => None,
+    };
+    if let Some(at) = special {
+        return Ok(at + offset);
+    }
+    let literal = text.strip_prefix('*').unwrap_or(text);
+    if let Some(at) = literal.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
+        return match view.region(Addr(at)) {
+            Some(_) => Ok(Addr(at)),
+            None => Err(PatchError::Unmapped { at: Addr(at) }),
+        };
+    }
+    let found = Query::functions(text).run(view.program(), view)?;
+    match &found.points[..] {
+        [point] => Ok(point.addr),
+        [] => match &found.unresolved[..] {
+            [only] => Ok(only.resolver),
+            _ => Err(PatternError::NoFunction {
+                pattern: text.to_owned(),
+                imported_by: Vec::new(),
+                elsewhere: Vec::new(),
+                near: Vec::new(),
+            }
+            .into()),
+        },
+        // The program's own goes before those of its libraries.
+        [first, ..]
+            if is_own(view, first.addr) && !found.points[1..].iter().any(|p| is_own(view, p.addr)) =>
+        {
+            Ok(first.addr)
+        }
+        points => {
+            let shown: Vec<String> =
+                points.iter().take(4).map(|p| format!("{}!{} (*{})", p.module, p.name, p.addr)).collect();
+            Err(PatchError::Ambiguous { name: text.to_owned(), count: points.len(), shown: shown.join(", ") })
+        }
+    }
+}
+
+fn is_own(view: &View, at: Addr) -> bool {
+    view.program().module_at(at).is_some_and(|module| module.main)
+}
+
+/// A number, decimal or `0x` hexadecimal.
+pub(super) fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// Where the first thread of a process is: the last but one field of /proc/PID/syscall (proc(5)), or, while it runs,
+/// nothing.
+fn instruction_pointer(view: &View) -> Result<Addr, PatchError> {
+    let pid = view.pid().ok_or(PatchError::NoThread)?;
+    let failed = |reason: String| PatchError::Process { pid, reason };
+    // A thread on the processor says `running`; soon it will not.
+    for _ in 0..50 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/syscall"))
+            .map_err(|error| failed(format!("where it is cannot be read: {error}")))?;
+        let last = text.split_whitespace().last().and_then(|word| word.strip_prefix("0x"));
+        if let Some(at) = last.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
+            return Ok(Addr(at));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(failed("its first thread does not stand still".to_owned()))
+}
