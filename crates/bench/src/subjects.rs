@@ -157,6 +157,18 @@ macro_rules! twins {
     };
 }
 
+// The guard of a twin: one callback at a time on each thread.
+global_asm!(
+    ".pushsection .tbss.twin_guard, \"awT\", @nobits",
+    ".balign 8",
+    ".hidden twin_guard",
+    ".globl twin_guard",
+    ".type twin_guard, @object",
+    ".size twin_guard, 8",
+    "twin_guard: .zero 8",
+    ".popsection",
+);
+
 /// Hits of the counting twins, all together.
 static TWIN_HITS: AtomicU64 = AtomicU64::new(0);
 
@@ -228,6 +240,15 @@ twins! {
         "lock inc qword ptr [rip + {counter}]";
     twin_save_none "add edi, 0x01020304" "int3" "lea eax, [rdi + rsi]\n ret"
         save_all!("", "");
+    twin_save_promises "add edi, 0x01020304" "int3" "lea eax, [rdi + rsi]\n ret"
+        save_all!(
+            concat!(
+                "mov r12, [rip + twin_guard@GOTTPOFF]\n cmp qword ptr fs:[r12], 0\n jnz 99f\n",
+                "mov fs:[r12], rbp\n",
+                "call [rip + __errno_location@GOTPCREL]\n mov r15, rax\n mov r13d, [rax]\n",
+            ),
+            "mov [r15], r13d\n mov qword ptr fs:[r12], 0\n 99:\n"
+        );
     twin_save_sse "add edi, 0x01020304" "int3" "lea eax, [rdi + rsi]\n ret"
         save_all!(
             concat!("sub rsp, 256\n", low!("movaps [rsp + 16*\\num], xmm\\num")),

@@ -38,6 +38,8 @@ pub(super) fn lines() -> Result<Vec<Line>, Error> {
             .against("hand-written: jmp, lock inc at nop")
             .at_most(1.2),
         hand("hand-written: save all, call", Shape::Plain, "twin_save_none"),
+        // With what a callback promises besides.
+        hand("hand-written: save all, errno, guard, call", Shape::Plain, "twin_save_promises"),
         called("incise: callback", "plain_callback_none", VectorState::None)
             .against("hand-written: save all, call")
             .at_most(1.3),

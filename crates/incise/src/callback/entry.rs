@@ -14,8 +14,9 @@
 
 #![allow(unsafe_code, reason = "saves and restores the registers of the probed program")]
 
-use std::arch::naked_asm;
+use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use incise_isa::Addr;
 use incise_patch::CallRecord;
@@ -23,8 +24,18 @@ use incise_patch::CallRecord;
 use super::VectorState;
 use super::guard::{MARK, NOT_NOW, is_over};
 
+/// Where errno is, counted from the thread pointer: the C library keeps it in the thread's own block, at the same
+/// place in each (ELF Handling For Thread-Local Storage, 4.3, initial exec).
+static ERRNO: AtomicU64 = AtomicU64::new(0);
+
 /// The entry that keeps `vector`.
 pub(super) fn of(vector: VectorState) -> unsafe extern "C" fn() {
+    let thread: u64;
+    // SAFETY: the thread pointer points to itself (psABI x86-64, 3.4.2).
+    unsafe { asm!("mov {}, fs:[0]", out(reg) thread, options(pure, readonly, nostack, preserves_flags)) };
+    // SAFETY: only tells an address.
+    let errno = unsafe { libc::__errno_location() } as u64;
+    ERRNO.store(errno.wrapping_sub(thread), Ordering::Relaxed);
     match vector {
         VectorState::None => entry_none,
         VectorState::Sse => entry_sse,
@@ -65,11 +76,13 @@ macro_rules! entry {
                 "lea rsp, [rsp - 32]",
                 "push r15", "push r14", "push r13", "push r12", "push r11", "push r10", "push r9", "push r8",
                 "push rdi", "push rsi", "push rbp", "push rsp", "push rbx", "push rdx", "push rcx", "push rax",
+                // A pop to memory takes longer.
                 "pushfq",
-                "pop qword ptr [rsp + 128]",
-                "cld",
-                // With alignment checks on, the reads below would fault.
-                "test dword ptr [rsp + 128], {AC}",
+                "mov rcx, [rsp]",
+                "lea rsp, [rsp + 8]",
+                "mov [rsp + 128], rcx",
+                // With alignment checks on, the reads below would fault; functions expect to count upwards.
+                "test ecx, {AC} + {DF}",
                 "jnz 8f",
                 "9:",
                 "mov rbx, rsp",
@@ -97,13 +110,12 @@ macro_rules! entry {
                 "movabs rax, {MARK}",
                 "xor rax, rbx",
                 "mov [rbx + 152], rax",
-                "call [rip + __errno_location@GOTPCREL]",
-                "mov r15, rax",
-                "mov r13d, [rax]",
+                "mov r15, [rip + {errno}]",
+                "mov r13d, fs:[r15]",
                 "mov rdi, rbx",
                 "mov rsi, [r14 + {DATA}]",
                 "call [r14]",
-                "mov [r15], r13d",
+                "mov fs:[r15], r13d",
                 "mov qword ptr fs:[r12], 0",
                 "6:",
                 $($restore,)*
@@ -132,7 +144,7 @@ macro_rules! entry {
                 "jmp 2b",
                 "8:",
                 "pushfq",
-                "and dword ptr [rsp], {NOT_AC}",
+                "and dword ptr [rsp], {NEITHER}",
                 "popfq",
                 "jmp 9b",
                 // A callback runs on this thread, it seems.
@@ -145,13 +157,14 @@ macro_rules! entry {
                 "7:",
                 "lock inc qword ptr [rip + {skipped}]",
                 "jmp 6b",
+                errno = sym ERRNO,
                 is_over = sym is_over,
                 skipped = sym super::guard::SKIPPED,
                 MARK = const MARK,
                 NOT_NOW = const NOT_NOW,
                 DATA = const offset_of!(CallRecord, payload) + 8,
                 AC = const AC,
-                NOT_AC = const !AC,
+                NEITHER = const !(AC + DF),
                 DF = const DF,
                 room = const $room,
             )
