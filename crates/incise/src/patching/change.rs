@@ -412,7 +412,8 @@ fn moved(insns: &[Insn1], to: Addr) -> Result<Vec<u8>, PatchError> {
                 code.extend_from_slice(&insn.bytes);
                 continue;
             }
-            let how = Relocation { to: to + code.len() as u64, resolve: &resolve, shadow_stack: false };
+            let (to, shadow_stack, moves) = (to + code.len() as u64, false, false);
+            let how = Relocation { to, resolve: &resolve, shadow_stack, moves };
             let failed = |error: incise_isa::native::RelocateError| PatchError::Unsuitable {
                 at: insn.at,
                 reason: error.to_string(),
