@@ -68,6 +68,11 @@ impl<'a> Code<'a> {
         self.text.get(index).filter(|t| t.range.contains(&at))
     }
 
+    /// The executable ranges, ascending.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<Off>> + '_ {
+        self.text.iter().map(|t| t.range.clone())
+    }
+
     /// The code from `at` to the end of its section.
     pub(crate) fn bytes(&self, at: Off) -> &'a [u8] {
         self.section(at).and_then(|t| t.bytes.get((at - t.range.start) as usize..)).unwrap_or(&[])
@@ -134,7 +139,7 @@ impl<'a> Code<'a> {
     /// Whether the data at `at` cannot change while the program runs (after relocation).
     pub(crate) fn is_constant(&self, at: u64) -> bool {
         if let Some(section) = self.image.sections().iter().find(|s| s.range().contains(&LinkAddr(at))) {
-            return !section.writable || &*section.name == ".data.rel.ro";
+            return !section.writable || matches!(&*section.name, ".data.rel.ro" | ".got");
         }
         let segment = self.image.segments().iter().find(|s| s.range().contains(&LinkAddr(at)));
         segment.is_some_and(|s| !s.permissions.write)

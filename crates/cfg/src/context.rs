@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use incise_image::{Image, LinkAddr, SlotTarget};
 
 use crate::ParseError;
-use crate::code::{Code, Off};
+use crate::code::{Code, NONE, Off};
 use crate::noreturn;
 use crate::unwind::Unwind;
 
@@ -19,6 +19,8 @@ pub(crate) mod source {
     pub const FILE: u8 = 4;
     /// It is called, or jumped to as a function is.
     pub const CALLED: u8 = 8;
+    /// It lies where nothing else is, and looks like one.
+    pub const GAP: u8 = 16;
     /// An entry of a procedure linkage table.
     pub const STUB: u8 = 32;
 }
@@ -52,9 +54,15 @@ impl<'a> Context<'a> {
         Ok(Context { code, unwind, slots, plt })
     }
 
-    /// The import whose address the loader writes to `slot`, and where the slot leads before.
+    /// The import whose address the loader writes to `slot`, and where the slot leads before. The import is
+    /// [`NONE`] for a function that is defined here, but bound by name.
     pub(crate) fn import_at(&self, slot: u64) -> Option<(u32, Option<Off>)> {
-        self.slots.get(&slot).copied()
+        if let Some(&known) = self.slots.get(&slot) {
+            return Some(known);
+        }
+        let initial = self.code.data(slot, 8)?.first_chunk::<8>().map(|b| u64::from_le_bytes(*b))?;
+        let first = self.code.offset(initial).filter(|&at| self.in_plt(at))?;
+        Some((NONE, Some(first)))
     }
 
     /// For each import, whether it may return.

@@ -32,6 +32,7 @@ mod body;
 mod code;
 mod context;
 mod edge;
+mod gaps;
 mod graph;
 mod join;
 mod lsda;

@@ -4,6 +4,7 @@
 //! meanwhile; what they find is joined between rounds, in the order of addresses. So the result does not
 //! depend on how many threads there are, or which of them is faster.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use incise_image::{Image, LinkAddr};
@@ -12,13 +13,16 @@ use crate::body::{Body, NEW_ENTRY, TAIL};
 use crate::code::{NONE, Off};
 use crate::context::{Context, source};
 use crate::edge::{EdgeKind, ParseError};
+use crate::gaps::{self, Evidence, Gap};
 use crate::graph::Cfg;
 use crate::join::{Joined, join};
 use crate::returning::{Returning, solve};
 use crate::traverse::{Scratch, traverse};
+use crate::x86_64::skip_padding;
 
-/// Most rounds of following functions that other functions call.
-const MOST_ROUNDS: usize = 64;
+/// Most rounds of looking for functions that nothing leads to. Twice as many for what other functions
+/// call.
+const MOST_ROUNDS: usize = 1000;
 
 /// Functions a thread takes at a time.
 const CHUNK: usize = 16;
@@ -71,13 +75,20 @@ impl<'a> Parser<'a> {
             .into_iter()
             .map(|(entry, source)| Known { entry, source, body: None })
             .collect();
-        for _ in 0..MOST_ROUNDS {
+        for round in 0.. {
             self.follow(&mut known, options);
+            if round == 0 && self.demote(&mut known) {
+                self.follow(&mut known, options);
+            }
             let entries: Vec<Off> = known.iter().map(|k| k.entry).collect();
             let bodies: Vec<&Body> = known.iter().filter_map(|k| k.body.as_ref()).collect();
             let returning = solve(context, &entries, &bodies);
-            let new = self.called(&known, &entries, &returning);
-            if new.is_empty() {
+            let mut new = self.called(&known, &entries, &returning);
+            if new.is_empty() && round < MOST_ROUNDS {
+                new = self.hidden(&known, &entries, &returning);
+            }
+            // Each function that is called adds a round at most; what has no end is a fault of ours.
+            if new.is_empty() || round >= 2 * MOST_ROUNDS {
                 let joined: Vec<Joined<'_>> = known
                     .iter()
                     .filter_map(|k| {
@@ -93,7 +104,44 @@ impl<'a> Parser<'a> {
             }
             add(&mut known, new);
         }
-        Err(ParseError::TooMany { what: "rounds" })
+        Ok(Cfg::default())
+    }
+
+    /// Takes out entries that only an unwind description speaks for, and that are no functions but parts
+    /// which compilers put elsewhere: one function branches to them on a condition, and nobody else refers
+    /// to them. Functions that have to be followed again lose their bodies; whether there are any.
+    fn demote(&self, known: &mut Vec<Known>) -> bool {
+        let candidates: Vec<Off> =
+            known.iter().filter(|k| k.source == source::UNWIND).map(|k| k.entry).collect();
+        // By candidate: who refers to it, and whether it may be a part.
+        let mut seen: Vec<(Option<usize>, bool, bool)> = vec![(None, true, false); candidates.len()];
+        for (index, function) in known.iter().enumerate() {
+            for edge in function.body.iter().flat_map(|body| &body.edges) {
+                let Ok(place) = candidates.binary_search(&edge.target) else { continue };
+                let (by, possible, branch) = &mut seen[place];
+                let jumps = edge.flags == TAIL && edge.kind != EdgeKind::Call;
+                // Code behind a call that does not come back runs into what is next.
+                if edge.kind != EdgeKind::CallFallThrough {
+                    *possible &=
+                        jumps && by.is_none_or(|by| by == index) && edge.kind != EdgeKind::FallThrough;
+                    *branch |= matches!(edge.kind, EdgeKind::Taken);
+                    *by = Some(index);
+                }
+            }
+        }
+        let parts: Vec<(Off, usize)> = candidates
+            .iter()
+            .zip(&seen)
+            .filter_map(|(&at, &(by, possible, branch))| by.filter(|_| possible && branch).map(|by| (at, by)))
+            .collect();
+        for &(_, by) in &parts {
+            known[by].body = None;
+        }
+        let mut again = !parts.is_empty();
+        known.retain(|k| parts.binary_search_by_key(&k.entry, |p| p.0).is_err());
+        // A part may itself have been what another one was followed to.
+        again &= known.iter().any(|k| k.body.is_none());
+        again
     }
 
     /// Follows the functions that have no body yet.
@@ -158,6 +206,65 @@ impl<'a> Parser<'a> {
         new
     }
 
+    /// Entries in code that nothing is known of.
+    fn hidden(&self, known: &[Known], entries: &[Off], returning: &Returning) -> Vec<(Off, u8)> {
+        let code = &self.context.code;
+        let mut covered: Vec<Range<Off>> = self.context.unwind.all().iter().map(|f| f.start..f.end).collect();
+        let described = covered.len();
+        // Ends of functions that may have more code than is known.
+        let mut open: Vec<Off> = Vec::new();
+        for (index, function) in known.iter().enumerate() {
+            let Some(body) = &function.body else { continue };
+            let reached = body.blocks.iter().enumerate().filter(|(b, _)| returning.is_reached(index, *b));
+            let before = covered.len();
+            covered.extend(reached.map(|(_, block)| block.start..block.end));
+            if body.unresolved.iter().any(|(_, reason)| *reason == crate::Reason::IndirectJump) {
+                open.extend(covered[before..].iter().map(|range| range.end));
+            }
+        }
+        open.sort_unstable();
+        let mut sorted = covered.clone();
+        sorted.sort_unstable_by_key(|r| (r.start, r.end));
+        let mut gaps: Vec<Gap> = Vec::new();
+        for text in code.ranges().filter(|r| !self.context.in_plt(r.start)) {
+            let mut at = text.start;
+            let first = sorted.partition_point(|r| r.end <= text.start);
+            let inside = sorted[first..].iter().take_while(|r| r.start < text.end);
+            for range in inside.cloned().chain(std::iter::once(text.end..text.end)) {
+                if at < range.start && skip_padding(code, at..range.start).is_some() {
+                    gaps.push(Gap {
+                        range: at..range.start,
+                        after_complete: open.binary_search(&at).is_err(),
+                    });
+                }
+                at = at.max(range.end);
+            }
+        }
+        if gaps.is_empty() {
+            return Vec::new();
+        }
+        // Where unwind tables describe nearly all code, reading it again to find a rest is not worth it.
+        let total: u64 = code.ranges().map(|r| r.len() as u64).sum();
+        let known: u64 = self.context.unwind.all().iter().map(|f| u64::from(f.end - f.start)).sum();
+        let in_code = match known >= total / 5 * 4 {
+            true => Vec::new(),
+            false => gaps::named_in_code(&self.context, covered.drain(described..)),
+        };
+        let in_data = gaps::named_in_data(&self.context);
+        let look = |evidence, certain| {
+            let found = match evidence {
+                Evidence::Code => gaps::by_name(&self.context, &gaps, &in_code, evidence, certain),
+                Evidence::Data => gaps::by_name(&self.context, &gaps, &in_data, evidence, certain),
+                Evidence::Place => gaps::by_place(&self.context, &gaps, certain),
+            };
+            found.into_iter().filter(|(at, _)| entries.binary_search(at).is_err()).collect::<Vec<_>>()
+        };
+        let all = [Evidence::Code, Evidence::Data, Evidence::Place];
+        let steps = [true, false].into_iter().flat_map(|certain| all.map(|evidence| (evidence, certain)));
+        let mut found = steps.map(|(evidence, certain)| look(evidence, certain));
+        found.find(|new| !new.is_empty()).unwrap_or_default()
+    }
+
     /// The functions the file itself names: those of [`parse`](Self::parse) that need no code to be read.
     pub fn known_entries(&self) -> Vec<LinkAddr> {
         self.context.entries().into_iter().map(|(at, _)| self.context.code.link(at)).collect()
@@ -169,7 +276,7 @@ fn add(known: &mut Vec<Known>, new: Vec<(Off, u8)>) {
     for function in known.iter_mut() {
         let Some(body) = &function.body else { continue };
         let begins = |at: Off| at != function.entry && new.binary_search_by_key(&at, |n| n.0).is_ok();
-        let holds = |range: std::ops::Range<Off>| {
+        let holds = |range: Range<Off>| {
             new[new.partition_point(|n| n.0 <= range.start)..].first().is_some_and(|n| n.0 < range.end)
         };
         if body.blocks.iter().any(|b| begins(b.start) || holds(b.start..b.end)) {

@@ -213,9 +213,15 @@ impl Traversal<'_, '_, '_> {
             End::Falls => self.visit(at),
             End::Branch(to) => {
                 self.visit(at);
-                self.branch_to(to);
+                if let Some(to) = code.offset(to) {
+                    self.visit(to);
+                }
             }
-            End::Jump(to) => self.branch_to(to),
+            End::Jump(to) => {
+                if let Some(to) = code.offset(to).filter(|&to| !self.is_new_entry(start, last, to)) {
+                    self.visit(to);
+                }
+            }
             End::Call(to) => {
                 self.visit(at);
                 if let Some(to) = code.offset(to).filter(|&to| self.is_inner_call(to)) {
@@ -239,27 +245,23 @@ impl Traversal<'_, '_, '_> {
         }
     }
 
-    fn branch_to(&mut self, to: u64) {
-        if let Some(to) = self.context.code.offset(to).filter(|&to| !self.is_new_entry(to)) {
-            self.visit(to);
-        }
-    }
-
     /// Whether a call to `to` stays in this function: it is no function's entry, but code of this one.
     fn is_inner_call(&self, to: Off) -> bool {
         let inside = self.known_end.is_some_and(|end| (self.entry..end).contains(&to));
         inside && to != self.entry && !self.is_entry(to)
     }
 
-    /// Whether a jump to `to`, which is not known as an entry, leaves the function nevertheless: another
-    /// function lies between. Only where no table tells the extent of either.
-    fn is_new_entry(&self, to: Off) -> bool {
+    /// Whether the `jmp` at `at` to `to`, which is not known as an entry, leaves the function nevertheless:
+    /// another function lies between, and the stack is as it was. Only where no table tells the extent of
+    /// either. `start` is in the block of the jump, or in one before it that falls into it.
+    fn is_new_entry(&self, start: Off, at: Off, to: Off) -> bool {
         if self.known_end.is_some() || self.is_entry(to) || self.context.unwind.at(to).is_some() {
             return false;
         }
         let (low, high) = (to.min(self.entry), to.max(self.entry));
         let first = self.entries.partition_point(|&e| e <= low);
-        to < self.entry || self.entries.get(first).is_some_and(|&between| between < high)
+        let between = self.entries.get(first).is_some_and(|&between| between < high);
+        (to < self.entry || between) && machine::may_leave(&self.context.code, self.entry, start..at)
     }
 
     fn visit_landing_pad(&mut self, call: Off) {
@@ -299,15 +301,22 @@ impl Traversal<'_, '_, '_> {
         }
         let mut resolver = machine::Resolver::new(self.context, body, self.entry, self.known_end);
         for (at, block) in jumps {
+            let start = body.blocks.get(block).map_or(at, |b| b.start);
             let found = if last_round { Indirect::Unknown } else { resolver.resolve(block) };
             if self.indirect.get(&at) == Some(&found) {
                 continue;
             }
+            let mut new: Vec<Off> = Vec::new();
             match &found {
-                Indirect::Targets(targets) => targets.iter().for_each(|&to| self.visit(to)),
-                Indirect::Import(_, first) => first.iter().for_each(|&to| self.visit(to)),
+                Indirect::Targets(targets) => {
+                    for &to in targets.iter().filter(|&&to| !self.is_new_entry(start, at, to)) {
+                        new.push(to);
+                    }
+                }
+                Indirect::Import(_, first) => new.extend(first),
                 Indirect::TailCall | Indirect::Unknown => {}
             }
+            new.into_iter().for_each(|to| self.visit(to));
             grew = true;
             self.indirect.insert(at, found);
         }
@@ -334,7 +343,9 @@ impl Traversal<'_, '_, '_> {
                 continue;
             }
             let limit = blocks.peek().map_or(end, |b| b.start);
-            let Some(start) = machine::skip_padding(&self.context.code, at..limit) else {
+            let code = &self.context.code;
+            let start = machine::skip_padding(code, at..limit).filter(|&start| code.insn(start).is_some());
+            let Some(start) = start else {
                 at = limit;
                 continue;
             };
@@ -434,21 +445,34 @@ impl Traversal<'_, '_, '_> {
                 self.edge(next(CallFallThrough), block, edges, unresolved);
             }
             End::IndirectCall => {
-                let import = machine::slot(&self.context.code, block.last);
-                let import = import.and_then(|slot| self.context.import_at(slot)).map(|(import, _)| import);
-                let flags = if import.is_some() { IMPORT | TAIL } else { TAIL };
-                edges.push(LocalEdge::new(Call, import.unwrap_or(NONE), flags));
+                let slot = machine::slot(&self.context.code, block.last);
+                let import = slot.and_then(|slot| self.context.import_at(slot)).map(|(import, _)| import);
+                let bound = slot.filter(|&slot| import.is_none() && self.context.code.is_constant(slot));
+                let known = bound.and_then(|slot| self.context.code.offset(self.context.code.pointer(slot)?));
+                edges.push(match import.filter(|&import| import != NONE) {
+                    Some(import) => LocalEdge::new(Call, import, IMPORT | TAIL),
+                    None => LocalEdge::new(Call, known.unwrap_or(NONE), TAIL),
+                });
                 self.edge(next(CallFallThrough), block, edges, unresolved);
             }
             End::IndirectJump => match self.indirect.get(&block.last) {
                 Some(Indirect::Targets(targets)) => {
                     for &to in targets {
                         let tail = to != self.entry && self.is_entry(to);
-                        edges.push(LocalEdge::new(Indirectly, to, if tail { TAIL } else { 0 }));
+                        let new = self.is_new_entry(block.start, block.last, to);
+                        let flags = if new {
+                            TAIL | NEW_ENTRY
+                        } else if tail {
+                            TAIL
+                        } else {
+                            0
+                        };
+                        edges.push(LocalEdge::new(Indirectly, to, flags));
                     }
                 }
                 Some(Indirect::Import(import, first)) => {
-                    edges.push(LocalEdge::new(Indirectly, *import, TAIL | IMPORT));
+                    let flags = if *import == NONE { TAIL } else { TAIL | IMPORT };
+                    edges.push(LocalEdge::new(Indirectly, *import, flags));
                     edges.extend(first.map(|to| LocalEdge::new(Indirectly, to, 0)));
                 }
                 Some(Indirect::TailCall) => edges.push(LocalEdge::new(Indirectly, NONE, TAIL)),
@@ -481,7 +505,7 @@ impl Traversal<'_, '_, '_> {
             return;
         };
         let other = to != self.entry && self.is_entry(to);
-        let new = matches!(kind, EdgeKind::Direct | EdgeKind::Taken) && self.is_new_entry(to);
+        let new = kind == EdgeKind::Direct && self.is_new_entry(block.start, block.last, to);
         let flags = if new {
             TAIL | NEW_ENTRY
         } else if other {

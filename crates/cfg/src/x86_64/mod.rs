@@ -7,7 +7,9 @@ mod state;
 
 use std::ops::Range;
 
-use iced_x86::{Code as Opcode, OpKind};
+use iced_x86::{Code as Opcode, Mnemonic, OpKind, Register};
+
+use incise_isa::native::Flow;
 
 use crate::code::{Code, Off};
 
@@ -37,10 +39,12 @@ pub(crate) fn slot(code: &Code<'_>, at: Off) -> Option<u64> {
 pub(crate) fn skip_padding(code: &Code<'_>, range: Range<Off>) -> Option<Off> {
     let mut at = range.start;
     while at < range.end {
-        let insn = code.insn(at)?;
+        let Some(insn) = code.insn(at) else { return Some(at) };
         let padding = insn.is_nop()
             || insn.bytes() == [0xcc]
             || insn.bytes() == [0, 0]
+            // Behind calls that do not come back.
+            || insn.flow() == Flow::Stop
             || insn.iced().code() == Opcode::Xchg_rm16_r16
                 && insn.iced().op0_register() == insn.iced().op1_register();
         // `lea` and `mov` of a register to itself, in the widths that change nothing.
@@ -52,6 +56,30 @@ pub(crate) fn skip_padding(code: &Code<'_>, range: Range<Off>) -> Option<Off> {
     None
 }
 
+/// Whether the stack may be as it was at `entry` behind the instructions of `range`: the function did not
+/// take any, or they give some back.
+pub(crate) fn may_leave(code: &Code<'_>, entry: Off, range: Range<Off>) -> bool {
+    /// Instructions within which functions take their stack.
+    const PROLOGUE: usize = 16;
+    let stack = |i: &iced_x86::Instruction| i.op0_register() == Register::RSP;
+    let begins = code.insns(entry..entry.saturating_add(256)).take(PROLOGUE);
+    let takes = |i: &iced_x86::Instruction| {
+        i.mnemonic() == Mnemonic::Push || i.mnemonic() == Mnemonic::Sub && stack(i)
+    };
+    let mut straight = begins.take_while(|insn| insn.flow().falls_through());
+    if !straight.any(|insn| takes(insn.iced())) {
+        return true;
+    }
+    code.insns(range).any(|insn| {
+        let i = insn.iced();
+        match i.mnemonic() {
+            Mnemonic::Pop | Mnemonic::Leave => true,
+            Mnemonic::Add | Mnemonic::Lea | Mnemonic::Mov => stack(i),
+            _ => false,
+        }
+    })
+}
+
 fn is_idle(insn: &iced_x86::Instruction) -> bool {
     match insn.code() {
         Opcode::Mov_rm64_r64 | Opcode::Mov_r64_rm64 => {
@@ -61,7 +89,7 @@ fn is_idle(insn: &iced_x86::Instruction) -> bool {
         }
         Opcode::Lea_r64_m => {
             insn.memory_base() == insn.op0_register()
-                && insn.memory_index() == iced_x86::Register::None
+                && insn.memory_index() == Register::None
                 && insn.memory_displacement64() == 0
         }
         _ => false,
