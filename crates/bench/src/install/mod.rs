@@ -2,6 +2,7 @@
 //!
 //! A counter of its own at the entry of each function: of a library generated for this, and of the largest library
 //! there is on most machines, LLVM's. Rounds of all contenders are interleaved; figures are medians over the rounds.
+//! Peers, which take long, have one round.
 
 mod own;
 mod peers;
@@ -62,6 +63,10 @@ trait Contender {
     fn limit(&self) -> usize {
         usize::MAX
     }
+    /// It has one round only.
+    fn takes_long(&self) -> bool {
+        false
+    }
 }
 
 /// Medians of one contender at one subject.
@@ -106,9 +111,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, Error> {
     let mut rows = Vec::new();
     for subject in &subjects {
         let mut samples: Vec<Vec<Sample>> = contenders.iter().map(|_| Vec::new()).collect();
-        for _ in 0..options.rounds {
+        for round in 0..options.rounds {
             for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
-                if subject.sites <= contender.limit() {
+                if subject.sites <= contender.limit() && (round == 0 || !contender.takes_long()) {
                     let sample = contender.sample(subject);
                     samples.push(sample.map_err(|error| format!("{}: {error}", contender.name()))?);
                 }

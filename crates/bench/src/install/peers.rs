@@ -97,6 +97,10 @@ impl Contender for Frida {
         20_000
     }
 
+    fn takes_long(&self) -> bool {
+        true
+    }
+
     fn sample(&mut self, subject: &Subject) -> Result<Sample, Error> {
         let file = Path::new(&subject.file).file_name().unwrap_or_default().to_string_lossy();
         let prefix = subject.pattern.trim_end_matches('*');
@@ -122,10 +126,12 @@ impl Drop for Frida {
     }
 }
 
-/// Events of the tracing file system, one for each function, enabled together.
+/// Events of the tracing file system, one for each function; no more than [`FEW`], for each takes long.
 struct Uprobes {
     session: Session,
 }
+
+const FEW: usize = 50;
 
 const TRACING: &str = "/sys/kernel/tracing";
 const GROUP: &str = "incise_bench_install";
@@ -150,30 +156,35 @@ impl Contender for Uprobes {
         1_000
     }
 
+    fn takes_long(&self) -> bool {
+        true
+    }
+
     fn sample(&mut self, subject: &Subject) -> Result<Sample, Error> {
         let points = self.session.find(Query::functions(pattern(subject)))?;
         let map = incise::image::MemoryMap::parse(&fs::read_to_string("/proc/self/maps")?);
         let mut text = String::new();
-        for (n, point) in points.iter().take(subject.sites).enumerate() {
+        for (n, point) in points.iter().take(subject.sites.min(FEW)).enumerate() {
             let mapping = map.find(point.addr).ok_or("a function that is not mapped")?;
             let offset = point.addr.0 - mapping.range.start.0 + mapping.file_offset;
             text += &format!("p:{GROUP}/p{n} {}:{offset:#x}\n", subject.file);
         }
-        let switch = format!("{TRACING}/events/{GROUP}/enable");
         let start = Instant::now();
         // One event a write: the kernel keeps nothing of what follows a line it refuses.
         let mut events = fs::OpenOptions::new().append(true).open(format!("{TRACING}/uprobe_events"))?;
         for line in text.lines() {
             events.write_all(format!("{line}\n").as_bytes())?;
         }
-        fs::write(&switch, "1")?;
+        // One by one: there are instructions that uprobes refuse.
+        let switch = |n: usize, on: &str| fs::write(format!("{TRACING}/events/{GROUP}/p{n}/enable"), on);
+        let all = 0..text.lines().count();
+        let installed = all.clone().filter(|&n| switch(n, "1").is_ok()).count();
         let install = start.elapsed();
         let start = Instant::now();
-        fs::write(&switch, "0")?;
-        for n in 0..text.lines().count() {
+        for n in all {
+            switch(n, "0")?;
             events.write_all(format!("-:{GROUP}/p{n}\n").as_bytes())?;
         }
-        let installed = text.lines().count();
         Ok(Sample { installed, install, remove: start.elapsed(), ..Sample::default() })
     }
 }
