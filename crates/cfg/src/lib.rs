@@ -31,10 +31,14 @@
 mod body;
 mod code;
 mod context;
+mod dominators;
 mod edge;
+mod flow;
 mod gaps;
 mod graph;
 mod join;
+mod liveness;
+mod loops;
 mod lsda;
 mod noreturn;
 mod program;
@@ -43,6 +47,9 @@ mod traverse;
 mod unwind;
 mod x86_64;
 
+pub use dominators::Dominators;
 pub use edge::{Completeness, EdgeKind, ParseError, Reason, Unresolved};
 pub use graph::{Block, BlockId, Cfg, Edge, EdgeId, Function, FunctionId};
+pub use liveness::{LiveSet, Liveness};
+pub use loops::{Loop, Loops};
 pub use program::{Options, Parser};

@@ -163,6 +163,62 @@ impl Pending {
     }
 }
 
+/// What one instruction does with registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RegisterUse {
+    /// General-purpose registers its effect may depend on.
+    pub read: GprSet,
+    /// General-purpose registers it overwrites for certain, with all their bits.
+    pub overwritten: GprSet,
+    /// Vector registers its effect may depend on, a bit each.
+    pub vectors_read: u32,
+    /// Vector registers it overwrites for certain, with all their bits up to the widest, a bit each.
+    pub vectors_overwritten: u32,
+}
+
+/// What `insn` does with registers; `None` if it is not known to read and write exactly what it names.
+/// Calls and system calls count as instructions by themselves, without what they run.
+pub fn register_use(insn: &Insn) -> Option<RegisterUse> {
+    if is_opaque(insn.iced()) {
+        return None;
+    }
+    let (gprs, vectors) = register_bits(insn.iced(), &mut InstructionInfoFactory::new());
+    let set = |bits: u32| Gpr::ALL.into_iter().filter(|gpr| bits & 1 << gpr.number() != 0).collect();
+    Some(RegisterUse {
+        read: set(gprs.0),
+        overwritten: set(gprs.1),
+        vectors_read: vectors.0,
+        vectors_overwritten: vectors.1,
+    })
+}
+
+/// General-purpose and vector registers, read and overwritten.
+fn register_bits(insn: &Instruction, factory: &mut InstructionInfoFactory) -> ((u32, u32), (u32, u32)) {
+    let (mut gprs, mut vectors) = ((0, 0), (0, 0));
+    if insn.is_save_restore_instruction() {
+        vectors.0 = u32::MAX;
+    }
+    for used in factory.info_options(insn, InstructionInfoOptions::NO_MEMORY_USAGE).used_registers() {
+        let register = used.register();
+        // A write to a part of a register keeps the rest. Writes that clear the rest are shown as
+        // writes to the whole.
+        let (class, whole) = if register.is_gpr() {
+            (&mut gprs, register.is_gpr64())
+        } else if register.is_vector_register() {
+            (&mut vectors, register.is_zmm())
+        } else {
+            continue;
+        };
+        let bit = 1u32 << (register.full_register().number() & 31);
+        match used.access() {
+            OpAccess::Write if whole => class.1 |= bit,
+            OpAccess::None | OpAccess::NoMemAccess | OpAccess::Write | OpAccess::CondWrite => {}
+            _ => class.0 |= bit,
+        }
+    }
+    (gprs, vectors)
+}
+
 struct State {
     flags: Pending,
     gprs: Pending,
@@ -172,28 +228,7 @@ struct State {
 impl State {
     fn step(&mut self, insn: &Instruction, factory: &mut InstructionInfoFactory) {
         self.flags.step(read_flags(insn), overwritten_flags(insn));
-        let (mut gprs, mut vectors) = ((0, 0), (0, 0));
-        if insn.is_save_restore_instruction() {
-            vectors.0 = u32::MAX;
-        }
-        for used in factory.info_options(insn, InstructionInfoOptions::NO_MEMORY_USAGE).used_registers() {
-            let register = used.register();
-            // A write to a part of a register keeps the rest. Writes that clear the rest are shown as
-            // writes to the whole.
-            let (class, whole) = if register.is_gpr() {
-                (&mut gprs, register.is_gpr64())
-            } else if register.is_vector_register() {
-                (&mut vectors, register.is_zmm())
-            } else {
-                continue;
-            };
-            let bit = 1u32 << (register.full_register().number() & 31);
-            match used.access() {
-                OpAccess::Write if whole => class.1 |= bit,
-                OpAccess::None | OpAccess::NoMemAccess | OpAccess::Write | OpAccess::CondWrite => {}
-                _ => class.0 |= bit,
-            }
-        }
+        let (gprs, vectors) = register_bits(insn, factory);
         self.gprs.step(gprs.0, gprs.1);
         self.vectors.step(vectors.0, vectors.1);
     }

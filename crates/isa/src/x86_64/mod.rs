@@ -16,7 +16,7 @@ pub use assembler::{AsmError, Syntax, assemble};
 pub use decode::{DecodeError, Flow, Insn, MAX_INSN_LEN, RawBytes, decode};
 pub use flags::{FlagUse, flag_use};
 pub use gpr::{Gpr, GprSet};
-pub use liveness::{Live, flags_live_before, flags_live_through, live_before};
+pub use liveness::{Live, RegisterUse, flags_live_before, flags_live_through, live_before, register_use};
 pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
 pub use springboard::{Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal};
 pub use text::Constant;
