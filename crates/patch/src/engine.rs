@@ -419,9 +419,14 @@ impl Engine {
     ) -> Result<incise_space::Applied, (bool, SpaceError)> {
         let early = |error| (false, error);
         if !plan.code.is_empty() {
-            let joined = plan.code.joined(&self.memory);
-            let runs: Vec<(Addr, &[u8])> = joined.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
-            space.write_code(&runs).map_err(early)?;
+            if space.features().packed {
+                let runs: Vec<(Addr, &[u8])> = plan.code.iter().collect();
+                space.write_code(&runs).map_err(early)?;
+            } else {
+                let joined = plan.code.joined(&self.memory);
+                let runs: Vec<(Addr, &[u8])> = joined.iter().map(|(at, bytes)| (*at, &**bytes)).collect();
+                space.write_code(&runs).map_err(early)?;
+            }
         }
         if !plan.added.is_empty() {
             space.publish_landings(&self.landings(&plan.added)).map_err(early)?;

@@ -51,7 +51,8 @@ pub struct Features {
     pub shadow_stack: bool,
     /// The program may be loaded elsewhere than where it is changed: code must hold no addresses.
     pub moves: bool,
-    /// Every page of trampolines has its cost, however far apart they are: few pages count more than quick planning.
+    /// Every page of trampolines has its cost, however far apart they are: few pages count more than quick planning, and what is
+    /// between the bytes of trampolines is not to be written.
     pub packed: bool,
 }
 

@@ -8,10 +8,11 @@
 //! 5. The record says which bytes of the original differ now.
 
 use incise_isa::Addr;
+use incise_isa::native::{TRAP, is_illegal};
 use sha2::{Digest, Sha256};
 
 use super::PAGE;
-use super::code::Code;
+use super::code::{Code, Run, pool};
 use super::counts;
 use super::data::Data;
 use super::dynamic;
@@ -24,6 +25,9 @@ use super::record::{self, Record};
 use super::start::{Config, ENTRY, handler_image};
 use crate::Landing;
 use crate::trap::{TrapHeader, table_bytes};
+
+/// Alignment of every part, in bytes.
+const ALIGN: u64 = 8;
 
 /// Everything the new file is made from.
 pub(super) struct Change<'a> {
@@ -40,13 +44,21 @@ pub(super) struct Change<'a> {
     pub counters: Option<(Addr, u64)>,
 }
 
-/// Where the payload lies in memory: behind the program.
+/// Where the payload lies in memory: behind the program, with a page between.
 ///
 /// Kernels before 5.18 take the program header table of a program to be at the address of the first segment plus
-/// its offset in the file, so these two shall agree where that costs little.
+/// its offset in the file, so these two shall agree where that costs little. And it begins at the offset in
+/// its page at which the program's last segment ends in the file: tools that write the file anew (GNU strip)
+/// put the table right behind that, and lower the address of the payload if they do not fit together.
 pub(super) fn payload_address(headers: &Headers, file_len: u64) -> u64 {
-    let behind = headers.end().next_multiple_of(PAGE);
-    behind.max(same_place(headers, file_len.next_multiple_of(PAGE)))
+    let behind = headers.end().next_multiple_of(PAGE) + PAGE + into_page(headers);
+    behind.max(same_place(headers, file_len.next_multiple_of(PAGE) + into_page(headers)))
+}
+
+/// The payload's offset in its page.
+fn into_page(headers: &Headers) -> u64 {
+    let end = headers.loads().last().map_or(0, |last| last.offset + last.filesz);
+    end.next_multiple_of(ALIGN) % PAGE
 }
 
 /// The address at which the byte at file offset `offset` would be if the file were mapped as a whole; 0 for
@@ -89,12 +101,12 @@ pub(super) fn build(change: &Change) -> Result<(Vec<u8>, usize), FileError> {
     let mut out = change.edited.to_vec();
     let mut parts = Vec::new();
     let mut added = 0;
-    let runs = runs(change.code);
+    let (runs, pool) = pool(change.code);
     let (data, trap_header) = writable(change, &runs)?;
     let starts = trap_header.is_some() || change.counters.is_some_and(|(_, len)| len > 0);
     if starts || !runs.is_empty() || !data.is_empty() {
         added = 1 + runs.len() + data.len();
-        append(change, &mut out, &mut parts, &runs, &data, trap_header)?;
+        append(change, &mut out, &mut parts, (&runs, &pool), &data, trap_header)?;
     }
     let sections = change.headers.sections.as_ref().filter(|_| !parts.is_empty());
     let table = sections.map(|sections| reserve_sections(&mut out, change.original, sections, &parts));
@@ -107,20 +119,15 @@ pub(super) fn build(change: &Change) -> Result<(Vec<u8>, usize), FileError> {
     Ok((out, added))
 }
 
-/// The pages of trampolines, ascending.
-fn runs(code: &[Code]) -> Vec<(u64, Vec<u8>)> {
-    let mut runs: Vec<(u64, Vec<u8>)> = code.iter().flat_map(Code::runs).collect();
-    runs.sort_by_key(|(at, _)| *at);
-    runs
-}
-
 /// The writable memory, ascending, and in it the place of the trap header if there are landings.
-fn writable(change: &Change, runs: &[(u64, Vec<u8>)]) -> Result<(Vec<Writable>, Option<u64>), FileError> {
+fn writable(change: &Change, runs: &[Run]) -> Result<(Vec<Writable>, Option<u64>), FileError> {
     let mut data = Vec::new();
     for reserved in change.data {
         let counted = change.counters.filter(|(at, _)| *at == reserved.at);
         let len = counted.map_or(reserved.len, |(_, len)| len.next_multiple_of(PAGE)).min(reserved.len);
-        data.push(Writable { at: reserved.at.0, len, contents: reserved.contents(len)? });
+        if len > 0 {
+            data.push(Writable { at: reserved.at.0, len, contents: reserved.contents(len)? });
+        }
     }
     data.sort_by_key(|data| data.at);
     if change.landings.is_empty() {
@@ -128,7 +135,7 @@ fn writable(change: &Change, runs: &[(u64, Vec<u8>)]) -> Result<(Vec<Writable>, 
     }
     // Not among the counters: those are shared with forked children.
     let behind = data.last().map_or(0, |data| data.at + data.len);
-    let last = runs.last().map_or(0, |(at, run)| (at + run.len() as u64).next_multiple_of(PAGE));
+    let last = runs.last().map_or(0, |run| (run.at + run.len).next_multiple_of(PAGE));
     let taken = payload_address(change.headers, change.edited.len() as u64);
     let len = (TrapHeader::SIZE as u64).next_multiple_of(PAGE);
     match data.last_mut() {
@@ -145,7 +152,7 @@ fn append(
     change: &Change,
     out: &mut Vec<u8>,
     parts: &mut Vec<Part>,
-    runs: &[(u64, Vec<u8>)],
+    (runs, pool): (&[Run], &[u8]),
     data: &[Writable],
     trap_header: Option<u64>,
 ) -> Result<(), FileError> {
@@ -157,12 +164,13 @@ fn append(
 
     let file_len = out.len() as u64;
     let address = payload_address(headers, file_len);
-    let aligned = file_len.next_multiple_of(PAGE);
+    let aligned = file_len.next_multiple_of(PAGE) + into_page(headers);
     let missing = address - same_place(headers, aligned).min(address);
     let padding = if headers.program && missing <= padding_max(file_len) { missing } else { 0 };
     let offset = aligned + padding;
 
     let mut payload = Payload { address, bytes: vec![0; table_len] };
+    payload.align();
     let config = tables(change, &mut payload, trap_header);
     payload.align();
     let tables_len = payload.bytes.len() as u64;
@@ -172,7 +180,17 @@ fn append(
     };
     let len = payload.bytes.len() as u64;
     let mut added = vec![Segment::load(PF_R | PF_X, offset, address, len, len)];
-    parts.push(Part::new(".incise.tables", SHF_ALLOC, address, offset, tables_len));
+    // Tools that move sections expect the program header table before them, not in one.
+    let behind = table_len as u64;
+    if tables_len > behind {
+        parts.push(Part::new(
+            ".incise.tables",
+            SHF_ALLOC,
+            address + behind,
+            offset + behind,
+            tables_len - behind,
+        ));
+    }
     if entry.is_some() {
         let (address, offset) = (address + tables_len, offset + tables_len);
         let flags = SHF_ALLOC | SHF_EXECINSTR;
@@ -181,29 +199,29 @@ fn append(
 
     let mut end = offset + len;
     let mut contents: Vec<(u64, &[u8])> = Vec::new();
-    for (at, run) in runs {
-        let (offset, len) = (end.next_multiple_of(PAGE), run.len() as u64);
-        added.push(Segment::load(PF_R | PF_X, offset, *at, len, len));
-        parts.push(Part::new(".incise.text", SHF_ALLOC | SHF_EXECINSTR, *at, offset, len));
-        contents.push((offset, run));
-        end = offset + len;
+    if !pool.is_empty() {
+        let base = end.next_multiple_of(PAGE);
+        for run in runs {
+            let offset = base + run.offset;
+            added.push(Segment::load(PF_R | PF_X, offset, run.at, run.len, run.len));
+            parts.push(Part::new(".incise.text", SHF_ALLOC | SHF_EXECINSTR, run.at, offset, run.len));
+        }
+        contents.push((base, pool));
+        end = base + pool.len() as u64;
     }
     for data in data {
-        let filled = data.contents.len() as u64;
-        let offset = if filled == 0 { end & !(PAGE - 1) } else { end.next_multiple_of(PAGE) };
+        // Loaders and tools know few segments without any bytes in the file.
+        let filled = (data.contents.len() as u64).max(ALIGN);
+        let offset = end.next_multiple_of(PAGE);
         added.push(Segment::load(PF_R | PF_W, offset, data.at, filled, data.len));
-        let part = Part::new(".incise.data", SHF_ALLOC | SHF_WRITE, data.at, offset, data.len);
-        if filled == 0 {
-            parts.push(Part { kind: SHT_NOBITS, ..part });
-        } else {
-            parts.push(Part { size: filled, ..part });
-            let (addr, size) = (data.at + filled, data.len - filled);
-            let rest =
-                Part { name: ".incise.bss", kind: SHT_NOBITS, addr, size, offset: offset + filled, ..part };
-            parts.extend((size > 0).then_some(rest));
-            contents.push((offset, &data.contents));
-            end = offset + filled;
-        }
+        let part = Part::new(".incise.data", SHF_ALLOC | SHF_WRITE, data.at, offset, filled);
+        let (addr, size) = (data.at + filled, data.len - filled);
+        let rest =
+            Part { name: ".incise.bss", kind: SHT_NOBITS, addr, size, offset: offset + filled, ..part };
+        parts.push(part);
+        parts.extend((size > 0).then_some(rest));
+        contents.push((offset, &data.contents));
+        end = offset + filled;
     }
     let added = ascending(headers, added)?;
 
@@ -216,6 +234,7 @@ fn append(
         out.resize(offset as usize, 0);
         out.extend_from_slice(bytes);
     }
+    out.resize(end as usize, 0);
     out[32..40].copy_from_slice(&offset.to_le_bytes());
     out[56..58].copy_from_slice(&count.to_le_bytes());
     match entry {
@@ -234,7 +253,7 @@ struct Payload {
 
 impl Payload {
     fn align(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN as usize), 0);
     }
 
     /// Appends `bytes` and tells their address.
@@ -266,10 +285,20 @@ fn tables(change: &Change, payload: &mut Payload, trap_header: Option<u64>) -> O
     }
     if let Some(header) = trap_header {
         payload.align();
-        config.table = payload.push(&table_bytes(change.landings));
+        config.table = payload.push(&table_bytes(&trapping(change)));
         config.trap_header = header;
     }
     (trap_header.is_some() || config.counters_len > 0).then_some(config)
+}
+
+/// The landings of bytes that are traps now: nothing changes while the program runs, so no other is needed.
+fn trapping(change: &Change) -> Vec<Landing> {
+    let traps = |at: Addr| {
+        let offset = change.headers.offset_of(at.0, 1);
+        let byte = offset.and_then(|offset| change.edited.get(usize::try_from(offset).ok()?));
+        byte.is_some_and(|&byte| byte == TRAP || is_illegal(byte))
+    };
+    change.landings.iter().filter(|landing| traps(landing.trap)).copied().collect()
 }
 
 /// Appends the code that runs first, and tells where it is entered.
@@ -300,9 +329,9 @@ fn start(
 /// The new loaded segments, which must lie behind the old ones.
 fn ascending(headers: &Headers, mut added: Vec<Segment>) -> Result<Vec<Segment>, FileError> {
     added.sort_by_key(|segment| segment.vaddr);
-    let mut end = headers.end();
+    let mut end = headers.end().next_multiple_of(PAGE);
     for segment in &added {
-        if segment.vaddr < end {
+        if segment.vaddr & !(PAGE - 1) < end {
             return Err(FileError::Unsupported("there is no room behind the program"));
         }
         end = (segment.vaddr + segment.memsz).next_multiple_of(PAGE);
@@ -324,7 +353,8 @@ fn segments(headers: &Headers, added: &[Segment], address: u64, offset: u64, len
 
 impl Part {
     fn new(name: &'static str, flags: u64, addr: u64, offset: u64, size: u64) -> Part {
-        Part { name, kind: SHT_PROGBITS, flags, addr, offset, size, align: 16 }
+        let align = if addr.is_multiple_of(ALIGN) { ALIGN } else { 1 };
+        Part { name, kind: SHT_PROGBITS, flags, addr, offset, size, align }
     }
 }
 

@@ -1,20 +1,38 @@
-//! Executable memory that is reserved in a file: only the pages that are written get into it.
+//! Executable memory that is reserved in a file: only what is written gets into it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::TRAP;
 
 use super::PAGE;
 
-/// Pages of trampolines closer than this share a segment: a page in the file costs less than a mapping.
-const JOIN: u64 = 4 * PAGE;
+const SIZE: usize = PAGE as usize;
 
 /// A reservation, and the pages of it that were written.
 pub(super) struct Code {
     pub at: Addr,
     pub len: u64,
-    pages: BTreeMap<u64, Box<[u8; PAGE as usize]>>,
+    pages: BTreeMap<u64, Box<Page>>,
+}
+
+/// The bytes of a page, and the range of those that were written.
+#[derive(Clone)]
+struct Page {
+    bytes: [u8; SIZE],
+    used: Range<usize>,
+}
+
+impl Page {
+    fn new() -> Page {
+        Page { bytes: [TRAP; SIZE], used: SIZE..0 }
+    }
+
+    fn set(&mut self, at: usize, byte: u8) {
+        self.bytes[at] = byte;
+        self.used = self.used.start.min(at)..self.used.end.max(at + 1);
+    }
 }
 
 impl Code {
@@ -31,8 +49,8 @@ impl Code {
     pub(super) fn write(&mut self, at: Addr, bytes: &[u8]) {
         for (n, &byte) in bytes.iter().enumerate() {
             let at = at.0 + n as u64;
-            let page = self.pages.entry(at / PAGE).or_insert_with(|| Box::new([TRAP; PAGE as usize]));
-            page[(at % PAGE) as usize] = byte;
+            let page = self.pages.entry(at / PAGE).or_insert_with(|| Box::new(Page::new()));
+            page.set((at % PAGE) as usize, byte);
         }
     }
 
@@ -40,28 +58,111 @@ impl Code {
     pub(super) fn read(&self, at: Addr, into: &mut [u8]) {
         for (n, byte) in into.iter_mut().enumerate() {
             let at = at.0 + n as u64;
-            *byte = self.pages.get(&(at / PAGE)).map_or(TRAP, |page| page[(at % PAGE) as usize]);
+            *byte = self.pages.get(&(at / PAGE)).map_or(TRAP, |page| page.bytes[(at % PAGE) as usize]);
         }
     }
+}
 
-    /// The written pages, as few runs.
-    pub(super) fn runs(&self) -> Vec<(u64, Vec<u8>)> {
-        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
-        for (number, page) in &self.pages {
-            let at = number * PAGE;
-            match runs.last_mut() {
-                Some((start, run)) if at - (*start + run.len() as u64) < JOIN => {
-                    run.resize((at - *start) as usize, TRAP);
-                    run.extend_from_slice(&page[..]);
-                }
-                _ => runs.push((at, page.to_vec())),
+/// A stretch of memory that shows a stretch of the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Run {
+    /// Its address.
+    pub at: u64,
+    /// Where in the pool it begins: on the same offset in a page.
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// A page of the pool, and the ranges of it that are taken.
+struct Shared {
+    bytes: [u8; SIZE],
+    taken: Vec<Range<usize>>,
+}
+
+impl Shared {
+    fn fits(&self, used: &Range<usize>) -> bool {
+        !self.taken.iter().any(|taken| taken.start < used.end && used.start < taken.end)
+    }
+
+    fn take(&mut self, page: &Page, used: Range<usize>) {
+        self.bytes[used.clone()].copy_from_slice(&page.bytes[used.clone()]);
+        self.taken.push(used);
+    }
+}
+
+/// All written pages of `reservations`, as runs over a pool of pages, ascending by address.
+///
+/// A page on its own often has a few bytes only, where just one address would do: such pages share one page of the
+/// pool, each with its bytes at their place and those of others before and behind them. No byte of the pool is in two
+/// runs, so tools that look at the file find no overlap.
+pub(super) fn pool(reservations: &[Code]) -> (Vec<Run>, Vec<u8>) {
+    let mut pages: Vec<(u64, &Page)> = reservations
+        .iter()
+        .flat_map(|code| code.pages.iter().map(|(number, page)| (*number, &**page)))
+        .collect();
+    pages.sort_by_key(|(number, _)| *number);
+    let mut stretches: Vec<&[(u64, &Page)]> = pages.chunk_by(|a, b| a.0 + 1 == b.0).collect();
+    // Long ones first, then full ones: small ones find their place between.
+    stretches.sort_by_key(|stretch| {
+        let (number, first) = &stretch[0];
+        std::cmp::Reverse((stretch.len(), first.used.len(), *number))
+    });
+    let mut pool: Vec<Shared> = Vec::new();
+    let mut runs = Vec::new();
+    for stretch in stretches {
+        let len = stretch.len();
+        // The bytes of each page that belong to the run: all but before its first and behind its last.
+        let used = |n: usize| {
+            let own = &stretch[n].1.used;
+            (if n == 0 { own.start } else { 0 })..(if n + 1 == len { own.end } else { SIZE })
+        };
+        let fits =
+            |from: usize| pool[from..].iter().take(len).enumerate().all(|(n, page)| page.fits(&used(n)));
+        let from = (0..pool.len().saturating_sub(len - 1)).find(|&from| fits(from)).unwrap_or(pool.len());
+        for (n, (_, page)) in stretch.iter().enumerate() {
+            if from + n == pool.len() {
+                pool.push(Shared { bytes: [TRAP; SIZE], taken: Vec::new() });
             }
+            pool[from + n].take(page, used(n));
         }
-        for (_, run) in &mut runs {
-            let used = run.iter().rposition(|&byte| byte != TRAP).map_or(0, |last| last + 1);
-            run.truncate(used);
+        let begin = used(0).start as u64;
+        let end = (len as u64 - 1) * PAGE + used(len - 1).end as u64;
+        runs.push(Run {
+            at: stretch[0].0 * PAGE + begin,
+            offset: from as u64 * PAGE + begin,
+            len: end - begin,
+        });
+    }
+    runs.sort_by_key(|run| run.at);
+    let mut bytes: Vec<u8> = pool.iter().flat_map(|page| page.bytes).collect();
+    bytes.truncate(runs.iter().map(|run| (run.offset + run.len) as usize).max().unwrap_or(0));
+    (runs, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_with_bytes_at_different_places_share_one() {
+        let mut code = Code::new(Addr(0x10_0000), 0x10_0000);
+        code.write(Addr(0x10_0010), &[1, 2]);
+        code.write(Addr(0x10_3020), &[3, TRAP, 4]);
+        code.write(Addr(0x10_5011), &[5]);
+        code.write(Addr(0x10_7FFF), &[6, 7]);
+        let (runs, bytes) = pool(&[code]);
+        for (at, expected) in
+            [(0x10_0010, &[1, 2][..]), (0x10_3020, &[3, TRAP, 4]), (0x10_5011, &[5]), (0x10_7FFF, &[6, 7])]
+        {
+            let run = runs.iter().find(|run| run.at == at).expect("a run");
+            assert_eq!(run.offset % PAGE, at % PAGE);
+            assert_eq!(&bytes[run.offset as usize..][..run.len as usize], expected);
         }
-        runs.retain(|(_, run)| !run.is_empty());
-        runs
+        // The long run takes two pages; one of the two that are in each other's way goes on either.
+        assert_eq!(bytes.len().div_ceil(SIZE), 2);
+        for (run, next) in runs.iter().flat_map(|a| runs.iter().map(move |b| (a, b))).filter(|(a, b)| a != b)
+        {
+            assert!(run.offset + run.len <= next.offset || next.offset + next.len <= run.offset);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! also covers it, so that it is found after tools like strip have moved it. The body is a sequence of
 //! numbers (LEB128) and of byte strings with their length before them, in the order of [`Record`]'s fields.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use incise_image::FileOffset;
@@ -113,8 +114,10 @@ impl Record {
         body.number(self.original_len);
         body.bytes(&self.original_sha256);
         body.number(self.overwritten.len() as u64);
+        let mut end = 0;
         for (offset, bytes) in &self.overwritten {
-            body.number(offset.0);
+            body.signed(offset.0.wrapping_sub(end) as i64);
+            end = offset.0.wrapping_add(bytes.len() as u64);
             body.bytes(bytes);
         }
         body.number(self.patches.len() as u64);
@@ -143,8 +146,12 @@ impl Record {
         let original_len = body.number()?;
         let original_sha256 = body.bytes()?.try_into().ok()?;
         let mut overwritten = Vec::new();
+        let mut end = 0u64;
         for _ in 0..body.number()? {
-            overwritten.push((FileOffset(body.number()?), body.bytes()?.to_vec()));
+            let offset = end.wrapping_add(body.signed()? as u64);
+            let bytes = body.bytes()?.to_vec();
+            end = offset.wrapping_add(bytes.len() as u64);
+            overwritten.push((FileOffset(offset), bytes));
         }
         let mut patches = Vec::new();
         for _ in 0..body.number()? {
@@ -181,6 +188,10 @@ impl Counting {
         body.bytes(&self.folder);
         body.bytes(&self.name);
         body.number(self.len);
+        let tactics: BTreeSet<&str> = self.probes.iter().map(|probe| &*probe.tactic).collect();
+        let tactics: Vec<&str> = tactics.into_iter().collect();
+        body.number(tactics.len() as u64);
+        tactics.iter().for_each(|tactic| body.bytes(tactic.as_bytes()));
         body.number(self.probes.len() as u64);
         let (mut offset, mut at, mut name) = (0u64, 0u64, &b""[..]);
         for probe in &self.probes {
@@ -190,7 +201,8 @@ impl Counting {
             let shared = name.iter().zip(function).take_while(|(a, b)| a == b).count().min(SHARED_MAX);
             body.number(shared as u64);
             body.bytes(&function[shared..]);
-            body.bytes(probe.tactic.as_bytes());
+            let tactic = tactics.iter().position(|tactic| *tactic == probe.tactic).unwrap_or(0);
+            body.number(tactic as u64);
             (offset, at, name) = (probe.offset, probe.at.0, function);
         }
         body.number(self.refused.len() as u64);
@@ -206,6 +218,10 @@ impl Counting {
         let mut text = || Some(body.bytes()?.to_vec());
         let (program, folder, name) = (text()?, text()?, text()?);
         let len = body.number()?;
+        let mut tactics = Vec::new();
+        for _ in 0..body.number()? {
+            tactics.push(body.text()?);
+        }
         let (mut offset, mut at, mut last) = (0u64, 0u64, Vec::new());
         let mut probes = Vec::new();
         for _ in 0..body.number()? {
@@ -216,7 +232,8 @@ impl Counting {
             last.truncate(shared);
             last.extend_from_slice(body.bytes()?);
             let function = String::from_utf8(last.clone()).ok()?;
-            probes.push(Probe { offset, at: Addr(at), function, tactic: body.text()? });
+            let tactic = tactics.get(usize::try_from(body.number()?).ok()?)?.clone();
+            probes.push(Probe { offset, at: Addr(at), function, tactic });
         }
         let mut refused = Vec::new();
         for _ in 0..body.number()? {
