@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use incise::TrapPolicy;
 
-pub use crate::patching::args::{FindArgs, InspectArgs, PatchArgs, PatchesArgs};
+pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs};
 
 /// Put code into programs that already exist.
 #[derive(Parser, Debug)]
@@ -39,6 +39,8 @@ pub enum Command {
     Patch(PatchArgs),
     /// List the patches in a process or a file.
     Patches(PatchesArgs),
+    /// Make the changes of a patch file in a process or a file.
+    Apply(ApplyArgs),
     /// Tell what this machine allows, and what to do about what it does not.
     Doctor(DoctorArgs),
 }
@@ -178,6 +180,9 @@ pub struct UndoArgs {
     /// The file that was rewritten; it is replaced by its original. With -p, the number of a patch instead.
     #[arg(value_name = "FILE|ID", required_unless_present = "pid")]
     pub file: Option<PathBuf>,
+    /// The number of one patch of the file, as `patches` shows it; the others stay.
+    #[arg(value_name = "ID", conflicts_with = "pid")]
+    pub id: Option<u32>,
     /// Take a patch of a running process back; all of them, if no ID is given.
     #[arg(short, long, value_name = "PID", conflicts_with = "output")]
     pub pid: Option<i32>,

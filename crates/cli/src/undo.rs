@@ -19,6 +19,9 @@ pub(crate) fn run(args: &UndoArgs) -> Result<ExitCode, Failure> {
         Some(path) => Output::new(path),
         None => Output::in_place(file),
     };
+    if let Some(id) = args.id {
+        return crate::patching::undo_in_file(file, id, &output);
+    }
     let len = incise::space::file::undo(file, &output)?;
     println!("{}: the original, {len} bytes", output.path.display());
     Ok(ExitCode::SUCCESS)

@@ -172,3 +172,29 @@ pub struct PatchesArgs {
     #[arg(long, conflicts_with = "json")]
     pub export: bool,
 }
+
+/// Arguments of `apply`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "incise apply [OPTIONS] <FILE.patch> <FILE> (-o <OUT> | --in-place)\n       incise apply [OPTIONS] <FILE.patch> -p <PID>"
+)]
+pub struct ApplyArgs {
+    /// The patch file.
+    #[arg(value_name = "FILE.patch")]
+    pub patch: PathBuf,
+    /// The file to change.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// A running process to change.
+    #[arg(short, long, value_name = "PID", conflicts_with = "file", required_unless_present = "file")]
+    pub pid: Option<i32>,
+    /// Tell whether the changes fit, and do nothing.
+    #[arg(long)]
+    pub check: bool,
+    /// Of a file: where to write it.
+    #[arg(short, long, value_name = "OUT", conflicts_with = "in_place")]
+    pub output: Option<PathBuf>,
+    /// Of a file: replace it.
+    #[arg(long)]
+    pub in_place: bool,
+}

@@ -1,10 +1,14 @@
 //! `incise patch`: changes a program.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use incise::Ending;
-use incise::patching::{Change, How, Live, Plan, Request, View, place, plan, planned_listing, unhex};
+use incise::patching::{
+    Change, How, Live, Note, OnDisk, Plan, Request, View, place, plan, planned_listing, unhex,
+};
+use incise::space::file::Output;
+use incise::{Addr, Ending};
 
 use super::args::PatchArgs;
 use super::find::number;
@@ -17,7 +21,7 @@ pub(crate) fn run(args: &PatchArgs) -> Result<ExitCode, Failure> {
     let mut words = args.words.clone();
     if args.target.pid.is_none() && args.target.program.is_empty() {
         let file = target::file(&mut words)?;
-        return super::patch::file(args, &file, &words);
+        return self::file(args, &file, &words);
     }
     if args.output.is_some() || args.in_place {
         return Err("-o and --in-place are for files; a live patch is kept on disk with --save OUT".into());
@@ -70,6 +74,9 @@ fn make(args: &PatchArgs, live: &mut Live, at: &str, change: Change, text: &str)
     let request = request(args, &view, at, change)?;
     let plan = plan(&view, &request)?;
     preview(args, &view, &plan)?;
+    if let Some(out) = &args.save {
+        save(&view, &plan, &request, out)?;
+    }
     let made = live.carry_out(&view, &plan, text)?;
     let by = if made.patch.detour.is_some() { ", by way of code elsewhere" } else { "" };
     eprintln!(
@@ -146,7 +153,57 @@ fn wanted(args: &PatchArgs, words: &[String]) -> Result<(String, Change, String)
 }
 
 /// A change of a file.
-fn file(args: &PatchArgs, path: &std::path::Path, words: &[String]) -> Result<ExitCode, Failure> {
-    let _ = (args, words);
-    Err(format!("{}: files are not patched yet", path.display()).into())
+fn file(args: &PatchArgs, path: &Path, words: &[String]) -> Result<ExitCode, Failure> {
+    let (at, change, _) = wanted(args, words)?;
+    let output = match (&args.output, args.in_place, &args.save) {
+        (Some(out), false, None) => Some(Output::new(out)),
+        (None, true, None) => Some(Output::in_place(path)),
+        (None, false, Some(out)) => Some(Output::new(out)),
+        (None, false, None) if args.dry_run => None,
+        _ => return Err("where to write the patched file? -o OUT, or --in-place to replace it".into()),
+    };
+    let mut file = OnDisk::open(path)?;
+    let view = file.view()?;
+    let request = request(args, &view, &at, change)?;
+    let plan = plan(&view, &request)?;
+    preview(args, &view, &plan)?;
+    let id = file.add(Note { request, expected: plan.old.clone() })?;
+    let Some(output) = output.filter(|_| !args.dry_run) else { return Ok(ExitCode::SUCCESS) };
+    file.save(&output)?;
+    eprintln!("incise: patch {id} is in {}", output.path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same change in a copy of the file that the place belongs to.
+fn save(view: &View, plan: &Plan, request: &Request, out: &Path) -> Result<(), Failure> {
+    let module = view.program().modules().iter().find(|module| module.range.contains(&request.at));
+    let module = module.ok_or("the place belongs to no file: it cannot be saved")?;
+    if let Some(address) = names_address(request).filter(|at| module.bias != 0 && view.region(*at).is_some())
+    {
+        let reason =
+            format!("{address} is an address of this process only: write it as a name, such as main+0x10");
+        return Err(format!("--save: {reason}").into());
+    }
+    let pid = view.pid().ok_or("--save goes with a process or a program to start")?;
+    let path = std::path::PathBuf::from(format!("/proc/{pid}/root{}", module.path));
+    let mut file = OnDisk::open(&path)?;
+    let link = Addr(request.at.0.wrapping_sub(module.bias));
+    file.add(Note { request: Request { at: link, ..request.clone() }, expected: plan.old.clone() })?;
+    file.save(&Output::new(out))?;
+    eprintln!("incise: the same change is in {}", out.display());
+    Ok(())
+}
+
+/// The first number in a change that may be an address.
+fn names_address(request: &Request) -> Option<Addr> {
+    let text = match &request.change {
+        Change::Assembly(text) | Change::Call(text) | Change::Jump(text) => text,
+        _ => return None,
+    };
+    let digits = |rest: &str| rest.chars().take_while(char::is_ascii_hexdigit).collect::<String>();
+    text.split("0x")
+        .skip(1)
+        .filter_map(|rest| u64::from_str_radix(&digits(rest), 16).ok())
+        .map(Addr)
+        .find(|at| at.0 > 0xFFFF)
 }

@@ -1,9 +1,11 @@
 //! `incise patches` and `incise undo -p`: what was changed, and taking it back.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use incise::patching::{Live, Patch, View, patches};
+use incise::patching::{Live, OnDisk, Patch, PatchFile, View, file_patches, patches};
+use incise::space::file::Output;
 use serde::Serialize;
 
 use super::args::PatchesArgs;
@@ -28,10 +30,27 @@ pub(crate) fn run(args: &PatchesArgs) -> Result<ExitCode, Failure> {
             let view = View::of_process(pid)?;
             (patches(&view), view)
         }
-        (None, Some(file)) => (Vec::new(), View::of_file(file)?),
+        (None, Some(file)) => (file_patches(file)?, View::of_file(file)?),
         (None, None) => return Err("whose? Name a file, or -p PID".into()),
     };
     let mut out = io::stdout().lock();
+    if args.export {
+        let file = args
+            .file
+            .as_ref()
+            .ok_or("--export takes a patched file: keep a live patch with --save OUT first")?;
+        let module = view.program().modules().first();
+        let exported = PatchFile {
+            program: module.map(|module| module.name.clone()),
+            build_id: module.and_then(|module| module.image.build_id().map(<[u8]>::to_vec)),
+            notes: OnDisk::open(file)?.notes().iter().map(|(_, note)| note.clone()).collect(),
+        };
+        if exported.notes.is_empty() {
+            return Err(format!("{}: nothing is patched", file.display()).into());
+        }
+        write!(out, "{}", exported.to_text())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     for patch in &known {
         if args.json {
             writeln!(out, "{}", serde_json::to_string(&json(patch))?)?;
@@ -75,5 +94,14 @@ pub(crate) fn undo_live(pid: i32, id: Option<u32>) -> Result<ExitCode, Failure> 
         println!("patch {} is taken back: {} at {}", patch.id, patch.text.replace('\n', "; "), patch.at);
     }
     live.detach()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes one patch of a file back.
+pub(crate) fn undo_in_file(path: &Path, id: u32, output: &Output) -> Result<ExitCode, Failure> {
+    let mut file = OnDisk::open(path)?;
+    file.remove(id)?;
+    file.save(output)?;
+    println!("patch {id} is taken back: {}", output.path.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -103,6 +103,8 @@ enum Code {
 struct Insn1 {
     at: Addr,
     bytes: Vec<u8>,
+    /// It goes to another new instruction (its index; the number of them for their end), not to an address.
+    inner: Option<usize>,
 }
 
 /// Works out what `request` means in the program seen by `view`.
@@ -140,7 +142,14 @@ pub fn plan(view: &View, request: &Request) -> Result<Plan, PatchError> {
         Change::Text(bytes) | Change::Data(bytes) => return data(view, at, bytes, false),
         Change::Assembly(source) => match text(source, request.syntax) {
             Ok(_) if has_data(source) => Code::Text { text: source.clone(), syntax: request.syntax },
-            Ok(bytes) => Code::Insns(decoded(at, &bytes)?),
+            Ok(bytes) => {
+                // A target that moves with the code is one of its labels.
+                const APART: u64 = 1 << 16;
+                let moved = assemble(source, at + APART, request.syntax, &names)?;
+                let mut insns = decoded(at, &bytes)?;
+                mark_inner(&mut insns, &decoded(at + APART, &moved)?);
+                Code::Insns(insns)
+            }
             Err(error) => return Err(error),
         },
         Change::Bytes(bytes) => return Ok(in_place(&old, filled(&old, bytes.clone()))),
@@ -162,7 +171,7 @@ pub fn plan(view: &View, request: &Request) -> Result<Plan, PatchError> {
         Change::Jump(to) => Code::Jump(place(view, to)?.addr),
     };
     let detour = Detour { code, end };
-    let bytes = detour.inner(at)?;
+    let bytes = detour.inner(at, false)?;
     let room = end.offset_from(at) as usize;
     if bytes.len() <= room {
         let new = filled(&old, bytes);
@@ -306,10 +315,27 @@ fn decoded(at: Addr, bytes: &[u8]) -> Result<Vec<Insn1>, PatchError> {
     while offset < bytes.len() {
         let here = at + offset as u64;
         let insn = decode(&bytes[offset..], here).map_err(|_| PatchError::NoInstruction { at: here })?;
-        insns.push(Insn1 { at: here, bytes: insn.bytes().to_vec() });
+        insns.push(Insn1 { at: here, bytes: insn.bytes().to_vec(), inner: None });
         offset += insn.len();
     }
     Ok(insns)
+}
+
+/// Marks the branches among `insns` that go to others of them; `moved` are the same assembled elsewhere.
+fn mark_inner(insns: &mut [Insn1], moved: &[Insn1]) {
+    let target = |insn: &Insn1| decode(&insn.bytes, insn.at).ok().and_then(|insn| insn.flow().target());
+    // The index of the instruction at `to`.
+    let index = |insns: &[Insn1], to: Option<Addr>| {
+        let end = insns.last().map(|last| last.at + last.bytes.len() as u64);
+        let found = insns.iter().position(|insn| Some(insn.at) == to);
+        found.or_else(|| (to.is_some() && to == end).then_some(insns.len()))
+    };
+    for place in 0..insns.len().min(moved.len()) {
+        let here = index(insns, target(&insns[place]));
+        if here.is_some() && here == index(moved, target(&moved[place])) {
+            insns[place].inner = here;
+        }
+    }
 }
 
 impl Plan {
@@ -339,20 +365,18 @@ impl Plan {
 }
 
 impl Detour {
-    /// The code at `at`, with the way back behind it where it can run off its end.
+    /// The code at `at`, with the way back behind it where it can run off its end. `moves`: both may be loaded elsewhere,
+    /// so no address may be in it.
     ///
     /// # Errors
     /// If something in it is out of reach from there.
-    pub fn code_at(&self, at: Addr) -> Result<Vec<u8>, PatchError> {
-        let code = self.inner(at)?;
+    pub fn code_at(&self, at: Addr, moves: bool) -> Result<Vec<u8>, PatchError> {
+        let code = self.inner(at, moves)?;
         let ends = match &self.code {
             Code::Return(_) | Code::Jump(_) => true,
             Code::Insns(insns) => {
                 let last = insns.last().and_then(|insn| decode(&insn.bytes, insn.at).ok());
-                let out = insns.last().map_or(self.end, |insn| insn.at + insn.bytes.len() as u64);
-                let to_end = insns.iter().any(|insn| {
-                    decode(&insn.bytes, insn.at).is_ok_and(|insn| insn.flow().target() == Some(out))
-                });
+                let to_end = insns.iter().any(|insn| insn.inner == Some(insns.len()));
                 !to_end && last.is_some_and(|last| !last.flow().falls_through())
             }
             Code::Text { .. } | Code::Call(_) => false,
@@ -364,7 +388,7 @@ impl Detour {
         Ok(asm.into_bytes())
     }
 
-    fn inner(&self, at: Addr) -> Result<Vec<u8>, PatchError> {
+    fn inner(&self, at: Addr, moves: bool) -> Result<Vec<u8>, PatchError> {
         let mut asm = Assembler::new(at);
         match &self.code {
             Code::Return(value) => {
@@ -374,14 +398,14 @@ impl Detour {
             Code::Call(to) => asm.call(*to),
             Code::Jump(to) => asm.jump(*to),
             Code::Text { text, syntax } => return Ok(assemble(text, at, *syntax, &|_| None)?),
-            Code::Insns(insns) => return moved(insns, at),
+            Code::Insns(insns) => return moved(insns, at, moves),
         }
         Ok(asm.into_bytes())
     }
 }
 
 /// Instructions moved to `to`; branches among them stay among them.
-fn moved(insns: &[Insn1], to: Addr) -> Result<Vec<u8>, PatchError> {
+fn moved(insns: &[Insn1], to: Addr, moves: bool) -> Result<Vec<u8>, PatchError> {
     let Some(first) = insns.first() else { return Ok(Vec::new()) };
     if first.at == to {
         return Ok(insns.iter().flat_map(|insn| insn.bytes.clone()).collect());
@@ -395,12 +419,7 @@ fn moved(insns: &[Insn1], to: Addr) -> Result<Vec<u8>, PatchError> {
             next.push(to + code.len() as u64);
             let decoded =
                 decode(&insn.bytes, insn.at).map_err(|_| PatchError::NoInstruction { at: insn.at })?;
-            let out = insns.last().map_or(to, |last| last.at + last.bytes.len() as u64);
-            let resolve = |target: Addr| match insns.iter().position(|other| other.at == target) {
-                Some(index) => places[index],
-                None if target == out => places[insns.len()],
-                None => target,
-            };
+            let resolve = |target: Addr| insn.inner.map_or(target, |index| places[index]);
             // A call among the new instructions is one of the new code: it comes back to it.
             if let Flow::Call(target) = decoded.flow() {
                 let mut asm = Assembler::new(to + code.len() as u64);
@@ -412,8 +431,8 @@ fn moved(insns: &[Insn1], to: Addr) -> Result<Vec<u8>, PatchError> {
                 code.extend_from_slice(&insn.bytes);
                 continue;
             }
-            let (to, shadow_stack, moves) = (to + code.len() as u64, false, false);
-            let how = Relocation { to, resolve: &resolve, shadow_stack, moves };
+            let how =
+                Relocation { to: to + code.len() as u64, resolve: &resolve, shadow_stack: false, moves };
             let failed = |error: incise_isa::native::RelocateError| PatchError::Unsuitable {
                 at: insn.at,
                 reason: error.to_string(),

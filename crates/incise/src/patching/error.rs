@@ -7,6 +7,7 @@ use incise_isa::Addr;
 use incise_isa::native::AsmError;
 use incise_patch::CommitError;
 use incise_space::SpaceError;
+use incise_space::file::FileError;
 
 /// Why a place could not be found, or not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +118,9 @@ pub enum PatchError {
     /// The program ended before the place was reached.
     #[error("the program ended before it came to its entry point")]
     Ended,
+    /// The file cannot be changed or written.
+    #[error(transparent)]
+    OnDisk(#[from] FileError),
     /// The address space could not do it.
     #[error(transparent)]
     Space(#[from] SpaceError),

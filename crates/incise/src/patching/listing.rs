@@ -123,7 +123,7 @@ pub fn planned_listing(view: &View, plan: &Plan, syntax: Syntax) -> (Vec<Line>, 
     let after: Vec<Line> = match &plan.how {
         How::InPlace { new, .. } | How::Data { new } => lines(view, plan.at, new, syntax).collect(),
         How::Detour(detour) => {
-            let code = detour.code_at(plan.at).unwrap_or_default();
+            let code = detour.code_at(plan.at, false).unwrap_or_default();
             lines(view, plan.at, &code, syntax).collect()
         }
     };

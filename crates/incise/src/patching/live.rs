@@ -307,7 +307,7 @@ impl Session<'_> {
     fn detour(&mut self, plan: &Plan, detour: &Detour, text: &str) -> Result<Made, PatchError> {
         const ROUND: u64 = 16;
         let guess = self.book.room(0).ok_or_else(|| no_room(plan.at))?;
-        let code = detour.code_at(guess)?;
+        let code = detour.code_at(guess, false)?;
         let at = self.book.room(code.len()).ok_or_else(|| no_room(plan.at))?;
         self.book.used = (self.book.used + code.len() as u64).next_multiple_of(ROUND);
         self.space.write_code(&[(at, &code)])?;
@@ -390,14 +390,14 @@ impl Session<'_> {
 }
 
 /// The addresses from the first to the last byte that differs; one byte where none does.
-fn differing(at: Addr, old: &[u8], new: &[u8]) -> std::ops::Range<Addr> {
+pub(super) fn differing(at: Addr, old: &[u8], new: &[u8]) -> std::ops::Range<Addr> {
     let first = old.iter().zip(new).position(|(a, b)| a != b).unwrap_or(0);
     let last = old.iter().zip(new).rposition(|(a, b)| a != b).unwrap_or(0);
     at + first as u64..at + last as u64 + 1
 }
 
 /// The edits that make `old` at `at` into `new`.
-fn edits(at: Addr, old: &[u8], new: &[u8], heads: &[usize]) -> Vec<Edit> {
+pub(super) fn edits(at: Addr, old: &[u8], new: &[u8], heads: &[usize]) -> Vec<Edit> {
     let differs = differing(at, old, new);
     let (first, end) = (differs.start.offset_from(at) as usize, differs.end.offset_from(at) as usize);
     (first..end)

@@ -8,6 +8,8 @@
 //! | `search.rs`, `decides.rs` | strings and constants, who uses them, which branches decide |
 //! | `change.rs` | what is to be changed, as bytes |
 //! | `live.rs`, `book.rs` | changes of a running process, and the record of them in it |
+//! | `on_disk.rs` | changes of a file |
+//! | `note.rs`, `patch_file.rs` | changes as text |
 //! | `error.rs` | what can go wrong |
 
 mod book;
@@ -18,6 +20,9 @@ mod error;
 mod listing;
 mod live;
 mod naming;
+mod note;
+mod on_disk;
+mod patch_file;
 mod place;
 mod search;
 mod view;
@@ -29,6 +34,9 @@ pub use error::PatchError;
 pub use listing::{Line, expect, listing, original_listing, planned_listing};
 pub use live::{Live, Made, patches};
 pub use naming::string_at;
+pub use note::Note;
+pub use on_disk::{OnDisk, file_patches};
+pub use patch_file::PatchFile;
 pub use place::{Place, place};
 pub use search::{Hit, SearchResult, Use, Wanted, search, strings};
 pub use view::{Region, View};
