@@ -5,6 +5,7 @@
 //! - `tests/counts.rs`: counts of real programs against the kernel's uprobes.
 //! - `tests/attach.rs`: processes that run already: nothing is left behind.
 //! - `tests/kill.rs`: the command is killed at any time.
+//! - `tests/rewrite.rs`: programs rewritten with counters, and restored.
 //! - `tests/errors.rs`: what can go wrong, told in one line, with nothing half-done.
 //! - `tests/faces.rs`: the form of reports, `list` and `doctor`.
 //!

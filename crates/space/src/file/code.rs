@@ -26,7 +26,7 @@ struct Page {
 
 impl Page {
     fn new() -> Page {
-        Page { bytes: [TRAP; SIZE], used: SIZE..0 }
+        Page { bytes: [TRAP; SIZE], used: Range { start: SIZE, end: 0 } }
     }
 
     fn set(&mut self, at: usize, byte: u8) {
