@@ -5,18 +5,19 @@
 //! depend on how many threads there are, or which of them is faster.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use incise_image::{Image, LinkAddr};
 
-use crate::body::{Body, NEW_ENTRY, TAIL};
+use crate::body::{Body, IMPORT, LocalEdge, NEW_ENTRY, TAIL};
 use crate::code::{NONE, Off};
 use crate::context::{Context, source};
 use crate::edge::{EdgeKind, ParseError};
 use crate::gaps::{self, Evidence, Gap};
 use crate::graph::Cfg;
 use crate::join::{Joined, join};
-use crate::returning::{Returning, solve};
+use crate::returning::{Returning, Unknown, solve};
 use crate::traverse::{Scratch, traverse};
 use crate::x86_64::skip_padding;
 
@@ -45,6 +46,8 @@ impl Default for Options<'_> {
 /// Parses one program.
 pub struct Parser<'a> {
     context: Context<'a>,
+    /// What [`Context::entries`] found.
+    named: OnceLock<Vec<(Off, u8)>>,
 }
 
 /// A function that is known.
@@ -61,7 +64,7 @@ impl<'a> Parser<'a> {
     /// # Errors
     /// [`ParseError::TooFarApart`].
     pub fn new(image: &'a Image, file: &'a [u8]) -> Result<Parser<'a>, ParseError> {
-        Ok(Parser { context: Context::new(image, file)? })
+        Ok(Parser { context: Context::new(image, file)?, named: OnceLock::new() })
     }
 
     /// Parses the whole program. The result is the same for any number of threads.
@@ -82,7 +85,7 @@ impl<'a> Parser<'a> {
             }
             let entries: Vec<Off> = known.iter().map(|k| k.entry).collect();
             let bodies: Vec<&Body> = known.iter().filter_map(|k| k.body.as_ref()).collect();
-            let returning = solve(context, &entries, &bodies);
+            let returning = solve(context, &entries, &bodies, Unknown::Waits);
             let mut new = self.called(&known, &entries, &returning);
             if new.is_empty() && round < MOST_ROUNDS {
                 new = self.hidden(&known, &entries, &returning);
@@ -263,6 +266,72 @@ impl<'a> Parser<'a> {
         let steps = [true, false].into_iter().flat_map(|certain| all.map(|evidence| (evidence, certain)));
         let mut found = steps.map(|(evidence, certain)| look(evidence, certain));
         found.find(|new| !new.is_empty()).unwrap_or_default()
+    }
+
+    /// Parses the function at `at` alone; `None` if no code is there. Callees are looked at only as far as it
+    /// takes to tell whether they return, and not beyond a bound: calls of functions behind it count as
+    /// returning, so that the graph may have edges that [`parse`](Self::parse) knows are never taken, and
+    /// none less. Calls and tail calls lead to addresses, not to blocks.
+    ///
+    /// # Errors
+    /// [`ParseError::TooMany`].
+    pub fn function(&self, at: LinkAddr) -> Result<Option<Cfg>, ParseError> {
+        /// How deep calls are followed, and how many functions at most.
+        const BOUNDS: (usize, usize) = (5, 1500);
+        let context = &self.context;
+        let Some(entry) = context.code.offset(at.0).filter(|&at| context.code.insn(at).is_some()) else {
+            return Ok(None);
+        };
+        let named = self.named.get_or_init(|| context.entries());
+        let mut entries: Vec<Off> = named.iter().map(|(at, _)| *at).collect();
+        if let Err(place) = entries.binary_search(&entry) {
+            entries.insert(place, entry);
+        }
+        let source_of = |at: Off| {
+            let known = named.binary_search_by_key(&at, |n| n.0).ok().and_then(|i| named.get(i));
+            known.map_or(source::CALLED, |n| n.1)
+        };
+        let mut scratch = Scratch::default();
+        let mut known = vec![Known { entry, source: source_of(entry), body: None }];
+        for depth in 0.. {
+            for function in known.iter_mut().filter(|k| k.body.is_none()) {
+                function.body = Some(traverse(context, &entries, function.entry, &mut scratch));
+            }
+            let here: Vec<Off> = known.iter().map(|k| k.entry).collect();
+            let bodies: Vec<&Body> = known.iter().filter_map(|k| k.body.as_ref()).collect();
+            let returning = solve(context, &here, &bodies, Unknown::Returns);
+            let new = self.callees(&known, &here, &returning);
+            if depth >= BOUNDS.0 || new.is_empty() || known.len() + new.len() > BOUNDS.1 {
+                let joined: Vec<Joined<'_>> = known
+                    .iter()
+                    .filter_map(|k| {
+                        let wanted = k.entry == entry;
+                        Some(Joined { entry: k.entry, source: k.source, body: k.body.as_ref()?, wanted })
+                    })
+                    .collect();
+                return join(context, &joined, &returning).map(Some);
+            }
+            known.extend(new.into_iter().map(|at| Known { entry: at, source: source_of(at), body: None }));
+            known.sort_by_key(|k| k.entry);
+        }
+        Ok(None)
+    }
+
+    /// Functions that reached code calls or jumps to, and that are not among `here`.
+    fn callees(&self, known: &[Known], here: &[Off], returning: &Returning) -> Vec<Off> {
+        let mut new = Vec::new();
+        for (index, function) in known.iter().enumerate() {
+            let Some(body) = &function.body else { continue };
+            for block in (0..body.blocks.len()).filter(|&b| returning.is_reached(index, b)) {
+                let leaves = |e: &&LocalEdge| e.flags & (TAIL | NEW_ENTRY) != 0 && e.flags & IMPORT == 0;
+                let targets = body.edges_of(block).iter().filter(leaves).map(|e| e.target);
+                new.extend(targets.filter(|&at| at != NONE && here.binary_search(&at).is_err()));
+            }
+        }
+        new.sort_unstable();
+        new.dedup();
+        new.retain(|&at| self.context.code.insn(at).is_some());
+        new
     }
 
     /// The functions the file itself names: those of [`parse`](Self::parse) that need no code to be read.

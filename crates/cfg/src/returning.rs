@@ -18,6 +18,15 @@ pub(crate) struct Returning {
     imports: Vec<bool>,
 }
 
+/// What a function that was not followed does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// It will be followed later: nobody knows yet.
+    Waits,
+    /// It may return.
+    Returns,
+}
+
 /// Who waits for a function to return.
 #[derive(Clone, Copy)]
 struct Waiter {
@@ -33,6 +42,7 @@ struct Solver<'s> {
     entries: &'s [Off],
     bodies: &'s [&'s Body],
     known: Returning,
+    unknown: Unknown,
     waiting: Vec<Vec<Waiter>>,
     /// Functions that were just found to return.
     fresh: Vec<u32>,
@@ -40,7 +50,12 @@ struct Solver<'s> {
 }
 
 /// Solves for the functions at `entries` (ascending) with the `bodies`.
-pub(crate) fn solve<'s>(context: &'s Context<'s>, entries: &'s [Off], bodies: &'s [&'s Body]) -> Returning {
+pub(crate) fn solve<'s>(
+    context: &'s Context<'s>,
+    entries: &'s [Off],
+    bodies: &'s [&'s Body],
+    unknown: Unknown,
+) -> Returning {
     let mut first_block = Vec::with_capacity(bodies.len() + 1);
     let mut blocks = 0u32;
     for body in bodies {
@@ -55,7 +70,8 @@ pub(crate) fn solve<'s>(context: &'s Context<'s>, entries: &'s [Off], bodies: &'
         imports: context.imports_that_return(),
     };
     let waiting = vec![Vec::new(); bodies.len()];
-    let mut solver = Solver { context, entries, bodies, known, waiting, fresh: Vec::new(), open: Vec::new() };
+    let mut solver =
+        Solver { context, entries, bodies, known, unknown, waiting, fresh: Vec::new(), open: Vec::new() };
     for (function, body) in bodies.iter().enumerate() {
         let start = entries.get(function).and_then(|&entry| body.starting_at(entry));
         for block in start.into_iter().map(|b| b as u32).chain(body.roots.iter().copied()) {
@@ -153,7 +169,7 @@ impl Solver<'_> {
                     _ if edge.flags & (TAIL | NEW_ENTRY) != 0 => match self.callee(edge.target) {
                         Some(callee) => self.wait(callee, Waiter { function, block: NONE, next: NONE }),
                         // To be parsed, if it is code; else it may return.
-                        None if edge.flags & NEW_ENTRY != 0 => {}
+                        None if edge.flags & NEW_ENTRY != 0 && self.unknown == Unknown::Waits => {}
                         None => self.set_returns(function),
                     },
                     _ if edge.to != NONE => self.open.push(edge.to),
@@ -181,7 +197,7 @@ impl Solver<'_> {
                 Some(false) => self.waiting[callee as usize].push(waiter),
                 _ => self.queue(waiter),
             }
-        } else if self.context.code.insn(call.target).is_none() {
+        } else if self.unknown == Unknown::Returns || self.context.code.insn(call.target).is_none() {
             self.queue(waiter);
         }
     }

@@ -105,3 +105,29 @@ fn checksum(bytes: &[u8]) -> u64 {
     let sum = rest.iter().fold(sum, |sum, &byte| mix(sum, u64::from(byte)));
     sum ^ sum >> 32
 }
+
+/// A function on its own has every edge the whole program's graph has for it.
+#[test]
+fn functions_on_demand_have_all_their_edges() {
+    use incise_cfg::EdgeKind;
+    let Some((image, file)) = load("/usr/bin/bash") else { return };
+    let whole = parse(&image, &file, 2);
+    let parser = Parser::new(&image, &file).expect("code in reach");
+    let mut checked = 0;
+    for function in whole.functions().filter(|f| f.is_named()).step_by(3) {
+        let alone = parser.function(function.entry()).expect("a graph").expect("code");
+        let edges: std::collections::HashSet<_> =
+            alone.edges().map(|e| (e.source().last(), e.kind(), e.target_addr())).collect();
+        let lasts: std::collections::HashSet<_> = alone.blocks().map(|b| b.last()).collect();
+        assert_eq!(alone.functions().len(), 1);
+        for edge in function.blocks().filter(|b| lasts.contains(&b.last())).flat_map(|b| b.outgoing()) {
+            let key = (edge.source().last(), edge.kind(), edge.target_addr());
+            assert!(
+                edge.kind() == EdgeKind::FallThrough || edges.contains(&key),
+                "{function:?} lacks {edge:?}"
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 5000, "only {checked} edges");
+}

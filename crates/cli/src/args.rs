@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use incise::TrapPolicy;
 
+pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
 pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs};
 
 /// Put code into programs that already exist.
@@ -25,6 +26,14 @@ pub enum Command {
     Count(CountArgs),
     /// List the functions that patterns match, without touching anything.
     List(ListArgs),
+    /// List the functions of a program, with their blocks and what is unresolved.
+    Functions(FunctionsArgs),
+    /// Show a function's instructions, block by block.
+    Disasm(DisasmArgs),
+    /// Show a function's control flow graph.
+    Cfg(CfgArgs),
+    /// Parse whole programs; store their control flow graphs.
+    Parse(ParseArgs),
     /// Write a program with counters in it, which it keeps in a file while it runs.
     Rewrite(RewriteArgs),
     /// Show what a rewritten program has counted so far.

@@ -6,6 +6,7 @@ pub mod args;
 mod count;
 mod counts;
 mod doctor;
+pub mod flow;
 mod list;
 pub mod patching;
 mod report;
@@ -26,6 +27,10 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Count(args) => count::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Functions(args) => flow::functions(&args),
+        Command::Disasm(args) => flow::disasm(&args),
+        Command::Cfg(args) => flow::cfg(&args),
+        Command::Parse(args) => flow::parse(&args),
         Command::Rewrite(args) => rewrite::run(&args),
         Command::Report(args) => counts::run(&args),
         Command::Undo(args) => undo::run(&args),

@@ -1,0 +1,14 @@
+//! Commands about control flow: `functions`, `disasm`, `cfg`, `parse`.
+
+pub mod args;
+mod disasm;
+mod functions;
+mod graph;
+mod parse;
+mod picture;
+mod program;
+
+pub(crate) use disasm::run as disasm;
+pub(crate) use functions::run as functions;
+pub(crate) use graph::run as cfg;
+pub(crate) use parse::run as parse;
