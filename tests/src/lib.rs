@@ -7,6 +7,7 @@
 //! - `tests/kill.rs`: the command is killed at any time.
 //! - `tests/rewrite.rs`: programs rewritten with counters, and restored.
 //! - `tests/errors.rs`: what can go wrong, told in one line, with nothing half-done.
+//! - `tests/patching.rs`: patching by hand, live, at launch and on disk.
 //! - `tests/faces.rs`: the form of reports, `list` and `doctor`.
 //!
 //! `INCISE_LONG=1` lengthens what is random; `INCISE_NO_SKIP=1` fails what would be skipped;

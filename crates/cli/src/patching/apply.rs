@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use incise::Addr;
 use incise::image::Module;
-use incise::patching::{Live, Note, OnDisk, PatchFile, Request, View, expect, plan};
+use incise::patching::{Live, Note, OnDisk, PatchFile, Request, View, plan};
 use incise::space::file::Output;
 
 use super::args::ApplyArgs;
@@ -62,10 +62,9 @@ fn live(args: &ApplyArgs, pid: i32, patch: &PatchFile) -> Result<ExitCode, Failu
     let moved =
         |note: &Note| Request { at: Addr(note.request.at.0.wrapping_add(bias)), ..note.request.clone() };
     for note in &patch.notes {
-        let planned = plan(&view, &moved(note))?;
-        if !note.expected.is_empty() {
-            expect(&view, planned.at, &note.expected)?;
-        }
+        let here = Note { request: moved(note), expected: note.expected.clone() };
+        here.check(&view)?;
+        plan(&view, &here.request)?;
     }
     if args.check {
         println!("{} changes fit process {pid}", patch.notes.len());

@@ -183,7 +183,7 @@ pub fn plan(view: &View, request: &Request) -> Result<Plan, PatchError> {
 }
 
 /// The place of new code: behind an `endbr64`, which has to stay where indirect branches lead.
-fn behind_mark(view: &View, request: &Request) -> Addr {
+pub(super) fn behind_mark(view: &View, request: &Request) -> Addr {
     let code =
         matches!(request.change, Change::Assembly(_) | Change::Return(_) | Change::Call(_) | Change::Jump(_));
     match view.insn(request.at) {

@@ -8,8 +8,9 @@ use incise_isa::Addr;
 use incise_isa::native::Syntax;
 
 use super::book::{hex, unhex};
-use super::change::{Change, Request};
+use super::change::{Change, Request, behind_mark};
 use super::place::number;
+use super::{PatchError, View, expect};
 
 /// A request with the bytes that it expects.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +44,17 @@ impl Note {
             Change::Data(bytes) => format!("--data {}", hex(bytes)),
         };
         format!("{at} {count} {expected} {change}")
+    }
+
+    /// Checks that the expected bytes are there.
+    ///
+    /// # Errors
+    /// [`PatchError::Unexpected`] if not.
+    pub fn check(&self, view: &View) -> Result<(), PatchError> {
+        if self.expected.is_empty() {
+            return Ok(());
+        }
+        expect(view, behind_mark(view, &self.request), &self.expected)
     }
 
     /// The change as a user would write it.

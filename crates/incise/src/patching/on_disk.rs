@@ -16,7 +16,7 @@ use super::book::Patch;
 use super::change::{Detour, How, Plan, plan};
 use super::live::{differing, edits};
 use super::note::Note;
-use super::{PatchError, View, expect};
+use super::{PatchError, View};
 
 /// A file that is patched.
 pub struct OnDisk {
@@ -176,10 +176,8 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn make(&mut self, id: u32, note: &Note) -> Result<(), PatchError> {
+        note.check(&self.view)?;
         let plan = plan(&self.view, &note.request)?;
-        if !note.expected.is_empty() {
-            expect(&self.view, plan.at, &note.expected)?;
-        }
         let (at, old, new) = match &plan.how {
             How::Data { new } => (plan.at, plan.old.clone(), self.write(&plan, new, &[])?),
             How::InPlace { new, heads } => (plan.at, plan.old.clone(), self.write(&plan, new, heads)?),

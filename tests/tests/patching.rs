@@ -1,0 +1,296 @@
+//! Patching by hand: the story of docs/live-patching.md on every kind of program, live, at launch and on disk.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use incise_tests::build::incise;
+use incise_tests::command::{PATIENCE, run, wait};
+use incise_tests::outcome::{Ending, Outcome};
+use incise_tests::process::Snapshot;
+use incise_tests::scratch::Scratch;
+use serde_json::Value;
+
+const SAVED: &str = "Thank you marrrio, *smooch*!\n";
+const LOST: &str = "Sorry but our princess is in another castle\n";
+
+/// Every way to build the castle, stripped.
+const BUILDS: [&[&str]; 6] = [
+    &["-s", "-static"],
+    &["-s"],
+    &["-s", "-O2"],
+    &["-s", "-no-pie"],
+    &["-s", "-static-pie"],
+    &["-s", "-static", "-O2"],
+];
+
+fn build(scratch: &Scratch, source: &str, name: &str, options: &[&str]) -> PathBuf {
+    let program = scratch.file(name);
+    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/targets")).join(source);
+    let mut compiler = Command::new("gcc");
+    let outcome = run(compiler.arg("-pthread").args(options).arg("-o").arg(&program).arg(source));
+    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    program
+}
+
+fn told(arguments: &[&str]) -> Outcome {
+    run(Command::new(incise()).args(arguments))
+}
+
+/// What a command prints; it has to succeed.
+fn said(arguments: &[&str]) -> String {
+    let outcome = told(arguments);
+    assert_eq!(outcome.ending, Ending::Exited(0), "{arguments:?}: {}", outcome.error_text());
+    String::from_utf8_lossy(&outcome.stdout).into_owned()
+}
+
+fn lines(arguments: &[&str]) -> Vec<Value> {
+    let text = said(arguments);
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
+        .collect()
+}
+
+fn address(value: &Value, key: &str) -> u64 {
+    let text = value[key].as_str().unwrap_or("");
+    u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or_else(|_| panic!("no {key} in {value}"))
+}
+
+/// The branch nearest to the use of the princess' words, and the option that makes them run.
+fn branch(target: &[&str]) -> (String, &'static str) {
+    let found = lines(&[&["find", "--json"], target, &["smooch"]].concat());
+    let of =
+        |kind: &str| found.iter().find(|line| line["type"] == kind).unwrap_or_else(|| panic!("no {kind}"));
+    assert!(of("string")["text"].as_str().is_some_and(|text| text.starts_with("Thank you marrrio")));
+    let branch = of("branch");
+    assert_eq!(branch["use"], of("use")["address"]);
+    let option = if branch["taken"] == true { "--always" } else { "--never" };
+    (branch["address"].as_str().expect("an address").to_owned(), option)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a name in UTF-8")
+}
+
+fn assert_ends(program: &Path, output: &str, code: i32) {
+    let outcome = run(&mut Command::new(program));
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), output, "{}", program.display());
+    assert_eq!(outcome.ending, Ending::Exited(code));
+}
+
+#[test]
+fn the_princess_is_saved_at_launch_and_on_disk() {
+    let scratch = Scratch::new();
+    for (index, options) in BUILDS.iter().enumerate() {
+        let castle = build(&scratch, "castle.c", &format!("castle{index}"), options);
+        let original = fs::read(&castle).expect("a program");
+        assert_ends(&castle, LOST, 1);
+        // Where main is, told from the entry code: the first instructions read argc.
+        let main = lines(&["inspect", text(&castle), "main", "-n", "1", "--json"]);
+        let main = address(&main[0], "address");
+        let (branch, option) = branch(&[text(&castle)]);
+        let offset = u64::from_str_radix(&branch[2..], 16).expect("an address") - main;
+        assert!(offset < 64, "{options:?}: the branch is {offset} bytes behind main");
+
+        // At launch, and kept on disk with it.
+        let kept = scratch.file(&format!("kept{index}"));
+        let place = format!("main+{offset:#x}");
+        let outcome = told(&["patch", &place, option, "--save", text(&kept), "--", text(&castle)]);
+        assert_eq!(String::from_utf8_lossy(&outcome.stdout), SAVED, "{options:?}: {}", outcome.error_text());
+        assert_eq!(outcome.ending, Ending::Exited(0));
+        assert_ends(&kept, SAVED, 0);
+        assert_ends(&castle, LOST, 1);
+
+        // On disk, by code that is longer than the branch: no branch at all.
+        let (long, patch) = (scratch.file(&format!("long{index}")), scratch.file("castle.patch"));
+        let found = lines(&["find", "--json", text(&castle), "smooch"]);
+        let used = found.iter().find(|line| line["type"] == "use").expect("a use");
+        let code = format!(
+            "xor ecx, ecx; 1: inc ecx; cmp ecx, 100; jne 1b; jmp {}",
+            used["address"].as_str().expect("an address")
+        );
+        said(&["patch", text(&castle), &branch, &code, "-o", text(&long)]);
+        assert_ends(&long, SAVED, 0);
+
+        // As a patch file, checked, and applied to the original.
+        fs::write(&patch, said(&["patches", "--export", text(&kept)])).expect("a new file");
+        said(&["apply", text(&patch), text(&castle), "--check"]);
+        let applied = scratch.file("applied");
+        said(&["apply", text(&patch), text(&castle), "-o", text(&applied)]);
+        assert_eq!(fs::read(&applied).ok(), fs::read(&kept).ok());
+        let again = told(&["apply", text(&patch), text(&applied), "--check"]);
+        assert!(again.error_text().contains("expected"), "{}", again.error_text());
+
+        // Taken back, bit for bit: one of two, and all.
+        said(&["patch", text(&kept), "main", "--nop", "-n", "1", "--in-place"]);
+        assert_eq!(lines(&["patches", "--json", text(&kept)]).len(), 2);
+        said(&["undo", text(&kept), "2"]);
+        assert_eq!(fs::read(&kept).ok(), fs::read(&applied).ok(), "{options:?}");
+        said(&["undo", text(&kept), "1"]);
+        said(&["undo", text(&long)]);
+        assert!(fs::read(&kept).is_ok_and(|bytes| bytes == original), "{options:?}");
+        assert!(fs::read(&long).is_ok_and(|bytes| bytes == original), "{options:?}");
+        assert!(fs::read(&castle).is_ok_and(|bytes| bytes == original), "{options:?}");
+    }
+}
+
+/// A castle that waits.
+struct Waiting {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Waiting {
+    fn start(program: &Path) -> Waiting {
+        let mut command = Command::new(program);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the castle");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut waiting = Waiting { input: child.stdin.take(), output, child };
+        assert_eq!(waiting.line(), "ready\n");
+        waiting
+    }
+
+    fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("readable");
+        line
+    }
+
+    /// Knocks: what the castle says, and the line of its own data.
+    fn knock(&mut self) -> (String, String) {
+        self.input.as_mut().expect("not closed").write_all(b"\n").expect("it reads");
+        (self.line(), self.line())
+    }
+
+    /// Ends it; no thread may have seen anything wrong.
+    fn finish(mut self, code: i32) {
+        drop(self.input.take());
+        assert_eq!(self.line(), "wrong 0\n");
+        assert_eq!(wait(&mut self.child, PATIENCE).map(Ending::from), Some(Ending::Exited(code)));
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_princess_is_saved_in_a_running_process() {
+    let scratch = Scratch::new();
+    for options in BUILDS {
+        let castle = build(&scratch, "waiting_castle.c", "waiting", options);
+        let mut waiting = Waiting::start(&castle);
+        let pid = waiting.pid();
+        assert_eq!(waiting.knock().0, LOST);
+        let before = Snapshot::take(waiting.child.id());
+        let (branch, option) = branch(&["-p", &pid]);
+        let outcome = told(&["patch", "-p", &pid, &branch, option, "--expect", "90"]);
+        assert_eq!(outcome.ending, Ending::Exited(125), "other bytes are there");
+        assert_eq!(before.difference(&Snapshot::take(waiting.child.id())), None);
+        said(&["patch", "-p", &pid, &branch, option]);
+        assert_eq!(waiting.knock().0, SAVED, "{options:?}");
+        // The tool is gone; whoever comes later finds what it did.
+        let listed = lines(&["patches", "-p", &pid, "--json"]);
+        assert_eq!((listed.len(), &listed[0]["id"], &listed[0]["change"]), (1, &1.into(), &option.into()));
+        assert!(said(&["inspect", "-p", &pid, &branch, "-n", "2"]).contains(&format!("patch 1: {option}")));
+        said(&["undo", "-p", &pid, "1"]);
+        assert_eq!(waiting.knock().0, LOST, "{options:?}");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        assert!(status.contains("TracerPid:\t0"));
+        for (start, bytes) in &before.code {
+            let after = Snapshot::take(waiting.child.id());
+            assert!(
+                after.code.get(start).is_some_and(|code| code[..bytes.len()] == bytes[..]),
+                "{options:?}"
+            );
+        }
+        waiting.finish(1);
+    }
+}
+
+#[test]
+fn functions_strings_and_long_code_are_changed_and_come_back() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2"]);
+    let mut waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    assert_eq!(waiting.knock().1, "42 a greeting in data\n");
+    let before = Snapshot::take(waiting.child.id());
+    let found = lines(&["find", "--json", "-p", &pid, "a greeting in data"]);
+    // The loader's private copy is where the program writes, too.
+    let data = found.iter().rfind(|line| line["type"] == "string").expect("a string");
+    said(&["patch", "-p", &pid, data["start"].as_str().expect("an address"), "--string", "hello"]);
+    said(&["patch", "-p", &pid, "answer", "--return", "77"]);
+    assert_eq!(waiting.knock().1, "77 hello\n");
+    let first = lines(&["inspect", "-p", &pid, "enter", "-n", "1", "--json"]);
+    let first = first[0]["text"].as_str().expect("an instruction");
+    let long =
+        format!("{first}; push rcx; mov ecx, 1000; 1: dec ecx; jnz 1b; pop rcx; xor edi, edi; test edi, edi");
+    // Code of any length in place of one instruction, by a later run of the tool.
+    said(&["patch", "-p", &pid, "enter", &long]);
+    assert_eq!(waiting.knock().0, SAVED);
+    assert_eq!(lines(&["patches", "-p", &pid, "--json"]).len(), 3);
+    assert_eq!(told(&["undo", "-p", &pid, "9"]).ending, Ending::Exited(125));
+    said(&["undo", "-p", &pid, "2"]);
+    assert_eq!(waiting.knock().1, "42 hello\n");
+    said(&["undo", "-p", &pid]);
+    let (told, own) = waiting.knock();
+    assert_eq!((told.as_str(), own.as_str()), (LOST, "42 a greeting in data\n"));
+    let after = Snapshot::take(waiting.child.id());
+    for (start, bytes) in &before.code {
+        assert!(
+            after.code.get(start).is_some_and(|code| code[..bytes.len()] == bytes[..]),
+            "code at {start:#x}"
+        );
+    }
+    waiting.finish(1);
+}
+
+#[test]
+fn a_hot_function_goes_back_and_forth_under_four_threads() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2", "-static"]);
+    let mut waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    let rounds = if incise_tests::long() { 1000 } else { 25 };
+    for round in 0..rounds {
+        let change: &[&str] = [&["--return", "77"][..], &["mov eax, 77; ret"]][round % 2];
+        said(&[&["patch", "-p", &pid, "answer"], change].concat());
+        assert_eq!(waiting.knock().1, "77 a greeting in data\n", "round {round}");
+        said(&["undo", "-p", &pid]);
+        assert_eq!(waiting.knock().1, "42 a greeting in data\n", "round {round}");
+    }
+    waiting.finish(1);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_in_words() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "castle.c", "castle", &["-O2"]);
+    let out = scratch.file("out");
+    let cases: [(&[&str], &str); 8] = [
+        (&["main", "--invert"], "is no conditional branch"),
+        (&["main", "mvo eax, 1"], "did you mean mov?"),
+        (&["nowhere", "--nop"], "nowhere"),
+        (&["*0x10", "--nop"], "no code"),
+        (&["*0x99999999", "--nop"], "nothing to read"),
+        (&["main", "--nop", "--expect", "cc"], "expected cc"),
+        (&["main"], "change it to what"),
+        (&["main", "--bytes", "9"], "hexadecimal"),
+    ];
+    for (arguments, part) in cases {
+        let outcome = told(&[&["patch", text(&castle)], arguments, &["-o", text(&out)]].concat());
+        assert_eq!(outcome.ending, Ending::Exited(125), "{arguments:?}");
+        assert!(outcome.error_text().contains(part), "{arguments:?}: {}", outcome.error_text());
+        assert!(!out.exists());
+    }
+}
