@@ -29,6 +29,9 @@ use crate::trap::{TrapHeader, table_bytes};
 /// Alignment of every part, in bytes.
 const ALIGN: u64 = 8;
 
+/// One page in so many of the original may be spent on having fewer segments.
+const SPARE: u64 = 50;
+
 /// Everything the new file is made from.
 pub(super) struct Change<'a> {
     pub original: &'a [u8],
@@ -101,7 +104,7 @@ pub(super) fn build(change: &Change) -> Result<(Vec<u8>, usize), FileError> {
     let mut out = change.edited.to_vec();
     let mut parts = Vec::new();
     let mut added = 0;
-    let (runs, pool) = pool(change.code);
+    let (runs, pool) = pool(change.code, change.original.len() as u64 / PAGE / SPARE);
     let (data, trap_header) = writable(change, &runs)?;
     let starts = trap_header.is_some() || change.counters.is_some_and(|(_, len)| len > 0);
     if starts || !runs.is_empty() || !data.is_empty() {

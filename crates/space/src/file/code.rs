@@ -95,13 +95,18 @@ impl Shared {
 /// A page on its own often has a few bytes only, where just one address would do: such pages share one page of the
 /// pool, each with its bytes at their place and those of others before and behind them. No byte of the pool is in two
 /// runs, so tools that look at the file find no overlap.
-pub(super) fn pool(reservations: &[Code]) -> (Vec<Run>, Vec<u8>) {
+///
+/// Up to `spare` pages are spent on joining runs that lie close together: each run is a mapping to be made when the
+/// program starts.
+pub(super) fn pool(reservations: &[Code], spare: u64) -> (Vec<Run>, Vec<u8>) {
     let mut pages: Vec<(u64, &Page)> = reservations
         .iter()
         .flat_map(|code| code.pages.iter().map(|(number, page)| (*number, &**page)))
         .collect();
     pages.sort_by_key(|(number, _)| *number);
-    let mut stretches: Vec<&[(u64, &Page)]> = pages.chunk_by(|a, b| a.0 + 1 == b.0).collect();
+    let blank = Page::new();
+    let filled = fill_gaps(&pages, &blank, spare);
+    let mut stretches: Vec<&[(u64, &Page)]> = filled.chunk_by(|a, b| a.0 + 1 == b.0).collect();
     // Long ones first, then full ones: small ones find their place between.
     stretches.sort_by_key(|stretch| {
         let (number, first) = &stretch[0];
@@ -139,6 +144,22 @@ pub(super) fn pool(reservations: &[Code]) -> (Vec<Run>, Vec<u8>) {
     (runs, bytes)
 }
 
+/// Puts `blank` pages into the smallest gaps between `pages`, at most `spare` in all.
+fn fill_gaps<'p>(pages: &[(u64, &'p Page)], blank: &'p Page, mut spare: u64) -> Vec<(u64, &'p Page)> {
+    let mut gaps: Vec<(u64, u64)> =
+        pages.windows(2).map(|two| (two[1].0 - two[0].0 - 1, two[0].0 + 1)).collect();
+    gaps.retain(|(len, _)| *len > 0);
+    gaps.sort_unstable();
+    let mut filled = pages.to_vec();
+    for (len, start) in gaps {
+        let Some(left) = spare.checked_sub(len) else { break };
+        spare = left;
+        filled.extend((start..start + len).map(|number| (number, blank)));
+    }
+    filled.sort_by_key(|(number, _)| *number);
+    filled
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,7 +171,9 @@ mod tests {
         code.write(Addr(0x10_3020), &[3, TRAP, 4]);
         code.write(Addr(0x10_5011), &[5]);
         code.write(Addr(0x10_7FFF), &[6, 7]);
-        let (runs, bytes) = pool(&[code]);
+        let (joined, _) = pool(std::slice::from_ref(&code), 3);
+        assert_eq!(joined.len(), 2, "the two smallest gaps, of a page each, take two of three");
+        let (runs, bytes) = pool(&[code], 0);
         for (at, expected) in
             [(0x10_0010, &[1, 2][..]), (0x10_3020, &[3, TRAP, 4]), (0x10_5011, &[5]), (0x10_7FFF, &[6, 7])]
         {
