@@ -144,6 +144,85 @@ fn every_kind_of_program() {
     }
 }
 
+const INSIDE: &str = r#"
+#include <stdio.h>
+long after(long n), behind_push(long n);
+void leaf(void), other(void);
+__asm__(
+    ".text; .balign 16; .globl after; .type after, @function; after: push %rbx; mov %rdi, %rbx;"
+    "lea 1(%rbx), %rax; pop %rbx; ret; .size after, . - after;"
+    // Goes on at the second instruction of the one before, whose first it has done itself.
+    ".globl behind_push; .type behind_push, @function; behind_push: push %rbx; lea after + 1(%rip), %rax; jmp *%rax;"
+    ".size behind_push, . - behind_push;"
+    // No room for anything but a trap.
+    ".globl leaf; .type leaf, @function; leaf: ret; .size leaf, 1;"
+    ".globl other; .type other, @function; other: ret; .size other, 1; nop; nop; nop; nop; nop");
+int main(void) {
+    for (int i = 0; i < 50; i++) leaf(), other();
+    printf("%ld %ld\n", after(41), behind_push(42));
+    return 0;
+}
+"#;
+
+#[test]
+fn traps_have_a_handler_of_their_own() {
+    let scratch = Scratch::new();
+    let source = scratch.file("inside.c");
+    fs::write(&source, INSIDE).expect("a new folder");
+    for (name, options) in
+        [("pie", "-pie"), ("fixed", "-no-pie"), ("static", "-static"), ("static-pie", "-static-pie")]
+    {
+        let (program, out) = (scratch.file(name), scratch.file(&format!("{name}.out")));
+        let built = run(Command::new("gcc").args(["-O1", options, "-o"]).arg(&program).arg(&source));
+        assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
+        let report = rewrite(&program, &out, &["after", "leaf"]);
+        assert_eq!(report.tactic("after"), Some("group"), "{name}");
+        assert!(report.reason("leaf").is_some_and(|reason| reason.contains("trap")), "{name}: {report:?}");
+        // Into a run that a jump covers: the trap byte in the jump leads to the displaced instruction.
+        let before = run(&mut Command::new(&program));
+        assert_eq!(before.stdout, b"42 43\n");
+        same(&before, &run(&mut Command::new(&out)), name);
+        assert_eq!(counts(&out).0.hits("after"), Some(1), "{name}: it was entered behind its entry once");
+        undo(&program, &out);
+        fs::remove_dir_all(scratch.file(&format!("{name}.out.counts"))).expect("the counts");
+        let mut command = Command::new(incise());
+        command.args(["rewrite", "--trap", "fallback"]).arg(&program).arg("-o").arg(&out);
+        let outcome = run(command.args(["--count", "after", "leaf"]));
+        assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+        same(&before, &run(&mut Command::new(&out)), name);
+        let (report, _) = counts(&out);
+        assert_eq!((report.tactic("leaf"), report.hits("leaf")), (Some("trap"), Some(50)), "{name}");
+    }
+}
+
+#[test]
+fn exceptions_go_through_rewritten_programs_and_libraries() {
+    let scratch = Scratch::new();
+    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/programs/exceptions.cc"));
+    let (program, out) = (scratch.file("exceptions"), scratch.file("exceptions.out"));
+    let built = run(Command::new("g++").args(["-O2", "-o"]).arg(&program).arg(source));
+    assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
+    let before = run(Command::new(&program).arg("200"));
+    assert_eq!(before.ending, Ending::Exited(0));
+    rewrite(&program, &out, &["*"]);
+    same(&before, &run(Command::new(&out).arg("200")), "the program");
+    assert_eq!(counts(&out).0.hits("catcher(int)"), Some(200));
+    for library in ["libstdc++.so.6", "libgcc_s.so.1"] {
+        let file = ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu"]
+            .map(|folder| Path::new(folder).join(library));
+        let Some(file) = file.iter().find(|file| file.is_file()) else {
+            skip(&format!("{library} is not there"));
+            continue;
+        };
+        rewrite(file, &scratch.file(library), &["*"]);
+    }
+    same(
+        &before,
+        &run(Command::new(&out).arg("200").env("LD_LIBRARY_PATH", scratch.path())),
+        "with its libraries",
+    );
+}
+
 /// What a real program does with its rewritten self and what `incise count` says of the same run.
 fn real(name: &str, file: &Path, patterns: &[&str], arguments: &[&str], must_equal: bool) {
     let scratch = Scratch::new();
