@@ -294,3 +294,30 @@ fn what_makes_no_sense_is_refused_in_words() {
         assert!(!out.exists());
     }
 }
+
+#[test]
+fn registers_and_memory_are_set_when_a_thread_comes_by() {
+    let scratch = Scratch::new();
+    for options in [&["-s", "-static"][..], &["-s"], &["-s", "-no-pie"], &["-s", "-static-pie"]] {
+        let castle = build(&scratch, "castle.c", "castle", options);
+        // argc, as the tutorial sets it: where it is compared.
+        let compare = lines(&["inspect", text(&castle), "main", "--json"]);
+        let main = address(&compare[0], "address");
+        let compare =
+            compare.iter().find(|line| line["text"].as_str().is_some_and(|text| text.starts_with("cmp")));
+        let place = format!("main+{:#x}", address(compare.expect("a comparison"), "address") - main);
+        let outcome = told(&["set", "--at", &place, "[rbp-4]=0", "--", text(&castle)]);
+        assert_eq!(String::from_utf8_lossy(&outcome.stdout), SAVED, "{options:?}: {}", outcome.error_text());
+        let outcome = told(&["set", "--at", &place, "--if", "[rbp-4] > 1", "[rbp-4]=0", "--", text(&castle)]);
+        assert_eq!(String::from_utf8_lossy(&outcome.stdout), LOST, "{options:?}: {}", outcome.error_text());
+    }
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2"]);
+    let mut waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    said(&["set", "-p", &pid, "--at", "enter", "--times", "2", "edi=0"]);
+    let heard: Vec<String> = (0..4).map(|_| waiting.knock().0).collect();
+    assert_eq!(heard, [SAVED, SAVED, LOST, LOST]);
+    said(&["undo", "-p", &pid]);
+    assert_eq!(waiting.knock().0, LOST);
+    waiting.finish(1);
+}

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use incise::TrapPolicy;
 
 pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
-pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs};
+pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs, SetArgs};
 
 /// Put code into programs that already exist.
 #[derive(Parser, Debug)]
@@ -48,6 +48,8 @@ pub enum Command {
     Patch(PatchArgs),
     /// List the patches in a process or a file.
     Patches(PatchesArgs),
+    /// Set registers or memory whenever a thread comes by a place.
+    Set(SetArgs),
     /// Make the changes of a patch file in a process or a file.
     Apply(ApplyArgs),
     /// Tell what this machine allows, and what to do about what it does not.

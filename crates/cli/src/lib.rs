@@ -38,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Find(args) => patching::find(&args),
         Command::Patch(args) => patching::patch(&args),
         Command::Patches(args) => patching::patches(&args),
+        Command::Set(args) => patching::set(&args),
         Command::Apply(args) => patching::apply(&args),
         Command::Doctor(args) => doctor::run(&args),
     };

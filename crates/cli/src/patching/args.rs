@@ -198,3 +198,27 @@ pub struct ApplyArgs {
     #[arg(long)]
     pub in_place: bool,
 }
+
+/// Arguments of `set`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "incise set [OPTIONS] -p <PID> --at <WHERE> <ASSIGNMENT>...\n       incise set [OPTIONS] --at <WHERE> <ASSIGNMENT>... -- <CMD> [ARGS]..."
+)]
+#[command(after_help = WHERE)]
+pub struct SetArgs {
+    /// What to set: rax=1, '[rbp-4]=0', 'rcx+=8', '[rdi]=\"text\"'. Memory has 4 bytes unless a register or a word such
+    /// as `qword` says otherwise.
+    #[arg(value_name = "ASSIGNMENT", required = true)]
+    pub assignments: Vec<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Before the instruction at this place.
+    #[arg(long, value_name = "WHERE")]
+    pub at: String,
+    /// Only if this holds: 'rdi == 5', '[rbp-4] > 0'.
+    #[arg(long = "if", value_name = "CONDITION")]
+    pub condition: Option<String>,
+    /// Only so often.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 62))]
+    pub times: Option<u64>,
+}

@@ -6,6 +6,7 @@ mod find;
 mod inspect;
 mod patch;
 mod patches;
+mod set;
 mod show;
 mod target;
 
@@ -15,3 +16,4 @@ pub(crate) use inspect::run as inspect;
 pub(crate) use patch::run as patch;
 pub(crate) use patches::run as patches;
 pub(crate) use patches::{undo_in_file, undo_live};
+pub(crate) use set::run as set;

@@ -153,6 +153,18 @@ impl Live {
         made
     }
 
+    /// A quadword of the process' own, with this value, that code anywhere may change. It stays.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn quadword(&mut self, near: Addr, value: u64) -> Result<Addr, PatchError> {
+        let mut space = self.space()?;
+        let at = book::free_place(&space.mappings()?, near).ok_or_else(|| no_room(near))?;
+        let data = space.map_data(at, PAGE)?;
+        data.quadword(at).store(value, std::sync::atomic::Ordering::SeqCst);
+        Ok(at)
+    }
+
     /// The patches that are in the process, by number.
     ///
     /// # Errors

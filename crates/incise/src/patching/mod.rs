@@ -10,6 +10,7 @@
 //! | `live.rs`, `book.rs` | changes of a running process, and the record of them in it |
 //! | `on_disk.rs` | changes of a file |
 //! | `note.rs`, `patch_file.rs` | changes as text |
+//! | `set.rs` | code that sets registers and memory |
 //! | `error.rs` | what can go wrong |
 
 mod book;
@@ -25,6 +26,7 @@ mod on_disk;
 mod patch_file;
 mod place;
 mod search;
+mod set;
 mod view;
 
 pub use book::{Patch, unhex};
@@ -39,4 +41,5 @@ pub use on_disk::{OnDisk, file_patches};
 pub use patch_file::PatchFile;
 pub use place::{Place, place};
 pub use search::{Hit, SearchResult, Use, Wanted, search, strings};
+pub use set::set_code;
 pub use view::{Region, View};
