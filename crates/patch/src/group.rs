@@ -308,6 +308,11 @@ fn assemble<'s>(
         let landing = asm.bytes().len() as u32;
         let here = snippets(insn.addr());
         if !here.is_empty() {
+            // A counter out of reach is told by its address.
+            let far = |ready: &Ready| matches!(ready, Ready::Counter(counter) if !in_reach(&asm, *counter));
+            if features.moves && here.iter().any(far) {
+                return Err(Refusal::NoRoom(insn.addr()));
+            }
             let live = live(code, &shape.insns[index..], here, &asm);
             lower(&mut asm, here, live, insn.addr(), &mut literals);
         }
@@ -327,6 +332,9 @@ fn assemble<'s>(
         }
     } else if last.flow().falls_through() && !matches!(last.flow(), Flow::Call(_) | Flow::IndirectCall) {
         // A displaced call comes back to the original code by itself.
+        if features.moves && !in_reach(&asm, last.end()) {
+            return Err(Refusal::NoRoom(last.addr()));
+        }
         asm.jump(last.end());
     }
     let mut code = asm.into_bytes();
