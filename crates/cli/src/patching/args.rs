@@ -204,10 +204,12 @@ pub struct ApplyArgs {
 #[command(
     override_usage = "incise set [OPTIONS] -p <PID> --at <WHERE> <ASSIGNMENT>...\n       incise set [OPTIONS] --at <WHERE> <ASSIGNMENT>... -- <CMD> [ARGS]..."
 )]
-#[command(after_help = WHERE)]
+#[command(after_help = "ASSIGNMENT is one of:
+  rax=1, 'rcx+=8'     a register; also -= ^= |= &=
+  '[rbp-4]=0'         memory: 4 bytes, unless a register or a word such as qword says otherwise
+  '[rdi]=\"text\"'    a string, with a zero byte behind it")]
 pub struct SetArgs {
-    /// What to set: rax=1, '[rbp-4]=0', 'rcx+=8', '[rdi]=\"text\"'. Memory has 4 bytes unless a register or a word such
-    /// as `qword` says otherwise.
+    /// What to set: see below.
     #[arg(value_name = "ASSIGNMENT", required = true)]
     pub assignments: Vec<String>,
     #[command(flatten)]
