@@ -113,6 +113,11 @@ fn the_princess_is_saved_at_launch_and_on_disk() {
         said(&["patch", text(&castle), &branch, &code, "-o", text(&long)]);
         assert_ends(&long, SAVED, 0);
 
+        // Turned round: argc is one, so the other words come.
+        let turned = scratch.file("turned");
+        said(&["patch", text(&castle), &branch, "--invert", "-o", text(&turned)]);
+        assert_ends(&turned, SAVED, 0);
+
         // As a patch file, checked, and applied to the original.
         fs::write(&patch, said(&["patches", "--export", text(&kept)])).expect("a new file");
         said(&["apply", text(&patch), text(&castle), "--check"]);
@@ -261,7 +266,7 @@ fn a_hot_function_goes_back_and_forth_under_four_threads() {
     let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2", "-static"]);
     let mut waiting = Waiting::start(&castle);
     let pid = waiting.pid();
-    let rounds = if incise_tests::long() { 1000 } else { 25 };
+    let rounds = if incise_tests::long() { 150 } else { 25 };
     for round in 0..rounds {
         let change: &[&str] = [&["--return", "77"][..], &["mov eax, 77; ret"]][round % 2];
         said(&[&["patch", "-p", &pid, "answer"], change].concat());
