@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use incise::TrapPolicy;
+use incise::{PointKind, TrapPolicy};
 
 pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
 pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs, SetArgs};
@@ -78,6 +78,9 @@ pub struct CountArgs {
     /// Only in modules whose file name matches.
     #[arg(short, long, value_name = "MODULE")]
     pub module: Option<String>,
+    /// Where in the functions to count.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = Points::Entry)]
+    pub points: Points,
     /// Attach to a running process.
     #[arg(short, long, value_name = "PID", conflicts_with = "program", required_unless_present = "program")]
     pub pid: Option<i32>,
@@ -116,6 +119,9 @@ pub struct ListArgs {
     /// Patterns, then the file to look in (unless -p is given).
     #[arg(value_name = "PATTERN", required = true)]
     pub words: Vec<String>,
+    /// Where in the functions to look.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = Points::Entry)]
+    pub points: Points,
     /// Look in a running process.
     #[arg(short, long, value_name = "PID")]
     pub pid: Option<i32>,
@@ -177,7 +183,7 @@ pub struct ReportArgs {
     /// Folder of the files of counts, if it is not where INCISE_COUNTS or the program itself says.
     #[arg(long, value_name = "DIR")]
     pub counts: Option<PathBuf>,
-    /// Show functions that were not called too, and how each was patched.
+    /// Show functions that never ran too, and how each was patched.
     #[arg(long)]
     pub explain: bool,
     /// Print JSON Lines.
@@ -227,6 +233,36 @@ impl From<Trap> for TrapPolicy {
             Trap::Forbid => TrapPolicy::Forbid,
             Trap::Fallback => TrapPolicy::Fallback,
             Trap::Force => TrapPolicy::Force,
+        }
+    }
+}
+
+/// Which points of a function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Points {
+    /// Its first instruction.
+    Entry,
+    /// Before its returns and tail calls.
+    Exit,
+    /// The first instruction of each block.
+    Block,
+    /// The last instruction of each block.
+    BlockExit,
+    /// Before each call it makes.
+    Call,
+    /// Every instruction.
+    Instruction,
+}
+
+impl From<Points> for PointKind {
+    fn from(points: Points) -> PointKind {
+        match points {
+            Points::Entry => PointKind::FunctionEntry,
+            Points::Exit => PointKind::FunctionExit,
+            Points::Block => PointKind::BlockEntry,
+            Points::BlockExit => PointKind::BlockExit,
+            Points::Call => PointKind::BeforeCall,
+            Points::Instruction => PointKind::BeforeInstruction,
         }
     }
 }

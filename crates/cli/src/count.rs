@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-use incise::{CountOptions, CountResult, Counting, Ending};
+use incise::{CountOptions, CountResult, Counting, Ending, Incomplete};
 
 use crate::Failure;
 use crate::args::CountArgs;
@@ -22,6 +22,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
     let options = CountOptions {
         patterns: args.patterns.clone(),
         module: args.module.clone(),
+        points: args.points.into(),
         follow: args.follow,
         keep: args.keep,
         traps: args.trap.into(),
@@ -43,6 +44,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
     for error in &result.unmatched {
         eprintln!("incise: {error}");
     }
+    incomplete(&result.incomplete, args.explain);
     if args.verbose {
         verbose(&result);
     }
@@ -58,6 +60,19 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         Ending::Killed(signal) => signals::die(signal),
         Ending::Detached => ExitCode::SUCCESS,
     })
+}
+
+/// Tells which functions may have more points.
+pub(crate) fn incomplete(functions: &[Incomplete], explain: bool) {
+    if functions.is_empty() {
+        return;
+    }
+    for Incomplete { module, function, addr, why } in functions.iter().filter(|_| explain) {
+        eprintln!("incise: {module}!{function} at {addr} may have more points: {why}");
+    }
+    if !explain {
+        eprintln!("incise: {} functions may have more points; --explain tells why", functions.len());
+    }
 }
 
 fn verbose(result: &CountResult) {

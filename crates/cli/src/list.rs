@@ -39,7 +39,7 @@ pub(crate) fn run(args: &ListArgs) -> Result<ExitCode, Failure> {
             (patterns, program, None)
         }
     };
-    let mut query = Query::default();
+    let mut query = Query::default().kind(args.points.into());
     for pattern in patterns {
         query = query.or(pattern);
     }
@@ -62,6 +62,7 @@ pub(crate) fn run(args: &ListArgs) -> Result<ExitCode, Failure> {
             writeln!(out, "{address:>18}  {module}!{function}{aliases}")?;
         }
     }
+    crate::count::incomplete(&found.incomplete, !args.json);
     for unresolved in &found.unresolved {
         let (module, function, resolver) =
             (&unresolved.module, &unresolved.name, unresolved.resolver.to_string());

@@ -157,7 +157,7 @@ impl Report {
         }
         let silent = self.counts.len() - shown.len();
         if silent > 0 {
-            writeln!(out, "{silent} functions were not called")?;
+            writeln!(out, "{silent} more never ran")?;
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ mod tests {
             "     hits  function  module     \n\
              1,234,567  malloc    libc.so.6  {}\n\
              \x20      12  free      libc.so.6  ▏\n\
-             1 functions were not called\n\
+             1 more never ran\n\
              refused: a!f at 0x1: because\n\
              installed 3 of 4, 1 refused, 0 trapped; stopped 310 us\n",
             "█".repeat(30)

@@ -24,6 +24,7 @@
 pub mod callback;
 mod count;
 mod file;
+mod flow;
 pub mod patching;
 mod point;
 mod program;
@@ -38,6 +39,6 @@ pub use incise_patch::{
     Position, Refusal, Report, Snippet, Tactic, TrapPolicy,
 };
 pub use incise_space as space;
-pub use point::{Found, Point, PointKind, Query, Unresolved};
+pub use point::{Found, Incomplete, Point, PointKind, Query, Unresolved};
 pub use program::{Images, Program};
 pub use session::{Batch, Counter, Error, Session};

@@ -5,6 +5,7 @@ use incise_image::{
 };
 use incise_isa::Addr;
 
+use crate::flow::inside;
 use crate::program::Program;
 
 /// Where in the control flow a point is.
@@ -14,6 +15,15 @@ pub enum PointKind {
     /// The first instruction of a function.
     #[default]
     FunctionEntry,
+    /// Before what leaves a function: a return, a tail call. A function that is left by longjmp(3) or an exception
+    /// does not come by.
+    FunctionExit,
+    /// The first instruction of a block: of code that is entered at its start only, and left at its end only.
+    BlockEntry,
+    /// Before the last instruction of a block, which decides where to go on.
+    BlockExit,
+    /// Before a call.
+    BeforeCall,
     /// Before one instruction.
     BeforeInstruction,
 }
@@ -57,6 +67,28 @@ pub struct Found {
     /// Indirect functions that nothing in the program refers to (yet): which implementation a call would
     /// reach is decided when something does.
     pub unresolved: Vec<Unresolved>,
+    /// Functions that may have more points of the kind that was asked for.
+    pub incomplete: Vec<Incomplete>,
+}
+
+/// A function whose points could not all be told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Incomplete {
+    /// File name of the module.
+    pub module: String,
+    /// The function as its programmer wrote it.
+    pub function: String,
+    /// Its entry.
+    pub addr: Addr,
+    /// What is not known.
+    pub why: String,
+}
+
+impl Incomplete {
+    pub(crate) fn new(entry: &Point, why: &str) -> Incomplete {
+        let (module, function) = (entry.module.clone(), entry.display_name.clone());
+        Incomplete { module, function, addr: entry.addr, why: why.to_owned() }
+    }
 }
 
 /// Which points are wanted: names or addresses, in which modules.
@@ -64,7 +96,7 @@ pub struct Found {
 pub struct Query {
     pub(crate) patterns: Vec<String>,
     module: Option<String>,
-    kind: PointKind,
+    kind: Option<PointKind>,
 }
 
 impl Query {
@@ -86,10 +118,20 @@ impl Query {
         self
     }
 
-    /// Only points of this kind. An address or an offset inside a function is a
-    /// [`PointKind::BeforeInstruction`]; function names give entries by default.
+    /// The points of this kind in the functions that are named; their entries by default. An address or an offset
+    /// inside a function always is one [`PointKind::BeforeInstruction`].
+    ///
+    /// ```no_run
+    /// use incise::{PointKind, Query, Session};
+    ///
+    /// let session = Session::own()?;
+    /// // Where the functions of a library are left.
+    /// let found = session.look(Query::functions("libz!deflate*").kind(PointKind::FunctionExit))?;
+    /// println!("{} exits, {} functions may have more", found.points.len(), found.incomplete.len());
+    /// # Ok::<(), incise::Error>(())
+    /// ```
     pub fn kind(mut self, kind: PointKind) -> Query {
-        self.kind = kind;
+        self.kind = Some(kind);
         self
     }
 
@@ -99,10 +141,12 @@ impl Query {
     /// A pattern that is malformed or that nothing matches.
     pub fn run(&self, program: &Program, memory: &dyn MemoryReader) -> Result<Found, PatternError> {
         let all: Vec<usize> = (0..program.modules().len()).collect();
-        self.run_in(program, &all, memory)
+        let mut found = self.run_in(program, &all, memory)?;
+        found.points = inside(found.points, self.kind.unwrap_or_default(), program, &mut found.incomplete);
+        Ok(found)
     }
 
-    /// The same in some of the program's modules, given by index.
+    /// The entries and instructions in some of the program's modules, given by index.
     pub(crate) fn run_in(
         &self,
         program: &Program,

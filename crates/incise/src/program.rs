@@ -69,8 +69,8 @@ pub struct Program {
     text: Vec<(Range<Addr>, usize)>,
     /// Ranges that must stay in place for rseq(2), ascending.
     restartable: Vec<Range<Addr>>,
-    /// It is the process this code runs in.
-    own: bool,
+    /// Name of the process under /proc (`self` for the one this code runs in), if it is one.
+    pid: Option<String>,
     /// By module, whether it carries the code that V8 copies; looked at when first asked.
     has_v8: Vec<OnceLock<bool>>,
 }
@@ -88,7 +88,7 @@ impl Program {
     /// The modules in a memory map of process `pid`.
     pub fn of_map(map: &MemoryMap, pid: &str, images: &mut Images, memory: &dyn MemoryReader) -> Program {
         let program = Program::new(modules(map, &mut |mapping| images.of(pid, mapping, memory)));
-        Program { own: pid == "self", ..program }
+        Program { pid: Some(pid.to_owned()), ..program }
     }
 
     /// A file, as if it were mapped where it is linked.
@@ -119,7 +119,7 @@ impl Program {
         text.sort_by_key(|(range, _)| range.start);
         restartable.sort_by_key(|range| range.start);
         let has_v8 = modules.iter().map(|_| OnceLock::new()).collect();
-        Program { modules, text, restartable, own: false, has_v8 }
+        Program { modules, text, restartable, pid: None, has_v8 }
     }
 
     /// Takes over what `earlier` found out about files that are still mapped.
@@ -130,6 +130,11 @@ impl Program {
                 *has_v8 = earlier.has_v8[known].clone();
             }
         }
+    }
+
+    /// Name of the process under /proc, if it is one.
+    pub(crate) fn pid(&self) -> Option<&str> {
+        self.pid.as_deref()
     }
 
     /// The modules: the program first, then by address.
@@ -199,7 +204,7 @@ impl Facts for Program {
     }
 
     fn is_machinery(&self, at: Addr) -> bool {
-        self.own && is_machinery(at)
+        self.pid() == Some("self") && is_machinery(at)
     }
 
     /// V8 carries its built-in functions in a program's text and remaps or copies them next to the code it

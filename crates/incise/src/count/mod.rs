@@ -19,6 +19,7 @@ use incise_patch::{CommitError, TrapPolicy};
 use incise_space::SpaceError;
 use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
 
+use crate::point::{Incomplete, PointKind};
 use crate::program::Images;
 use crate::session::Error;
 use process::Process;
@@ -31,6 +32,8 @@ pub struct CountOptions {
     pub patterns: Vec<String>,
     /// Only in modules whose file name matches.
     pub module: Option<String>,
+    /// Which points of the functions.
+    pub points: PointKind,
     /// Keep the probes in forked children, and put them into programs these execute.
     pub follow: bool,
     /// Leave the probes in place when detaching.
@@ -75,6 +78,8 @@ pub struct CountResult {
     pub stop: Duration,
     /// Trampoline bytes that had to stay in processes that run on: a thread was inside.
     pub left_behind: u64,
+    /// Functions that may have more points of the kind that was asked for.
+    pub incomplete: Vec<Incomplete>,
     /// Why patterns matched nothing to the end.
     pub unmatched: Vec<PatternError>,
     /// How it ended.
@@ -206,6 +211,7 @@ impl Counting {
             mappings: self.tally.mappings,
             stop: self.tally.stop,
             left_behind: self.left_behind,
+            incomplete: std::mem::take(&mut self.tally.incomplete),
             unmatched,
             ending,
         })

@@ -11,6 +11,7 @@ use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::CountOptions;
 use super::tally::{Key, Tally};
+use crate::flow::inside;
 use crate::point::{Point, Query, Unresolved};
 use crate::program::{Images, Program};
 use crate::session::Error;
@@ -213,7 +214,7 @@ impl Process {
                 self.unresolved.extend(found.unresolved);
             }
         }
-        Ok(points)
+        Ok(inside(points, options.points, &self.program, &mut tally.incomplete))
     }
 
     fn key(&self, at: Addr) -> Key {

@@ -7,7 +7,7 @@ use incise_image::PatternError;
 use incise_isa::Addr;
 use incise_patch::{Outcome, Report, Tactic};
 
-use crate::point::Point;
+use crate::point::{Incomplete, Point};
 
 /// A function and how often it ran.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +47,7 @@ pub(super) struct Tally {
     pub started: bool,
     pub stop: Duration,
     pub mappings: usize,
+    pub incomplete: Vec<Incomplete>,
 }
 
 impl Tally {

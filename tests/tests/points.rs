@@ -1,0 +1,148 @@
+//! Points inside functions: exits, blocks, calls. What is counted there is what the program does there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use incise_tests::build::incise;
+use incise_tests::command::run;
+use incise_tests::outcome::Ending;
+use incise_tests::report::Report;
+use incise_tests::scratch::Scratch;
+use incise_tests::skip::need_program;
+
+/// Loops, a switch, early returns, a recursion.
+const TEXT: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((noinline)) int leaf(int x) {
+    if (x % 3 == 0)
+        return x * 2;
+    return x % 3 == 1 ? x + 5 : -x;
+}
+__attribute__((noinline)) int loop(int n) {
+    int s = 0;
+    for (int i = 0; i < n; i++)
+        s += i & 1 ? leaf(i) : -leaf(i + 1);
+    return s;
+}
+__attribute__((noinline)) int choose(int x) {
+    switch (x) {
+    case 0: return 5;
+    case 1: return 9;
+    case 2: return leaf(3) + 1;
+    case 3: return 1;
+    case 4: return 7;
+    case 5: return 10;
+    case 6: return 13;
+    }
+    return 0;
+}
+__attribute__((noinline)) int fall(int n) { return n ? fall(n - 1) + leaf(n) : 0; }
+int main(int argc, char **argv) {
+    int n = atoi(argv[1]), s = fall(50);
+    for (int i = 0; i < n; i++)
+        s += choose(i % 9);
+    printf("%d %d\n", loop(n), s);
+    return argc - 2;
+}
+"#;
+
+/// Hits by the name of the function, offsets left out: their sum, and the most that any one has.
+fn sums(report: &Report) -> BTreeMap<String, (u64, u64)> {
+    let mut sums = BTreeMap::new();
+    for count in &report.counts {
+        let name = count.function.split(['+', '-']).next().unwrap_or_default();
+        let (sum, most) = sums.entry(name.to_owned()).or_insert((0, 0));
+        *sum += count.hits;
+        *most = count.hits.max(*most);
+    }
+    sums
+}
+
+#[test]
+fn what_happens_at_a_point_is_counted_there() {
+    let Some(compiler) = need_program("gcc") else { return };
+    let scratch = Scratch::new();
+    let (source, program, report) = (scratch.file("flow.c"), scratch.file("flow"), scratch.file("report"));
+    fs::write(&source, TEXT).expect("a new file");
+    for level in ["-O0", "-O1", "-O2", "-Os"] {
+        let mut compile = Command::new(&compiler);
+        // Tail calls would be exits of `choose` and `fall`; here calls are counted.
+        compile.args([level, "-fno-optimize-sibling-calls", "-o"]).arg(&program).arg(&source);
+        assert_eq!(run(&mut compile).ending, Ending::Exited(0));
+        let plain = run(Command::new(&program).arg("900"));
+        let count = |kind: &str| {
+            let mut command = Command::new(incise());
+            command.args(["count", "--json", "--points", kind, "-m", "flow", "-o"]).arg(&report);
+            command.args(["leaf", "loop", "choose", "fall", "--"]).arg(&program).arg("900");
+            let outcome = run(&mut command);
+            assert_eq!((&outcome.stdout, outcome.ending), (&plain.stdout, plain.ending), "{level} {kind}");
+            assert!(
+                !outcome.error_text().contains("may have more"),
+                "{level} {kind}: {}",
+                outcome.error_text()
+            );
+            let report = Report::read(&report).expect("a report");
+            assert!(report.refused.is_empty(), "{level} {kind}: {report:?}");
+            report
+        };
+        let entries = sums(&count("entry"));
+        let calls = |name: &str| entries.get(name).map_or(0, |sum| sum.0);
+        // 900 by `loop`, 100 by `choose`, 50 by `fall`, if the compiler kept them.
+        assert_eq!([calls("leaf"), calls("loop"), calls("choose")], [1050, 1, 900], "{level}: {entries:?}");
+        for (name, (sum, _)) in sums(&count("exit")) {
+            assert_eq!(sum, calls(&name), "{level}: {name} is left as often as it is entered");
+        }
+        let made = sums(&count("call"));
+        assert_eq!(
+            made["loop"].0 + made["choose"].0 + made["fall"].0,
+            1050 + calls("fall") - 1,
+            "{level}: {made:?}"
+        );
+        let (blocks, ends) = (count("block"), count("block-exit"));
+        let instructions = count("instruction");
+        let total = |report: &Report| report.counts.iter().map(|count| count.hits).sum::<u64>();
+        assert_eq!(total(&blocks), total(&ends), "{level}: a block that begins ends");
+        for block in &blocks.counts {
+            let at = instructions.counts.iter().find(|count| count.function == block.function);
+            assert_eq!(at.map(|at| at.hits), Some(block.hits), "{level}: {}", block.function);
+        }
+        assert!(total(&instructions) > 2 * total(&blocks), "{level}");
+        // The body; where the condition has a block of its own, that has one more.
+        assert!((900..=901).contains(&sums(&blocks)["loop"].1), "{level}: {blocks:?}");
+    }
+}
+
+#[test]
+fn functions_of_a_library_are_left_as_often_as_they_are_entered() {
+    let Some(program) = need_program("sqlite3") else { return };
+    let scratch = Scratch::new();
+    let report = scratch.file("report");
+    let statements = "create table t(a, b); with recursive n(i) as (select 1 union all select i + 1 from n where i < 500)
+        insert into t select i, hex(i * 7919) from n; create index x on t(b); select count(*), max(b) from t where b like '3%';";
+    let plain = run(Command::new(&program).args([":memory:", statements]));
+    let count = |kind: &str| {
+        let mut command = Command::new(incise());
+        command
+            .args(["count", "--json", "--explain", "--points", kind, "-m", "libsqlite3", "-o"])
+            .arg(&report);
+        command.args(["sqlite3_*", "--"]).arg(&program).args([":memory:", statements]);
+        let outcome = run(&mut command);
+        assert_eq!((&outcome.stdout, outcome.ending), (&plain.stdout, plain.ending), "{kind}");
+        (sums(&Report::read(&report).expect("a report")), outcome.error_text())
+    };
+    let (entries, _) = count("entry");
+    let (exits, told) = count("exit");
+    let mut compared = 0;
+    for (name, (sum, _)) in &exits {
+        let entered = entries.get(name).map_or(0, |sum| sum.0);
+        // One name may begin another: a tail call into a function's middle is no entry.
+        if !told.contains(&format!("!{name} ")) && entered > 0 {
+            assert_eq!(*sum, entered, "{name}");
+            compared += 1;
+        }
+    }
+    println!("{compared} functions compared, {} incomplete", told.lines().count());
+    assert!(compared > 30, "{compared}");
+}
