@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use incise_cfg::{Cfg, EdgeKind, Options, Parser};
-use incise_image::{Image, LinkAddr, MemoryMap};
+use incise_image::{Image, LinkAddr};
 
 #[path = "support/step.rs"]
 mod step;
+
+#[path = "support/modules.rs"]
+mod modules;
 
 /// A parsed file, and what it says about every instruction.
 struct Judge {
@@ -90,7 +93,7 @@ fn judge(program: &[&str], limit: u64) -> Tally {
             let known =
                 modules.iter().any(|(range, ..)| range.contains(&to)) || unknown.contains(&(to >> 12));
             if !known {
-                modules = mapped(pid);
+                modules = modules::mapped(pid);
                 if !modules.iter().any(|(range, ..)| range.contains(&to)) {
                     unknown.insert(to >> 12);
                 }
@@ -119,22 +122,6 @@ fn judge(program: &[&str], limit: u64) -> Tally {
         }
     }
     tally
-}
-
-/// The executable mappings of files: range, bias, path.
-fn mapped(pid: i32) -> Vec<(Range<u64>, u64, String)> {
-    let map = MemoryMap::parse(&std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default());
-    let mut images = |mapping: &incise_image::Mapping| {
-        let file = std::fs::read(&mapping.name).ok()?;
-        Image::parse(&file).ok().map(std::sync::Arc::new)
-    };
-    let modules = incise_image::modules(&map, &mut images);
-    let ranges = modules.iter().flat_map(|module| {
-        let of =
-            |range: &Range<incise_isa::Addr>| (range.start.0..range.end.0, module.bias, module.path.clone());
-        module.text.iter().map(of).collect::<Vec<_>>()
-    });
-    ranges.collect()
 }
 
 /// Instructions stepped through; `INCISE_LONG=1` takes them all.

@@ -114,7 +114,7 @@ __attribute__((noinline)) uint64_t hash(const char *text, size_t length) {
     for (size_t i = 0; i < length; i++) {
         for (int k = 0; k < 3; k++) h = (h ^ (uint64_t)text[i]) * 1099511628211u;
         if (h % 251 == 0) continue;
-        while (h & 1) h = h * 3 + 2;
+        while (h & 1) h >>= 1;
     }
     return h;
 }

@@ -27,6 +27,7 @@ pub fn compile(source: &str, name: &str, flags: &[&str]) -> Option<PathBuf> {
 }
 
 /// A copy of `program` that `objcopy` made with the flags.
+#[allow(dead_code, reason = "not every test takes things out")]
 pub fn objcopy(program: &Path, name: &str, flags: &[&str]) -> Option<PathBuf> {
     let output = folder().join(name);
     match Command::new("objcopy").args(flags).arg(program).arg(&output).output() {
