@@ -1,14 +1,17 @@
-//! Points inside functions, by their control flow. Only the functions that are asked for are parsed.
+//! Points inside functions, by their control flow. If they are few, only the functions that are asked for are parsed.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use incise_cfg::{Cfg, EdgeKind, Function, Parser};
-use incise_image::{Image, Module};
+use incise_cfg::{Block, EdgeKind, Function, Options, Parser};
+use incise_image::{Image, LinkAddr, Module};
 use incise_isa::Addr;
 
 use crate::point::{Incomplete, Point, PointKind};
 use crate::program::Program;
+
+/// From this many functions of a file on, all of it is parsed.
+const MANY: usize = 32;
 
 /// Replaces the function entries among `points` by the points of `kind` inside those functions. Functions some of
 /// whose points cannot be told are added to `incomplete`.
@@ -45,21 +48,22 @@ pub(crate) fn inside(
                 continue;
             }
         };
+        // Parsing all of a program takes less than parsing many of its functions one by one.
+        let whole = (entries.len() > MANY).then(|| parser.parse(&Options::default()).ok()).flatten();
         for entry in &entries {
-            let parsed = module.to_link(entry.addr).map(|link| (link, parser.function(link)));
-            let cfg = match &parsed {
-                Some((_, Ok(Some(cfg)))) => cfg,
-                Some((_, Err(error))) => {
-                    incomplete.push(Incomplete::new(entry, &error.to_string()));
-                    continue;
-                }
-                _ => {
-                    incomplete.push(Incomplete::new(entry, "no code is there"));
-                    continue;
-                }
-            };
             let places = Places { module, file: &file, entry, kind };
-            found.extend(places.of(cfg, incomplete));
+            let Some(link) = module.to_link(entry.addr) else { continue };
+            if let Some(function) = whole.as_ref().and_then(|cfg| cfg.function_at(link)) {
+                found.extend(places.of(function, incomplete));
+                continue;
+            }
+            match parser.function(link) {
+                Ok(Some(cfg)) => {
+                    found.extend(cfg.function_at(link).into_iter().flat_map(|f| places.of(f, incomplete)));
+                }
+                Ok(None) => incomplete.push(Incomplete::new(entry, "no code is there")),
+                Err(error) => incomplete.push(Incomplete::new(entry, &error.to_string())),
+            }
         }
     }
     found.sort_by_key(|point| point.addr);
@@ -83,29 +87,25 @@ struct Places<'a> {
 }
 
 impl Places<'_> {
-    fn of(&self, cfg: &Cfg, incomplete: &mut Vec<Incomplete>) -> Vec<Point> {
-        let Some(link) = self.module.to_link(self.entry.addr) else { return Vec::new() };
-        let Some(function) = cfg.functions().find(|function| function.entry() == link) else {
-            return Vec::new();
-        };
+    fn of(&self, function: Function<'_>, incomplete: &mut Vec<Incomplete>) -> Vec<Point> {
         if !function.is_complete() {
             let why = "some of its jumps could not be resolved: there may be code that was not found";
             incomplete.push(Incomplete::new(self.entry, why));
         }
         let mut addrs = Vec::new();
         match self.kind {
-            PointKind::FunctionEntry => addrs.push(link),
+            PointKind::FunctionEntry => addrs.push(function.entry()),
             PointKind::BlockEntry => addrs.extend(function.blocks().map(|block| block.start())),
             PointKind::BlockExit => addrs.extend(function.blocks().map(|block| block.last())),
             PointKind::BeforeInstruction => {
-                let instructions = |block: incise_cfg::Block<'_>| {
+                let instructions = |block: Block<'_>| {
                     let insns = block.instructions(&self.module.image, self.file);
-                    insns.map(|insn| incise_image::LinkAddr(insn.addr().0)).collect::<Vec<_>>()
+                    insns.map(|insn| LinkAddr(insn.addr().0)).collect::<Vec<_>>()
                 };
                 addrs.extend(function.blocks().flat_map(instructions));
             }
             PointKind::BeforeCall => {
-                let calls = |block: &incise_cfg::Block<'_>| {
+                let calls = |block: &Block<'_>| {
                     block.outgoing().any(|edge| edge.kind() == EdgeKind::Call && !edge.is_tail_call())
                 };
                 addrs.extend(function.blocks().filter(calls).map(|block| block.last()));
@@ -119,7 +119,7 @@ impl Places<'_> {
 
     /// Before what leaves the function: `ret`, a tail call, the last instruction before another function. A
     /// conditional tail call leaves it or does not: that is no place before an instruction.
-    fn exits(&self, function: Function<'_>, incomplete: &mut Vec<Incomplete>) -> Vec<incise_image::LinkAddr> {
+    fn exits(&self, function: Function<'_>, incomplete: &mut Vec<Incomplete>) -> Vec<LinkAddr> {
         let mut exits = Vec::new();
         for block in function.exits() {
             let leaving = block.outgoing().filter(|e| e.kind() != EdgeKind::Call && e.leaves_function());
