@@ -170,15 +170,24 @@ fn hit(view: &View, region: &Region, at: Addr, len: usize, text: bool) -> Hit {
     if text {
         let from = Addr(at.0.saturating_sub(FAR)).max(region.range.start);
         let before = view.bytes(from, at.offset_from(from) as usize);
-        let is_text =
-            |byte: &&u8| **byte >= 0x20 && **byte != 0x7f || matches!(**byte, b'\n' | b'\t' | b'\r');
-        start = at - before.iter().rev().take_while(is_text).count() as u64;
+        start = at - text_at_end(&before) as u64;
     }
     let bytes = view.bytes(start, if text { 256 } else { len });
     let end =
         if text { bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()) } else { bytes.len() };
     let name = region.name.rsplit('/').next().unwrap_or("").to_owned();
     Hit { at, start, text: String::from_utf8_lossy(&bytes[..end]).into_owned(), region: name }
+}
+
+/// How many bytes at the end of `bytes` are text: UTF-8 without control characters.
+fn text_at_end(bytes: &[u8]) -> usize {
+    let is_text = |byte: &&u8| **byte >= 0x20 && **byte != 0x7f || matches!(**byte, b'\n' | b'\t' | b'\r');
+    let mut text = &bytes[bytes.len() - bytes.iter().rev().take_while(is_text).count()..];
+    while let Err(error) = str::from_utf8(text) {
+        let bad = error.valid_up_to() + error.error_len().unwrap_or(text.len() - error.valid_up_to());
+        text = &text[bad..];
+    }
+    text.len()
 }
 
 /// Pointers of `module` to what is looked for: quadwords in its memory, and those that the loader will write.
@@ -268,4 +277,18 @@ pub fn strings(view: &View, least: usize) -> Vec<(Addr, String)> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_begins_behind_what_is_no_text() {
+        assert_eq!(text_at_end(b"one\0two "), 4);
+        assert_eq!(text_at_end(b"\xd7\xef\xff\xff\xe1\xff"), 0, "a jump table");
+        assert_eq!(text_at_end("\u{e4}\u{f6} \n".as_bytes()), 6);
+        assert_eq!(text_at_end(b"\xffab"), 2);
+        assert_eq!(text_at_end(b"ab\xc3"), 0, "cut off");
+    }
 }
