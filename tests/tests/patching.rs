@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use incise_tests::build::incise;
 use incise_tests::command::{PATIENCE, run, wait};
@@ -260,19 +261,58 @@ fn functions_strings_and_long_code_are_changed_and_come_back() {
     waiting.finish(1);
 }
 
+/// How many mappings a process has.
+fn mappings(pid: &str) -> usize {
+    fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs").lines().count()
+}
+
+/// Every way a patch can be made, by runs of the tool that know nothing of each other: in place, by a jump to code
+/// elsewhere, and by a trampoline with traps in the jump. Nothing piles up in the process, and the last round takes
+/// no longer than the first.
 #[test]
 fn a_hot_function_goes_back_and_forth_under_four_threads() {
     let scratch = Scratch::new();
     let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2", "-static"]);
     let mut waiting = Waiting::start(&castle);
     let pid = waiting.pid();
-    let rounds = if incise_tests::long() { 150 } else { 25 };
+    let rounds = if incise_tests::long() { 1000 } else { 100 };
+    let code = lines(&["inspect", "-p", &pid, "answer", "-n", "12", "--json"]);
+    let long = "mov eax, 77; push rcx; mov ecx, 100; 1: dec ecx; jnz 1b; pop rcx; ret";
+    let short = code.iter().find(|line| {
+        // In its middle others begin: a jump over it covers them.
+        line["bytes"].as_str().is_some_and(|bytes| bytes.replace(' ', "").len() <= 6)
+    });
+    let short = short.and_then(|line| line["address"].as_str()).expect("a short instruction").to_owned();
+    let changes: [&[&str]; 4] = [
+        &["answer", "--return", "77"],
+        &["answer", "-n", "2", long],
+        &[&short, long],
+        &["answer", "mov eax, 77; ret"],
+    ];
+    let before = Snapshot::take(waiting.child.id());
+    let (mut least, mut times) = (usize::MAX, Vec::new());
     for round in 0..rounds {
-        let change: &[&str] = [&["--return", "77"][..], &["mov eax, 77; ret"]][round % 2];
-        said(&[&["patch", "-p", &pid, "answer"], change].concat());
+        let began = Instant::now();
+        said(&[&["patch", "-p", &pid], changes[round % changes.len()]].concat());
         assert_eq!(waiting.knock().1, "77 a greeting in data\n", "round {round}");
         said(&["undo", "-p", &pid]);
         assert_eq!(waiting.knock().1, "42 a greeting in data\n", "round {round}");
+        times.push(began.elapsed());
+        if round == 1 {
+            least = mappings(&pid);
+        }
+    }
+    let most = least + 4;
+    assert!(mappings(&pid) <= most, "{} mappings, {least} after two rounds", mappings(&pid));
+    // The quickest of many: what else goes on on the machine does not count.
+    let quickest = |times: &[Duration]| times.iter().min().copied().unwrap_or_default();
+    let (first, last) = (quickest(&times[..rounds / 4]), quickest(&times[rounds - rounds / 4..]));
+    assert!(last < first * 2, "a round took {first:?} at first, {last:?} in the end");
+    println!("{rounds} rounds, {first:?} each at first, {last:?} in the end");
+    let after = Snapshot::take(waiting.child.id());
+    for (start, bytes) in &before.code {
+        let same = after.code.get(start).is_some_and(|code| code[..bytes.len()] == bytes[..]);
+        assert!(same, "code at {start:#x}");
     }
     waiting.finish(1);
 }

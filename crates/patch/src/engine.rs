@@ -182,6 +182,11 @@ impl Engine {
         group.heads.iter().rev().find(|head| head.landing <= offset).map(|head| head.at)
     }
 
+    /// The memory reserved for trampolines.
+    pub fn arenas(&self) -> impl Iterator<Item = Range<Addr>> + '_ {
+        self.memory.arenas.iter().map(crate::arena::Arena::range)
+    }
+
     /// Whether `at` is in memory for trampolines.
     pub(crate) fn is_trampoline(&self, at: Addr) -> bool {
         self.memory.arenas.iter().any(|arena| arena.range().contains(&at))

@@ -18,6 +18,8 @@ pub(super) const LEN: u64 = 1 << 20;
 const ALIGN: u64 = 1 << 16;
 /// Where the code of detours begins in a book.
 pub(super) const CODE: u64 = 1 << 19;
+/// Code of detours begins at multiples of this.
+pub(super) const ROUND: u64 = 16;
 /// Where the lines begin: behind the magic and their length.
 const LINES: u64 = 32;
 
@@ -40,6 +42,15 @@ pub struct Patch {
     pub code: bool,
     /// Where its code is, if that is elsewhere.
     pub detour: Option<Range<Addr>>,
+    /// Memory that was mapped for it alone.
+    pub memory: Vec<Range<Addr>>,
+}
+
+impl Patch {
+    /// What is free when the patch is undone and no thread is inside: its code, and its memory.
+    fn holdings(&self) -> Vec<Range<Addr>> {
+        self.detour.iter().chain(&self.memory).cloned().collect()
+    }
 }
 
 /// A book in a process.
@@ -47,13 +58,17 @@ pub struct Patch {
 pub(super) struct Book {
     pub at: Addr,
     pub patches: Vec<Patch>,
-    /// Bytes of code in it, as far as they were ever used.
+    /// Bytes of code in it, up to the last that a patch uses or a thread may be in.
     pub used: u64,
+    /// What undone patches have left, because a thread may be in it: for each its code and its memory.
+    pub left: Vec<Vec<Range<Addr>>>,
+    /// Pages of the tracer that are to be taken over.
+    pub runtime: Option<Addr>,
 }
 
 impl Book {
     pub(super) fn new(at: Addr) -> Book {
-        Book { at, patches: Vec::new(), used: 0 }
+        Book { at, patches: Vec::new(), used: 0, left: Vec::new(), runtime: None }
     }
 
     /// The memory it takes.
@@ -66,9 +81,38 @@ impl Book {
         (self.used + len as u64 <= LEN - CODE).then(|| self.at + CODE + self.used)
     }
 
+    /// Whether nothing needs it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.patches.is_empty() && self.left.is_empty()
+    }
+
+    /// Takes a patch out; what it held is left.
+    pub(super) fn strike(&mut self, index: usize) -> Patch {
+        let patch = self.patches.remove(index);
+        let holdings = patch.holdings();
+        if !holdings.is_empty() {
+            self.left.push(holdings);
+        }
+        patch
+    }
+
+    /// Counts the code that is used anew.
+    pub(super) fn recount(&mut self) {
+        let code = self.at + CODE..self.at + LEN;
+        let held = self.patches.iter().map(Patch::holdings).chain(self.left.iter().cloned()).flatten();
+        let ends = held.filter(|range| code.contains(&range.start)).map(|range| range.end);
+        self.used = ends.max().map_or(0, |end| end.align_up(ROUND).offset_from(code.start) as u64);
+    }
+
     /// The bytes it begins with; `None` if there are too many patches.
     pub(super) fn head(&self) -> Option<Vec<u8>> {
         let mut lines = format!("used {:x}\n", self.used);
+        if let Some(runtime) = self.runtime {
+            lines.push_str(&format!("runtime {:x}\n", runtime.0));
+        }
+        for left in &self.left {
+            lines.push_str(&format!("left {}\n", ranges(left)));
+        }
         for patch in &self.patches {
             lines.push_str(&line(patch));
             lines.push('\n');
@@ -96,9 +140,11 @@ impl Book {
         let text = String::from_utf8(lines).ok()?;
         let mut book = Book::new(at);
         for text in text.lines() {
-            match text.strip_prefix("used ") {
-                Some(used) => book.used = u64::from_str_radix(used, 16).ok()?,
-                None => book.patches.push(parsed(text)?),
+            match text.split_once(' ')? {
+                ("used", used) => book.used = u64::from_str_radix(used, 16).ok()?,
+                ("runtime", at) => book.runtime = Some(Addr(u64::from_str_radix(at, 16).ok()?)),
+                ("left", list) => book.left.push(parsed_ranges(list)?),
+                _ => book.patches.push(parsed(text)?),
             }
         }
         Some(book)
@@ -139,14 +185,11 @@ pub(super) fn free_place(map: &MemoryMap, at: Addr) -> Option<Addr> {
 fn line(patch: &Patch) -> String {
     let heads: Vec<String> = patch.heads.iter().map(usize::to_string).collect();
     let heads = if heads.is_empty() { "-".to_owned() } else { heads.join(",") };
-    let detour = patch
-        .detour
-        .as_ref()
-        .map_or("-".to_owned(), |range| format!("{:x}:{:x}", range.start.0, range.end.0));
+    let (detour, memory) = (ranges(patch.detour.as_slice()), ranges(&patch.memory));
     let kind = if patch.code { "code" } else { "data" };
     let text = patch.text.replace('\\', "\\\\").replace('\n', "\\n");
     format!(
-        "{} {kind} {:x} {} {} {heads} {detour} {text}",
+        "{} {kind} {:x} {} {} {heads} {detour} {memory} {text}",
         patch.id,
         patch.at.0,
         hex(&patch.old),
@@ -155,7 +198,7 @@ fn line(patch: &Patch) -> String {
 }
 
 fn parsed(line: &str) -> Option<Patch> {
-    let mut words = line.splitn(8, ' ');
+    let mut words = line.splitn(9, ' ');
     let id = words.next()?.parse().ok()?;
     let code = words.next()? == "code";
     let at = Addr(u64::from_str_radix(words.next()?, 16).ok()?);
@@ -164,16 +207,26 @@ fn parsed(line: &str) -> Option<Patch> {
         "-" => Vec::new(),
         list => list.split(',').map(str::parse).collect::<Result<_, _>>().ok()?,
     };
-    let detour = match words.next()? {
-        "-" => None,
-        range => {
-            let (start, end) = range.split_once(':')?;
-            let addr = |text| u64::from_str_radix(text, 16).ok().map(Addr);
-            Some(addr(start)?..addr(end)?)
-        }
-    };
+    let detour = parsed_ranges(words.next()?)?.pop();
+    let memory = parsed_ranges(words.next()?)?;
     let text = unescaped(words.next()?);
-    (old.len() == new.len()).then_some(Patch { id, text, at, old, new, heads, code, detour })
+    (old.len() == new.len()).then_some(Patch { id, text, at, old, new, heads, code, detour, memory })
+}
+
+/// Ranges as words: `start:end,start:end`, or `-` for none.
+fn ranges(ranges: &[Range<Addr>]) -> String {
+    let list: Vec<String> =
+        ranges.iter().map(|range| format!("{:x}:{:x}", range.start.0, range.end.0)).collect();
+    if list.is_empty() { "-".to_owned() } else { list.join(",") }
+}
+
+fn parsed_ranges(text: &str) -> Option<Vec<Range<Addr>>> {
+    let addr = |text: &str| u64::from_str_radix(text, 16).ok().map(Addr);
+    let range = |text: &str| {
+        let (start, end) = text.split_once(':')?;
+        Some(addr(start)?..addr(end)?).filter(|range| range.start <= range.end)
+    };
+    if text == "-" { Some(Vec::new()) } else { text.split(',').map(range).collect() }
 }
 
 /// Takes `\\` and `\n` back.
@@ -225,10 +278,42 @@ mod tests {
             heads: vec![0, 1],
             code: true,
             detour: Some(Addr(0x10)..Addr(0x20)),
+            memory: vec![Addr(0x1000)..Addr(0x3000), Addr(0x8000)..Addr(0x9000)],
         };
         assert_eq!(parsed(&line(&patch)), Some(patch.clone()));
-        let plain = Patch { heads: Vec::new(), detour: None, code: false, ..patch };
+        let plain = Patch { heads: Vec::new(), detour: None, memory: Vec::new(), code: false, ..patch };
         assert_eq!(parsed(&line(&plain)), Some(plain));
+    }
+
+    #[test]
+    fn code_is_used_until_no_thread_is_inside() {
+        let at = Addr(0x10_0000);
+        let code = |from: u64| Some((at + CODE + from).span(20));
+        let patch = |id, detour| Patch {
+            id,
+            text: "--nop".to_owned(),
+            at: Addr(0x40_1136),
+            old: vec![1],
+            new: vec![2],
+            heads: vec![0],
+            code: true,
+            detour,
+            memory: Vec::new(),
+        };
+        let mut book = Book::new(at);
+        book.patches = vec![patch(1, code(0)), patch(2, code(32))];
+        book.recount();
+        assert_eq!(book.used, 64);
+        book.strike(1);
+        book.recount();
+        assert_eq!(book.used, 64, "a thread may be inside");
+        book.left.clear();
+        book.recount();
+        assert_eq!(book.used, 32);
+        book.strike(0);
+        book.left.clear();
+        book.recount();
+        assert!(book.is_empty() && book.used == 0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Changes of a running process that stay when we go.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -10,15 +11,17 @@ use incise_patch::{Batch, Engine, MachineCode, Policy, Position, Snippet};
 use incise_space::remote::{Event, LaunchOptions, ProcessId, RemoteSpace, Tracer};
 use incise_space::{AddressSpace, Bytes, Edit};
 
-use super::book::{self, Book, Patch, books};
+use super::book::{self, Book, Patch, ROUND, books};
 use super::change::{Detour, How, Plan, Request, plan};
-use super::{PatchError, View, entry};
+use super::{PatchError, View, entry, leaving};
 use crate::{Ending, Images, Program};
 
 /// A process that is changed.
 pub struct Live {
     tracer: Tracer,
     pid: ProcessId,
+    /// Memory mapped for the next patch.
+    data: Vec<Range<Addr>>,
 }
 
 /// What a change did.
@@ -41,7 +44,7 @@ impl Live {
     /// If it cannot be traced.
     pub fn attach(pid: i32) -> Result<Live, PatchError> {
         let (tracer, pid) = Tracer::attach(ProcessId(pid))?;
-        Ok(Live { tracer, pid })
+        Ok(Live { tracer, pid, data: Vec::new() })
     }
 
     /// Starts a program, which stands before its first instruction. What the kernel has mapped can be changed: the
@@ -51,7 +54,7 @@ impl Live {
     /// If it cannot be run.
     pub fn launch(program: &OsStr, arguments: &[OsString]) -> Result<Live, PatchError> {
         let (tracer, pid) = Tracer::launch(program, arguments, &LaunchOptions::default())?;
-        Ok(Live { tracer, pid })
+        Ok(Live { tracer, pid, data: Vec::new() })
     }
 
     /// Lets a program that was launched run to its entry point: its libraries are mapped then, and their constructors
@@ -131,36 +134,43 @@ impl Live {
     pub fn carry_out(&mut self, view: &View, plan: &Plan, text: &str) -> Result<Made, PatchError> {
         let mut space = self.space()?;
         let mut known = books(view);
+        leaving::inherit(&mut space, &known)?;
         let id = 1 + known.iter().flat_map(|book| &book.patches).map(|patch| patch.id).max().unwrap_or(0);
-        let book = match near(&known, plan.at) {
-            Some(index) => known.swap_remove(index),
+        let index = match near(&known, plan.at) {
+            Some(index) => index,
             None => {
                 let at = book::free_place(&space.mappings()?, plan.at).ok_or_else(|| no_room(plan.at))?;
                 space.map_code(at, book::LEN)?;
-                Book::new(at)
+                known.push(Book::new(at));
+                known.len() - 1
             }
         };
-        let fresh = book.patches.is_empty() && book.used == 0;
-        if space.adopt_code(book.range()).is_err() {
+        if space.adopt_code(known[index].range()).is_err() {
             return Err(no_room(plan.at));
         }
-        let range = book.range();
-        let made = Session { space: &mut space, view, book, id }.make(plan, text);
-        if made.is_err() && fresh {
-            // Nothing leads there.
-            let _ = space.unmap(range.start, book::LEN);
+        let memory = self.data.clone();
+        let mut session = Session { space: &mut space, view, book: known[index].clone(), id, memory };
+        let made = session.make(plan, text);
+        known[index] = session.book;
+        match made {
+            Ok(_) => self.data.clear(),
+            // What cannot be given back now is the matter of the next undo.
+            Err(_) => drop(leaving::tidy(&mut space, &mut known, index)),
         }
         made
     }
 
-    /// A quadword of the process' own, with this value, that code anywhere may change. It stays.
+    /// A quadword of the process' own, with this value, that code anywhere may change. It stays as long as the patch
+    /// that is made next.
     ///
     /// # Errors
     /// If there is no memory for it.
     pub fn quadword(&mut self, near: Addr, value: u64) -> Result<Addr, PatchError> {
         let mut space = self.space()?;
+        leaving::inherit(&mut space, &books(&self.view()?))?;
         let at = book::free_place(&space.mappings()?, near).ok_or_else(|| no_room(near))?;
         let data = space.map_data(at, PAGE)?;
+        self.data.push(at.span(PAGE));
         data.quadword(at).store(value, std::sync::atomic::Ordering::SeqCst);
         Ok(at)
     }
@@ -186,21 +196,20 @@ impl Live {
             let known: Vec<String> = patches(&view).iter().map(|patch| patch.id.to_string()).collect();
             return Err(PatchError::NoPatch { id, known: known.join(", ") });
         };
-        let mut book = books.swap_remove(index);
-        let patch = book.patches.remove(position);
+        let patch = books[index].patches[position].clone();
         let mut space = self.space()?;
+        leaving::inherit(&mut space, &books)?;
         if patch.code {
             let edits = edits(patch.at, &patch.new, &patch.old, &patch.heads);
             space.apply(&edits, &|_| None)?;
         } else {
             space.write_data(patch.at, &patch.new, &patch.old)?;
         }
-        space.adopt_code(book.range())?;
-        if book.patches.is_empty() && book.used == 0 {
-            space.unmap(book.at, book::LEN)?;
-        } else if let Some(head) = book.head() {
-            space.write_code(&[(book.at, &head)])?;
-        }
+        books[index].strike(position);
+        space.adopt_code(books[index].range())?;
+        leaving::write(&mut space, &mut books[index])?;
+        // The patch is undone, whatever comes of this; the next time tries again.
+        drop(leaving::tidy(&mut space, &mut books, index));
         Ok(patch)
     }
 
@@ -270,10 +279,12 @@ struct Session<'a> {
     view: &'a View,
     book: Book,
     id: u32,
+    /// Memory that goes with the patch.
+    memory: Vec<Range<Addr>>,
 }
 
 impl Session<'_> {
-    fn make(mut self, plan: &Plan, text: &str) -> Result<Made, PatchError> {
+    fn make(&mut self, plan: &Plan, text: &str) -> Result<Made, PatchError> {
         match &plan.how {
             How::Data { new } => {
                 // Recorded before it is done: the record can be taken back, the data would be lost.
@@ -301,7 +312,7 @@ impl Session<'_> {
         plan: &Plan,
         new: &[u8],
         heads: &[usize],
-        detour: Option<std::ops::Range<Addr>>,
+        detour: Option<Range<Addr>>,
         text: &str,
     ) -> Result<Made, PatchError> {
         let mut made = self.record(plan.at, &plan.old, new, heads, true, detour, text)?;
@@ -317,7 +328,6 @@ impl Session<'_> {
     /// Writes the code into the book and leads the place there: by a jump where one fits, else through the engine, which
     /// keeps every boundary.
     fn detour(&mut self, plan: &Plan, detour: &Detour, text: &str) -> Result<Made, PatchError> {
-        const ROUND: u64 = 16;
         let guess = self.book.room(0).ok_or_else(|| no_room(plan.at))?;
         let code = detour.code_at(guess, false)?;
         let at = self.book.room(code.len()).ok_or_else(|| no_room(plan.at))?;
@@ -342,7 +352,17 @@ impl Session<'_> {
         engine.insert(&mut batch, plan.at, Snippet::Code(snippet), Position::First);
         let around = plan.at - AROUND;
         let before = self.view.bytes(around, 2 * AROUND as usize + plan.old.len());
-        let report = engine.commit(self.space, self.view.program(), &batch, Policy::default())?;
+        self.write()?;
+        let report = match engine.commit(self.space, self.view.program(), &batch, Policy::default()) {
+            Ok(report) => report,
+            Err(error) => {
+                // Otherwise it stays, unused.
+                let _ = engine.release(self.space);
+                return Err(error.into());
+            }
+        };
+        self.space.keep_landings()?;
+        self.memory.extend(engine.arenas());
         let mut after = vec![0; before.len()];
         self.space.read(around, &mut after)?;
         let differs = differing(around, &before, &after);
@@ -364,7 +384,7 @@ impl Session<'_> {
         new: &[u8],
         heads: &[usize],
         code: bool,
-        detour: Option<std::ops::Range<Addr>>,
+        detour: Option<Range<Addr>>,
         text: &str,
     ) -> Result<Made, PatchError> {
         let differs = differing(at, old, new);
@@ -380,6 +400,7 @@ impl Session<'_> {
             heads,
             code,
             detour,
+            memory: self.memory.clone(),
         };
         self.book.patches.push(patch.clone());
         self.write()?;
@@ -393,16 +414,12 @@ impl Session<'_> {
     }
 
     fn write(&mut self) -> Result<(), PatchError> {
-        let head = self.book.head().ok_or_else(|| PatchError::Unsuitable {
-            at: self.book.at,
-            reason: "the record of patches is full: undo some".to_owned(),
-        })?;
-        Ok(self.space.write_code(&[(self.book.at, &head)])?)
+        leaving::write(self.space, &mut self.book)
     }
 }
 
 /// The addresses from the first to the last byte that differs; one byte where none does.
-pub(super) fn differing(at: Addr, old: &[u8], new: &[u8]) -> std::ops::Range<Addr> {
+pub(super) fn differing(at: Addr, old: &[u8], new: &[u8]) -> Range<Addr> {
     let first = old.iter().zip(new).position(|(a, b)| a != b).unwrap_or(0);
     let last = old.iter().zip(new).rposition(|(a, b)| a != b).unwrap_or(0);
     at + first as u64..at + last as u64 + 1

@@ -18,6 +18,7 @@ mod change;
 mod decides;
 mod entry;
 mod error;
+mod leaving;
 mod listing;
 mod live;
 mod naming;

@@ -153,6 +153,7 @@ pub fn file_patches(path: &Path) -> Result<Vec<Patch>, PatchError> {
             heads: Vec::new(),
             code: true,
             detour: None,
+            memory: Vec::new(),
         }
     };
     Ok(record.patches.iter().map(patch).collect())

@@ -1,11 +1,25 @@
-//! For changes that outlive their tracer: taking over memory that an earlier one mapped, and changing data.
+//! For changes that outlive their tracer: taking over what an earlier one left, and changing data.
+//!
+//! An earlier tracer leaves two pages of its own (`runtime.rs`) and, where traps are in place, the handler in them and a
+//! table of landings. Whoever takes the pages over answers for these landings: they are *kept*, which means that they are
+//! part of every table that is published, until they are dropped.
 
 use std::ops::Range;
+use std::rc::Rc;
 
+use incise_image::Mapping;
 use incise_isa::Addr;
+use incise_isa::native::TRAP_LEN;
 
+use super::memory::{Memory, PAGE};
+use super::runtime::Runtime;
 use super::tracees::{MemoryId, Tracees};
-use crate::SpaceError;
+use super::x86_64;
+use crate::trap::{self, SIGNALS, TABLE_HEAD, TrapHeader};
+use crate::{Landing, SpaceError};
+
+/// The most landings that are taken over.
+const LANDINGS_MAX: u64 = 1 << 20;
 
 impl Tracees {
     /// Counts `range` as mapped by this tracer. It has to be executable memory without a file, and not writable.
@@ -31,6 +45,99 @@ impl Tracees {
             code.insert(index, range);
         }
         Ok(())
+    }
+
+    /// Takes over the pages at `base` that an earlier tracer left, its handler and its landings. Returns whether that
+    /// could be: not if pages are in use already, others are there now, or other handlers are in force than the one
+    /// in them.
+    pub(super) fn adopt_runtime(&mut self, memory: MemoryId, base: Addr) -> Result<bool, SpaceError> {
+        if self.target(memory)?.runtime.is_some() {
+            return Ok(false);
+        }
+        self.hold(memory)?;
+        let adopted = self.adopt_stopped(memory, base);
+        self.release(memory);
+        adopted
+    }
+
+    fn adopt_stopped(&mut self, memory: MemoryId, base: Addr) -> Result<bool, SpaceError> {
+        let map = self.memory_map(memory)?;
+        let anonymous = |at: Addr, fits: &dyn Fn(&Mapping) -> bool| {
+            map.find(at).is_some_and(|m| m.inode == 0 && !m.permissions.shared && fits(m))
+        };
+        if !anonymous(base, &|m| m.permissions.execute && !m.permissions.write)
+            || !anonymous(base + PAGE, &|m| m.permissions.write && !m.permissions.execute)
+        {
+            return Ok(false);
+        }
+        let target = Rc::clone(&self.target(memory)?.memory);
+        let mut code = [0; x86_64::BLOB_LEN];
+        target.read(base, &mut code)?;
+        if !x86_64::is_blob(&code) {
+            return Ok(false);
+        }
+        // A thread may be about to make a call for a tracer that was killed a moment ago.
+        let blob = base.span(x86_64::BLOB_LEN as u64);
+        if !self.quiescent(memory, std::slice::from_ref(&blob))?.iter().all(|quiescent| *quiescent) {
+            return Err(SpaceError::Busy { at: base });
+        }
+        let mut runtime = Runtime::at(base);
+        let image = trap::handler_image(runtime.header());
+        let mut landings = Vec::new();
+        if target.read_vec(runtime.handler(), image.len())? == image {
+            let Some((table, found)) = table_at(&target, &runtime)? else { return Ok(false) };
+            (runtime.table, landings) = (table, found);
+            runtime.handling = true;
+        }
+        self.target_mut(memory)?.runtime = Some(runtime.clone());
+        // Where the program, or another tracer, has put its own over ours, that may lead to ours: putting ours over it
+        // once more would make a circle.
+        if runtime.handling && !self.in_force(memory)? {
+            self.target_mut(memory)?.runtime = None;
+            return Ok(false);
+        }
+        let target = self.target_mut(memory)?;
+        target.landings = Rc::new(landings.clone());
+        target.kept = Rc::new(landings);
+        Ok(true)
+    }
+
+    fn in_force(&mut self, memory: MemoryId) -> Result<bool, SpaceError> {
+        self.with_caller(memory, |caller, runtime| {
+            let ours = runtime.handler() + trap::HANDLER as u64;
+            SIGNALS
+                .iter()
+                .try_fold(true, |all, &signal| Ok(all & (caller.action(runtime, signal)?.handler == ours.0)))
+        })
+    }
+
+    /// Makes the landings that are published now part of every later table.
+    pub(super) fn keep_landings(&mut self, memory: MemoryId) -> Result<(), SpaceError> {
+        let target = self.target_mut(memory)?;
+        target.kept = Rc::clone(&target.landings);
+        Ok(())
+    }
+
+    /// Publishes the kept landings but for those that lead into `ranges`.
+    pub(super) fn drop_landings(
+        &mut self,
+        memory: MemoryId,
+        ranges: &[Range<Addr>],
+    ) -> Result<(), SpaceError> {
+        let target = self.target_mut(memory)?;
+        let leads = |landing: &Landing| ranges.iter().any(|range| range.contains(&landing.landing));
+        if !target.kept.iter().any(leads) {
+            return Ok(());
+        }
+        let before = Rc::clone(&target.kept);
+        target.kept = Rc::new(before.iter().copied().filter(|landing| !leads(landing)).collect());
+        let published = self.publish(memory, &[]);
+        if published.is_err()
+            && let Ok(target) = self.target_mut(memory)
+        {
+            target.kept = before;
+        }
+        published
     }
 
     /// Changes data at `at` from `old` to `new` while all threads stand still.
@@ -62,4 +169,31 @@ impl Tracees {
         }
         target.write(at, new, Some(stopped))
     }
+}
+
+/// The table that the header points to, and the landings in it; `None` if it makes no sense.
+#[allow(clippy::type_complexity, reason = "used once")]
+fn table_at(
+    memory: &Memory,
+    runtime: &Runtime,
+) -> Result<Option<(Option<Range<Addr>>, Vec<Landing>)>, SpaceError> {
+    let at = Addr(memory.read_u64(runtime.header() + TrapHeader::TABLE as u64)?);
+    if at == Addr(0) {
+        return Ok(Some((None, Vec::new())));
+    }
+    let count = memory.read_u64(at)?;
+    if count > LANDINGS_MAX || !at.0.is_multiple_of(PAGE) {
+        return Ok(None);
+    }
+    let len = TABLE_HEAD as u64 + count * size_of::<Landing>() as u64;
+    let bytes = memory.read_vec(at + TABLE_HEAD as u64, len as usize - TABLE_HEAD)?;
+    let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let all = words
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|&[trap, landing]| Landing { trap: Addr(trap), landing: Addr(landing) });
+    // Without the second entry each has, for the byte before the landing (`landings.rs`).
+    let landings = all.filter(|entry| entry.trap + TRAP_LEN != entry.landing).collect();
+    Ok(Some((Some(at.span(len.next_multiple_of(PAGE))), landings)))
 }

@@ -26,8 +26,11 @@ const SCRATCH: u64 = 1024;
 const SIGNAL_SET: u64 = 8;
 
 impl Tracees {
-    /// Replaces the landings.
+    /// Replaces the landings, but for those that are kept.
     pub(super) fn publish(&mut self, memory: MemoryId, landings: &[Landing]) -> Result<(), SpaceError> {
+        let kept = Rc::clone(&self.target(memory)?.kept);
+        let with_kept = (!kept.is_empty()).then(|| united(landings, &kept));
+        let landings = with_kept.as_deref().unwrap_or(landings);
         let table = if landings.is_empty() { Vec::new() } else { trap::table_bytes(&doubled(landings)) };
         let at_once = table.len() <= SMALL;
         if at_once {
@@ -151,7 +154,7 @@ impl Tracees {
 }
 
 impl Caller<'_> {
-    fn action(&mut self, runtime: &Runtime, signal: i32) -> Result<KernelSigaction, SpaceError> {
+    pub(super) fn action(&mut self, runtime: &Runtime, signal: i32) -> Result<KernelSigaction, SpaceError> {
         let scratch = runtime.header() + SCRATCH;
         let arguments = [signal as u64, 0, scratch.0, SIGNAL_SET, 0, 0];
         self.call("reading a signal action", libc::SYS_rt_sigaction, arguments)?;
@@ -214,6 +217,14 @@ fn read_action(memory: &Memory, at: Addr) -> Result<KernelSigaction, SpaceError>
         restorer: memory.read_u64(at + 16)?,
         mask: memory.read_u64(at + 24)?,
     })
+}
+
+/// Both, sorted by trap; the first win.
+fn united(first: &[Landing], kept: &[Landing]) -> Vec<Landing> {
+    let mut all = [first, kept].concat();
+    all.sort_by_key(|landing| landing.trap);
+    all.dedup_by_key(|landing| landing.trap);
+    all
 }
 
 /// The landings with an entry more for the byte before each landing. A trap wins over such an entry.

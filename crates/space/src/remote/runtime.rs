@@ -38,6 +38,11 @@ const HANDLER: u64 = 512;
 pub(super) const RETRIES: usize = 100;
 
 impl Runtime {
+    /// Pages at `base`, without a handler.
+    pub(super) fn at(base: Addr) -> Runtime {
+        Runtime { base, table: None, retired: Vec::new(), handling: false }
+    }
+
     /// Where system calls are injected.
     pub(super) fn blob(&self) -> Addr {
         self.base
@@ -100,7 +105,7 @@ impl Tracees {
         }
         let map = self.memory_map(memory)?;
         let base = far_hole(&map, 2 * PAGE, PAGE)?;
-        let runtime = Runtime { base, table: None, retired: Vec::new(), handling: false };
+        let runtime = Runtime::at(base);
         let mut mapped = false;
         let result = self.with_caller_in_slack(memory, |caller| {
             let (code, data) = (base, base + PAGE);

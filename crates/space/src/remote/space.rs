@@ -118,6 +118,45 @@ impl RemoteSpace {
         self.tracees.borrow_mut().adopt_code(self.memory, range)
     }
 
+    /// Where our own pages are, if there are any: what [`adopt_runtime`](Self::adopt_runtime) of a later tracer takes.
+    pub fn runtime(&self) -> Option<Addr> {
+        self.tracees.borrow().target(self.memory).ok()?.runtime.as_ref().map(|runtime| runtime.blob())
+    }
+
+    /// Takes over the pages that an earlier tracer left at `base`, with its trap handler and its landings, which are kept.
+    /// Returns whether that could be: not if there are pages already, or others, or not its handler is in force. Nothing
+    /// is lost then: what that tracer left goes on working by itself.
+    ///
+    /// # Errors
+    /// [`SpaceError::Busy`] if a thread is about to run code in them; [`SpaceError::Gone`] if the process ended.
+    pub fn adopt_runtime(&mut self, base: Addr) -> Result<bool, SpaceError> {
+        self.tracees.borrow_mut().adopt_runtime(self.memory, base)
+    }
+
+    /// Keeps the landings that are published now: they are part of whatever is published later.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn keep_landings(&mut self) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().keep_landings(self.memory)
+    }
+
+    /// Whether any landing is in force.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn has_landings(&self) -> Result<bool, SpaceError> {
+        Ok(!self.tracees.borrow().target(self.memory)?.landings.is_empty())
+    }
+
+    /// Drops the kept landings that lead into `ranges`; no others than kept ones are in force then.
+    ///
+    /// # Errors
+    /// If they cannot be published; they are kept then.
+    pub fn drop_landings(&mut self, ranges: &[Range<Addr>]) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().drop_landings(self.memory, ranges)
+    }
+
     /// Changes data, whatever the protection of its pages, while all threads stand still. Nobody puts it back: it is
     /// not among what [`restore_code`](Self::restore_code) knows.
     ///

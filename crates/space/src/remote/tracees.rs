@@ -77,6 +77,8 @@ pub(super) struct Target {
     pub(super) checked: Option<Instant>,
     /// Published landings, sorted by trap.
     pub(super) landings: Rc<Vec<Landing>>,
+    /// Landings that are part of whatever is published, sorted by trap.
+    pub(super) kept: Rc<Vec<Landing>>,
     /// Traps that are reported.
     pub(super) gates: Rc<BTreeSet<Addr>>,
     /// Code changed by us, with the bytes from before.
@@ -100,6 +102,7 @@ impl Target {
             held: Duration::ZERO,
             checked: None,
             landings: Rc::default(),
+            kept: Rc::default(),
             gates: Rc::default(),
             journal: Rc::default(),
             swapped: Vec::new(),
@@ -113,6 +116,7 @@ impl Target {
     fn forked(&self, memory: Memory) -> Target {
         Target {
             landings: Rc::clone(&self.landings),
+            kept: Rc::clone(&self.kept),
             gates: Rc::clone(&self.gates),
             journal: Rc::clone(&self.journal),
             swapped: self.swapped.clone(),

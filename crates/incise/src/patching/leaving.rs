@@ -1,0 +1,99 @@
+//! What stays in a process between one run of the tool and the next, and when it goes.
+//!
+//! Patches stay, so what they need stays: the book they are recorded in, code and memory that belong to one patch each,
+//! and the tracer's own pages with the trap handler. Each run takes over what the last one left, through the book. The
+//! code and the memory of an undone patch go when no thread is inside; with the last patch everything goes.
+
+use std::ops::Range;
+use std::thread::sleep;
+use std::time::Duration;
+
+use incise_isa::Addr;
+use incise_space::remote::RemoteSpace;
+use incise_space::{AddressSpace, SpaceError};
+
+use super::PatchError;
+use super::book::{self, Book};
+
+/// How often, a millisecond apart, pages are asked for that a thread is running in for a tracer that was killed.
+const RETRIES: usize = 100;
+
+/// Takes over what an earlier run has left, if this one has nothing of its own yet.
+pub(super) fn inherit(space: &mut RemoteSpace, books: &[Book]) -> Result<(), PatchError> {
+    for base in books.iter().filter_map(|book| book.runtime) {
+        let mut retries = RETRIES;
+        loop {
+            match space.adopt_runtime(base) {
+                Err(SpaceError::Busy { .. }) if retries > 0 => retries -= 1,
+                Ok(true) => return Ok(()),
+                Ok(false) => break,
+                Err(error) => return Err(error.into()),
+            }
+            sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the record into the process.
+pub(super) fn write(space: &mut RemoteSpace, book: &mut Book) -> Result<(), PatchError> {
+    book.runtime = space.runtime().or(book.runtime);
+    let head = book.head().ok_or_else(|| PatchError::Unsuitable {
+        at: book.at,
+        reason: "the record of patches is full: undo some".to_owned(),
+    })?;
+    Ok(space.write_code(&[(book.at, &head)])?)
+}
+
+/// Gives back what no patch needs and no thread is in.
+pub(super) fn tidy(space: &mut RemoteSpace, books: &mut [Book], index: usize) -> Result<(), PatchError> {
+    for book in books.iter_mut().filter(|book| !book.left.is_empty()) {
+        space.adopt_code(book.range())?;
+        sweep(space, book)?;
+    }
+    if books.iter().all(Book::is_empty) && !space.has_landings()? {
+        return close(space, books);
+    }
+    let book = &books[index];
+    let known = books.iter().enumerate().any(|(other, at)| other != index && at.runtime == book.runtime);
+    if book.is_empty() && known {
+        space.unmap(book.at, book::LEN)?;
+    }
+    Ok(())
+}
+
+/// Frees what undone patches have left.
+fn sweep(space: &mut RemoteSpace, book: &mut Book) -> Result<(), PatchError> {
+    let own = book.range();
+    let mapped = |range: &&Range<Addr>| !own.contains(&range.start);
+    let memory: Vec<Range<Addr>> = book.left.iter().flatten().filter(mapped).cloned().collect();
+    // From here on nothing leads there.
+    space.drop_landings(&memory)?;
+    let mut all: Vec<Range<Addr>> = book.left.iter().flatten().cloned().collect();
+    all.sort_by_key(|range| range.start);
+    let quiet = if all.is_empty() { Vec::new() } else { space.wait_until_quiescent(&all)? };
+    let busy: Vec<Addr> =
+        all.iter().zip(quiet).filter(|(_, quiet)| !quiet).map(|(range, _)| range.start).collect();
+    let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut book.left)
+        .into_iter()
+        .partition(|ranges| ranges.iter().any(|range| busy.contains(&range.start)));
+    book.left = stay;
+    book.recount();
+    // Recorded before it is done: what is unmapped twice may be the program's by then.
+    write(space, book)?;
+    for range in go.iter().flatten().filter(mapped) {
+        space.unmap(range.start, range.end.offset_from(range.start) as u64)?;
+    }
+    Ok(())
+}
+
+/// Takes out all that is ours: no patch is left.
+fn close(space: &mut RemoteSpace, books: &[Book]) -> Result<(), PatchError> {
+    // What was put back is not to be put back once more.
+    space.forget(&(Addr(0)..Addr(u64::MAX)))?;
+    for book in books {
+        space.adopt_code(book.range())?;
+    }
+    space.remove()?;
+    Ok(())
+}
