@@ -6,6 +6,8 @@
 //! that a program could see must then be equal: general registers, flags, vectors, masks, x87,
 //! segments, data, stack and red zone, where control went, and the fault if there was one.
 //!
+//! Copies for programs that may be loaded anywhere are made for other addresses than those they run at.
+//!
 //! An instruction that this processor does not have raises #UD in both places. Its rip-relative copies
 //! are judged by decoding them instead.
 //!
@@ -38,6 +40,6 @@ mod trials;
 mod xstate;
 
 pub use native::NativeError;
-pub use relocator::{Incise, Refusal, Relocator, Verbatim};
+pub use relocator::{Incise, Movable, Refusal, Relocator, Verbatim};
 pub use report::{Finding, Report};
 pub use trials::{Options, run};

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use incise_oracle::{Incise, Options, run};
+use incise_oracle::{Incise, Movable, Options, Relocator, run};
 
 /// Runs original and displaced instructions side by side on the processor.
 #[derive(Parser)]
@@ -21,6 +21,9 @@ struct Arguments {
     /// Only forms whose name contains TEXT (`Mov_r64`, `EVEX`).
     #[arg(long, value_name = "TEXT", default_value = "")]
     form: String,
+    /// Judge copies for programs that may be loaded anywhere.
+    #[arg(long)]
+    moves: bool,
     /// Worker threads; the default is one per processor.
     #[arg(long)]
     workers: Option<usize>,
@@ -43,7 +46,8 @@ fn main() -> ExitCode {
     if let Some(workers) = arguments.workers {
         options.workers = workers;
     }
-    let report = match run(&Incise, &options) {
+    let relocator: &dyn Relocator = if arguments.moves { &Movable } else { &Incise };
+    let report = match run(relocator, &options) {
         Ok(report) => report,
         Err(error) => {
             eprintln!("incise-oracle: {error}");

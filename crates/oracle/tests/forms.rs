@@ -1,6 +1,6 @@
 //! The project's relocator, over every encoding form.
 
-use incise_oracle::{Incise, Options, Report, run};
+use incise_oracle::{Incise, Movable, Options, Relocator, Report, run};
 
 /// What a run with this seed covered when it was last measured; less means that coverage was lost.
 const SEED: u64 = 1;
@@ -9,9 +9,9 @@ const RUN_EQUAL: usize = 4327;
 /// With AVX-512 (VBMI2, BITALG, VP2INTERSECT), SHA, VAES, GFNI, SSE4a and without XOP, AMX, KNC.
 const COMPLETED: usize = 3558;
 
-fn report() -> Report {
+fn report(relocator: &dyn Relocator) -> Report {
     let report =
-        run(&Incise, &Options { seed: SEED, ..Options::default() }).expect("native runs are possible");
+        run(relocator, &Options { seed: SEED, ..Options::default() }).expect("native runs are possible");
     print!("{report}");
     for finding in report.findings.iter().take(20) {
         println!("\n{finding}");
@@ -21,7 +21,7 @@ fn report() -> Report {
 
 #[test]
 fn every_form_does_the_same_where_it_is_moved_to() {
-    let report = report();
+    let report = report(&Incise);
     assert_eq!(report.findings.len(), 0, "displaced instructions differ from their originals");
     assert_eq!(report.originals_lost, Vec::<String>::new(), "originals that could not be judged");
     assert_eq!(report.not_made, Vec::<String>::new(), "forms without a trial");
@@ -37,6 +37,18 @@ fn every_form_does_the_same_where_it_is_moved_to() {
         assert!(report.completed >= COMPLETED, "{} forms completed, {COMPLETED} once", report.completed);
     } else {
         println!("skipped: the count of completed forms, for this processor lacks AVX-512, GFNI or SHA");
+    }
+}
+
+#[test]
+fn every_form_does_the_same_where_a_program_is_loaded_elsewhere() {
+    let report = report(&Movable);
+    assert_eq!(report.findings.len(), 0, "copies depend on where the program is loaded");
+    assert_eq!(report.listed, LISTED);
+    assert!(report.run_equal >= RUN_EQUAL, "{} forms run, {RUN_EQUAL} once", report.run_equal);
+    // All of a copy has to reach its target: of those around the upper edge few do.
+    for (reach, least) in [("near", 10_000), ("edge-below", 10_000), ("edge-above", 100)] {
+        assert!(report.equal_pairs.get(reach).is_some_and(|&count| count > least), "{reach}");
     }
 }
 

@@ -175,8 +175,7 @@ impl ReturnAddress {
     fn of(insn: &Insn, moves: bool, asm: &Assembler) -> Result<ReturnAddress, RelocateError> {
         let (at, target) = (insn.addr(), insn.end());
         if moves {
-            let reached = asm.reaches(target, super::MAX_RELOCATED_LEN as u64);
-            return if reached {
+            return if super::in_reach_of_all(asm, target) {
                 Ok(ReturnAddress::Distance(target))
             } else {
                 Err(RelocateError::OutOfReach { at, target })

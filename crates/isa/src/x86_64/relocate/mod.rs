@@ -166,11 +166,17 @@ pub fn relocate(insn: &Insn, how: &Relocation, out: &mut Vec<u8>) -> Result<(), 
     result
 }
 
+/// Whether all of a copy that begins here reaches `target`: at the edge of what a displacement can say, its first
+/// byte may and its last may not, or the other way round.
+fn in_reach_of_all(asm: &Assembler, target: Addr) -> bool {
+    target.in_rel32_of(asm.here()) && target.in_rel32_of(asm.here() + MAX_RELOCATED_LEN as u64)
+}
+
 fn displace(insn: &Insn, flow: Flow, how: &Relocation, asm: &mut Assembler) -> Result<(), RelocateError> {
     let at = insn.addr();
     if how.moves
         && let Some(target) = flow.target().map(how.resolve).or(insn.ip_relative_target())
-        && !target.in_rel32_of(asm.here() + MAX_RELOCATED_LEN as u64)
+        && !in_reach_of_all(asm, target)
     {
         return Err(RelocateError::OutOfReach { at, target });
     }
@@ -199,6 +205,7 @@ fn displace(insn: &Insn, flow: Flow, how: &Relocation, asm: &mut Assembler) -> R
 mod tests {
     use super::testing::{FAR, FROM, NEAR, assert_bytes, copy, copy_with};
     use super::*;
+    use crate::x86_64::testing::hex;
 
     #[test]
     fn what_does_not_depend_on_its_address_is_copied_verbatim() {
@@ -232,6 +239,27 @@ mod tests {
         ] {
             assert_bytes(bytes, NEAR, bytes);
             assert_bytes(bytes, FAR, bytes);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_moves_holds_no_address_at_the_edge_of_its_reach() {
+        // lock add [rip+0x1000], al: in reach of all of the copy, of its end only, of its beginning only.
+        let insn = crate::x86_64::decode(&hex("f0 00 05 00 10 00 00"), FROM).expect("valid");
+        let target = insn.ip_relative_target().expect("rip-relative");
+        let (below, above) = (target - (1 << 31), target + (1 << 31));
+        for (to, reached) in [
+            (below + 1, true),
+            (below - 4, false),
+            (above - 64, true),
+            (above - 4, false),
+            (above + 4, false),
+        ] {
+            let how = Relocation { to, resolve: &|target| target, shadow_stack: false, moves: true };
+            let (mut out, refused) = (Vec::new(), RelocateError::OutOfReach { at: FROM, target });
+            let result = relocate(&insn, &how, &mut out);
+            assert_eq!(result, if reached { Ok(()) } else { Err(refused) }, "at {to}");
+            assert_eq!(out.len(), if reached { insn.len() } else { 0 }, "at {to}");
         }
     }
 

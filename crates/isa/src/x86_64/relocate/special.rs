@@ -28,7 +28,7 @@ pub(super) fn syscall(insn: &Insn, moves: bool, asm: &mut Assembler) -> Result<(
         return Err(RelocateError::Sysenter { at: insn.addr() });
     }
     let (at, target) = (insn.addr(), insn.end());
-    if moves && !asm.reaches(target, super::MAX_RELOCATED_LEN as u64) {
+    if moves && !super::in_reach_of_all(asm, target) {
         return Err(RelocateError::OutOfReach { at, target });
     }
     asm.raw(insn.bytes());
