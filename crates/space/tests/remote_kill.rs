@@ -2,7 +2,8 @@
 //! the right results every time.
 //!
 //! Runs itself as the tracer. `KILLS` in the environment says how often it is killed at random per program
-//! (100 if unset), `STEPS` how many steps apart it is killed otherwise (7 if unset), `SEED` where chance begins.
+//! (25 if unset), `STEPS` how many steps apart it is killed otherwise (23 if unset), `SEED` where chance begins.
+//! With `INCISE_LONG=1` it is killed 1,000 times, and 3 steps apart.
 
 mod remote_support;
 
@@ -104,7 +105,9 @@ fn main() {
         return;
     }
     let setting = |name: &str| env::var(name).ok().and_then(|value| value.parse().ok());
-    let (kills, stride) = (setting("KILLS").unwrap_or(100), setting("STEPS").unwrap_or(7));
+    let long = env::var("INCISE_LONG").is_ok_and(|value| value == "1");
+    let (kills, stride) = if long { (1000, 3) } else { (25, 23) };
+    let (kills, stride) = (setting("KILLS").unwrap_or(kills), setting("STEPS").unwrap_or(stride));
     let mut random = Random(setting("SEED").unwrap_or(0x9E37_79B9_7F4A_7C15));
     for (name, source) in [("spinning", SPINNING), ("sleeping", SLEEPING)] {
         println!("{name}: {kills} kills at random, seed {}", random.0);
