@@ -439,6 +439,78 @@ fn tools_complain_of_nothing_new() {
 }
 
 #[test]
+fn sections_of_programs_with_landings_match_their_segments() {
+    if need_program("eu-elflint").is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let source = scratch.file("inside.c");
+    fs::write(&source, INSIDE).expect("a new folder");
+    for option in ["-pie", "-no-pie", "-static", "-static-pie"] {
+        let (program, counted, patched) =
+            (scratch.file("program"), scratch.file("counted"), scratch.file("patched"));
+        let built = run(Command::new("gcc").args(["-O1", option, "-o"]).arg(&program).arg(&source));
+        assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
+        let mut rewriting = Command::new(incise());
+        rewriting.args(["rewrite", "--trap", "fallback"]).arg(&program).arg("-o").arg(&counted);
+        rewriting.args(["--count", "after", "leaf"]);
+        // Too long for its place, so that the engine leads there: with landings, and without counters.
+        let mut patching = Command::new(incise());
+        patching
+            .arg("patch")
+            .arg(&program)
+            .args(["after+1", "mov rbx, rdi; mov rcx, rcx; mov rdx, rdx; nop"]);
+        patching.arg("-o").arg(&patched);
+        let lint = ["eu-elflint", "--gnu-ld"];
+        let known = complaints(&lint, &program);
+        for (mut command, out) in [(rewriting, counted), (patching, patched)] {
+            let outcome = run(&mut command);
+            assert_eq!(outcome.ending, Ending::Exited(0), "{option}: {}", outcome.error_text());
+            let sections = run(Command::new("readelf").arg("-SW").arg(&out));
+            let sections = String::from_utf8_lossy(&sections.stdout).into_owned();
+            assert!(
+                sections.contains(".incise.data") && sections.contains(".incise.bss"),
+                "{option}: {sections}"
+            );
+            let new = complaints(&lint, &out);
+            let new: Vec<&String> = new.iter().filter(|line| !known.contains(line)).collect();
+            assert!(new.is_empty(), "{option}, {}: {new:#?}", out.display());
+            same(&run(&mut Command::new(&program)), &run(&mut Command::new(&out)), option);
+        }
+    }
+}
+
+/// patchelf moves the program header table back behind the file header, and tells where it is in memory by the
+/// distance the old one had.
+#[test]
+fn programs_are_edited_with_patchelf_afterwards() {
+    if need_program("patchelf").is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut files = vec![build(&scratch, "pie", &["-pie"]), build(&scratch, "fixed", &["-no-pie"])];
+    // With so large a .bss that memory and file do not agree behind it.
+    files.extend(["git", "python3", "redis-server"].into_iter().filter_map(find_program));
+    for file in files {
+        let name = file.file_name().expect("a file").to_string_lossy().into_owned();
+        let out = scratch.file(&format!("{name}.out"));
+        let small = scratch.path().join(&name) == file;
+        let functions: &[&str] = match &*name {
+            "git" => &["sub_*"],
+            _ if small => &["fib", "main", "twice"],
+            _ => &["*"],
+        };
+        rewrite(&file, &out, functions);
+        let edited = run(Command::new("patchelf").args(["--set-rpath", "/nowhere"]).arg(&out));
+        assert_eq!(edited.ending, Ending::Exited(0), "{name}: {}", edited.error_text());
+        let path = run(Command::new("patchelf").arg("--print-rpath").arg(&out));
+        assert_eq!(path.stdout, b"/nowhere\n", "{name}");
+        let argument = if small { "argument" } else { "--version" };
+        same(&run(Command::new(&file).arg(argument)), &run(Command::new(&out).arg(argument)), &name);
+    }
+}
+
+#[test]
 fn a_debugger_sees_the_program_as_before() {
     let scratch = Scratch::new();
     if need_program("gdb").is_none() {

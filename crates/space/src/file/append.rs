@@ -1,9 +1,9 @@
 //! From what changed to the bytes of the new file.
 //!
 //! 1. The segments that come are chosen, and with them the size of the program header table.
-//! 2. A *payload* segment takes the table, which has no room to grow in its old place, and everything that
-//!    runs before the program.
-//! 3. Trampolines and data follow, ascending in address, each at the next page of the file.
+//! 2. Trampolines and data come behind the program, ascending in address, each at the next page of the file.
+//! 3. A *payload* segment takes the table, which has no room to grow in its old place, and everything that
+//!    runs before the program. It is the first in memory and the last in the file; see [`place_payload`].
 //! 4. The section header table is copied with the new sections behind the old ones, so that no index changes.
 //! 5. The record says which bytes of the original differ now.
 
@@ -32,6 +32,10 @@ const ALIGN: u64 = 8;
 /// One page in so many of the original may be spent on having fewer segments.
 const SPARE: u64 = 50;
 
+/// How far behind its lowest address the payload may lie, besides a quarter of the file: part of the room that is
+/// kept for it.
+const SLIDE: u64 = 4 << 20;
+
 /// Everything the new file is made from.
 pub(super) struct Change<'a> {
     pub original: &'a [u8],
@@ -47,15 +51,39 @@ pub(super) struct Change<'a> {
     pub counters: Option<(Addr, u64)>,
 }
 
-/// Where the payload lies in memory: behind the program, with a page between.
-///
-/// Kernels before 5.18 take the program header table of a program to be at the address of the first segment plus
-/// its offset in the file, so these two shall agree where that costs little. And it begins at the offset in
-/// its page at which the program's last segment ends in the file: tools that write the file anew (GNU strip)
-/// put the table right behind that, and lower the address of the payload if they do not fit together.
+/// The lowest address at which the payload can come to lie: behind the program, with a page between.
 pub(super) fn payload_address(headers: &Headers, file_len: u64) -> u64 {
-    let behind = headers.end().next_multiple_of(PAGE) + PAGE + into_page(headers);
-    behind.max(same_place(headers, file_len.next_multiple_of(PAGE) + into_page(headers)))
+    behind(headers).max(same_place(headers, file_len.next_multiple_of(PAGE) + into_page(headers)))
+}
+
+/// Where the payload lies in memory and in the file, if `end` bytes of the file are taken.
+///
+/// Its address shall be that at which the file, mapped as a whole from the first segment on, would have it. Kernels
+/// before 5.18 take the program header table to be there, and so does patchelf, which moves the table back behind the
+/// file header and takes the difference of the old place for that of the new: `PT_PHDR` is wrong then, and the
+/// dynamic linker believes it. A large `.bss` stands against that, for it takes addresses but no bytes of the file. So
+/// the payload comes behind all else in the file, and a few zeros are put before it.
+///
+/// And it begins at the offset in its page at which the program's last segment ends in the file: tools that
+/// write the file anew (GNU strip) put the table right behind that, and lower the address of the payload if they do
+/// not fit together.
+fn place_payload(headers: &Headers, file_len: u64, end: u64) -> (u64, u64) {
+    let into = into_page(headers);
+    let offset = end + (PAGE + into - end % PAGE) % PAGE;
+    let (behind, wanted) = (behind(headers), same_place(headers, offset));
+    // Trampolines may lie behind the room that is kept.
+    let most = payload_address(headers, file_len) + SLIDE + file_len / 4;
+    if wanted >= behind && wanted <= most {
+        return (wanted, offset);
+    }
+    let missing = behind.saturating_sub(wanted);
+    let padded = wanted > 0 && wanted < behind && missing <= padding_max(file_len);
+    (behind, if padded { offset + missing } else { offset })
+}
+
+/// The first address behind the program at which a payload may begin.
+fn behind(headers: &Headers) -> u64 {
+    headers.end().next_multiple_of(PAGE) + PAGE + into_page(headers)
 }
 
 /// The payload's offset in its page.
@@ -65,17 +93,19 @@ fn into_page(headers: &Headers) -> u64 {
 }
 
 /// The address at which the byte at file offset `offset` would be if the file were mapped as a whole; 0 for
-/// libraries, where nobody asks.
+/// libraries that do not tell where their table is, where nobody asks.
 fn same_place(headers: &Headers, offset: u64) -> u64 {
     match headers.loads().next() {
-        Some(first) if headers.program => first.vaddr.wrapping_sub(first.offset).saturating_add(offset),
+        Some(first) if headers.program || headers.first(PT_PHDR).is_some() => {
+            first.vaddr.wrapping_sub(first.offset).saturating_add(offset)
+        }
         _ => 0,
     }
 }
 
 /// The most zeros put before the payload so that address and offset agree.
 fn padding_max(file_len: u64) -> u64 {
-    (file_len / 32).max(64 << 10)
+    (file_len / 16).max(64 << 10)
 }
 
 /// A part that was appended, for the section header table.
@@ -166,48 +196,16 @@ fn append(
     let table_len = usize::from(count) * PHDR;
 
     let file_len = out.len() as u64;
-    let address = payload_address(headers, file_len);
-    let aligned = file_len.next_multiple_of(PAGE) + into_page(headers);
-    let missing = address - same_place(headers, aligned).min(address);
-    let padding = if headers.program && missing <= padding_max(file_len) { missing } else { 0 };
-    let offset = aligned + padding;
-
-    let mut payload = Payload { address, bytes: vec![0; table_len] };
-    payload.align();
-    let config = tables(change, &mut payload, trap_header);
-    payload.align();
-    let tables_len = payload.bytes.len() as u64;
-    let entry = match config {
-        Some(config) => Some(start(change, &mut payload, config, trap_header)?),
-        None => None,
-    };
-    let len = payload.bytes.len() as u64;
-    let mut added = vec![Segment::load(PF_R | PF_X, offset, address, len, len)];
-    // Tools that move sections expect the program header table before them, not in one.
-    let behind = table_len as u64;
-    if tables_len > behind {
-        parts.push(Part::new(
-            ".incise.tables",
-            SHF_ALLOC,
-            address + behind,
-            offset + behind,
-            tables_len - behind,
-        ));
-    }
-    if entry.is_some() {
-        let (address, offset) = (address + tables_len, offset + tables_len);
-        let flags = SHF_ALLOC | SHF_EXECINSTR;
-        parts.push(Part::new(".incise.start", flags, address, offset, len - tables_len));
-    }
-
-    let mut end = offset + len;
+    let mut end = file_len;
+    let mut added = Vec::new();
+    let mut behind = Vec::new();
     let mut contents: Vec<(u64, &[u8])> = Vec::new();
     if !pool.is_empty() {
         let base = end.next_multiple_of(PAGE);
         for run in runs {
             let offset = base + run.offset;
             added.push(Segment::load(PF_R | PF_X, offset, run.at, run.len, run.len));
-            parts.push(Part::new(".incise.text", SHF_ALLOC | SHF_EXECINSTR, run.at, offset, run.len));
+            behind.push(Part::new(".incise.text", SHF_ALLOC | SHF_EXECINSTR, run.at, offset, run.len));
         }
         contents.push((base, pool));
         end = base + pool.len() as u64;
@@ -221,11 +219,35 @@ fn append(
         let (addr, size) = (data.at + filled, data.len - filled);
         let rest =
             Part { name: ".incise.bss", kind: SHT_NOBITS, addr, size, offset: offset + filled, ..part };
-        parts.push(part);
-        parts.extend((size > 0).then_some(rest));
+        behind.push(part);
+        behind.extend((size > 0).then_some(rest));
         contents.push((offset, &data.contents));
         end = offset + filled;
     }
+
+    let (address, offset) = place_payload(headers, file_len, end);
+    let mut payload = Payload { address, bytes: vec![0; table_len] };
+    payload.align();
+    let config = tables(change, &mut payload, trap_header);
+    payload.align();
+    let tables_len = payload.bytes.len() as u64;
+    let entry = match config {
+        Some(config) => Some(start(change, &mut payload, config, trap_header)?),
+        None => None,
+    };
+    let len = payload.bytes.len() as u64;
+    added.push(Segment::load(PF_R | PF_X, offset, address, len, len));
+    // Tools that move sections expect the program header table before them, not in one.
+    let table_end = table_len as u64;
+    if tables_len > table_end {
+        let (at, from) = (address + table_end, offset + table_end);
+        parts.push(Part::new(".incise.tables", SHF_ALLOC, at, from, tables_len - table_end));
+    }
+    if entry.is_some() {
+        let (at, from) = (address + tables_len, offset + tables_len);
+        parts.push(Part::new(".incise.start", SHF_ALLOC | SHF_EXECINSTR, at, from, len - tables_len));
+    }
+    parts.append(&mut behind);
     let added = ascending(headers, added)?;
 
     let mut table = Vec::with_capacity(table_len);
@@ -237,7 +259,6 @@ fn append(
         out.resize(offset as usize, 0);
         out.extend_from_slice(bytes);
     }
-    out.resize(end as usize, 0);
     out[32..40].copy_from_slice(&offset.to_le_bytes());
     out[56..58].copy_from_slice(&count.to_le_bytes());
     match entry {
