@@ -9,8 +9,8 @@ use incise_isa::native::GprSet;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CounterId(pub(crate) u32);
 
-/// Machine code of the user's, run at the point as it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Machine code of the user's, run at the point as it is. By default none, which changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MachineCode {
     /// Position-independent code that runs off its end.
     pub bytes: Arc<[u8]>,

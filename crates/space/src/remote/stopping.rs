@@ -199,9 +199,16 @@ impl Tracees {
 
     /// Brings a stopped thread to a stop at which it is about to run code of its program, without letting it
     /// run any: signals are delivered, system calls ended.
+    ///
+    /// No signal that its last instruction raised is on the way then. Such a one belongs with the instruction pointer: if
+    /// that were changed and the tracer killed, the handler of a trap (an earlier tracer's, perhaps) would not know it.
     pub(super) fn flush(&mut self, tid: Tid) -> Result<(), SpaceError> {
         loop {
             let signal = match self.state(tid) {
+                Some(State::Stopped(Stop::Trap | Stop::Group)) if self.has_forced_signal(tid) => {
+                    self.stop_for_pending_signal(tid);
+                    continue;
+                }
                 Some(State::Stopped(Stop::Trap | Stop::Group)) => return Ok(()),
                 Some(State::Stopped(Stop::Signal(signal))) => signal,
                 // A thread that goes on from a vfork sleeps as long as the child likes.
@@ -209,6 +216,17 @@ impl Tracees {
                 _ => return Err(SpaceError::Gone { pid: tid.0 }),
             };
             self.flush_once(tid, signal);
+        }
+    }
+
+    /// Lets a stopped thread go on to the stop for a signal that is pending. It is not asked to stop: the signal is what
+    /// stops it next.
+    pub(super) fn stop_for_pending_signal(&mut self, tid: Tid) {
+        self.set_state(tid, State::Asked);
+        drop(ptrace::resume(tid, 0)); // ESRCH: it was killed, which the wait reports.
+        match ptrace::wait(tid) {
+            Some(status) => self.note(tid, status),
+            None => self.vanished(tid),
         }
     }
 

@@ -102,13 +102,7 @@ impl Tracees {
                     None => self.flush_once(tid, signal),
                 },
                 Some(State::Stopped(Stop::Trap | Stop::Group)) if self.has_forced_trap(tid) => {
-                    // Without asking it to stop: its pending signal is the next that stops it.
-                    self.set_state(tid, State::Asked);
-                    drop(ptrace::resume(tid, 0));
-                    match ptrace::wait(tid) {
-                        Some(status) => self.note(tid, status),
-                        None => self.vanished(tid),
-                    }
+                    self.stop_for_pending_signal(tid);
                 }
                 _ => return,
             }
@@ -129,6 +123,13 @@ impl Tracees {
             target.holds += 1;
             self.events.push_back(Event::Gate { pid });
         }
+    }
+
+    /// Whether a signal is on its way to the thread that its last instruction raised.
+    pub(super) fn has_forced_signal(&self, tid: Tid) -> bool {
+        let is_fault = |signal| matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE);
+        let pending = ptrace::pending_signals(tid, false).unwrap_or_default();
+        pending.iter().any(|&(signal, code)| was_forced(signal, code) || is_fault(signal) && code > 0)
     }
 
     fn has_forced_trap(&self, tid: Tid) -> bool {
