@@ -24,9 +24,12 @@ pub struct Region {
     pub name: String,
 }
 
+/// Of memory that is zero when a program begins, so many bytes are shown of each segment of a file.
+const ZEROES_MAX: u64 = 1 << 20;
+
 enum Memory {
-    /// The file's bytes, by segment.
-    File(Vec<(Addr, Vec<u8>)>),
+    /// The file's bytes, and where each segment has which of them.
+    File(Vec<u8>, Vec<(Addr, Range<usize>)>),
     /// /proc/PID/mem
     Process(File),
 }
@@ -60,13 +63,16 @@ impl View {
         for module in program.modules() {
             for segment in module.image.segments().iter().filter(|segment| segment.mem_size > 0) {
                 let start = Addr(segment.link.0);
-                let from_file = module.image.bytes_at(bytes, segment.link, segment.file_size);
-                memory.push((start, from_file.unwrap_or(&[]).to_vec()));
-                let (range, name) = (start.span(segment.mem_size), module.path.clone());
+                let stored = module.image.bytes_at(bytes, segment.link, segment.file_size).unwrap_or(&[]);
+                let offset = stored.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
+                memory.push((start, offset..offset.wrapping_add(stored.len())));
+                // What a damaged file says of the rest may be anything.
+                let len = segment.mem_size.min(stored.len() as u64 + ZEROES_MAX);
+                let (range, name) = (start.span(len), module.path.clone());
                 regions.push(Region { range, permissions: segment.permissions, name });
             }
         }
-        Ok(View { program, regions, memory: Memory::File(memory), pid: None })
+        Ok(View { program, regions, memory: Memory::File(bytes.to_vec(), memory), pid: None })
     }
 
     /// A running process.
@@ -160,7 +166,7 @@ impl MemoryReader for View {
     fn read(&self, at: Addr, into: &mut [u8]) -> bool {
         match &self.memory {
             Memory::Process(file) => file.read_exact_at(into, at.0).is_ok(),
-            Memory::File(segments) => {
+            Memory::File(file, segments) => {
                 let wanted = at..Addr(at.0.saturating_add(into.len() as u64));
                 into.fill(0);
                 let inside =
@@ -175,7 +181,8 @@ impl MemoryReader for View {
                         end.offset_from(start) as u64
                     })
                     .sum();
-                for (start, bytes) in segments {
+                for (start, stored) in segments {
+                    let Some(bytes) = file.get(stored.clone()) else { continue };
                     let skip = wanted.start.offset_from(*start);
                     let (from, to) =
                         if skip >= 0 { (skip as usize, 0) } else { (0, skip.unsigned_abs() as usize) };
