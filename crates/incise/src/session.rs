@@ -378,7 +378,7 @@ impl<S: AddressSpace> Batch<S> {
 
     /// Runs `snippet` before the instruction at `at`.
     pub fn insert(&mut self, at: Addr, snippet: Snippet, position: Position) -> InstanceId {
-        self.session.state().engine.insert(&mut self.draft, at, snippet, position)
+        self.draft.insert(at, snippet, position)
     }
 
     /// Takes an instance out.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use incise_isa::Addr;
 use incise_space::{AddressSpace, Landing, SpaceError};
@@ -57,6 +58,18 @@ pub struct Batch {
     pub(crate) switches: Vec<(InstanceId, bool)>,
 }
 
+/// Instances are numbered as they are inserted, over all engines.
+static INSTANCES: AtomicU64 = AtomicU64::new(0);
+
+impl Batch {
+    /// Notes an insertion; nothing happens before [`Engine::commit`].
+    pub fn insert(&mut self, at: Addr, snippet: Snippet, position: Position) -> InstanceId {
+        let id = InstanceId(INSTANCES.fetch_add(1, Ordering::Relaxed) + 1);
+        self.insertions.push((id, at, snippet, position));
+        id
+    }
+}
+
 /// Trampolines that nothing leads to any more, but a thread may still be in.
 #[derive(Clone, Debug)]
 struct Retired {
@@ -78,7 +91,6 @@ pub struct Engine {
     retired_bytes: u64,
     /// From this many retired bytes on another look at all threads is worth it.
     reclaim_at: u64,
-    next: u64,
 }
 
 /// So many more bytes of retired trampolines are worth a look at all threads.
@@ -102,7 +114,7 @@ impl Engine {
         let index = counter.0 as usize;
         let now = self.counters.get(index).copied().flatten().and_then(|at| {
             let value = self.memory.mapping_of(at)?.quadword(at);
-            Some(value.load(std::sync::atomic::Ordering::Relaxed))
+            Some(value.load(Ordering::Relaxed))
         });
         self.counted.get(index).copied().unwrap_or(0).wrapping_add(now.unwrap_or(0))
     }
@@ -126,10 +138,7 @@ impl Engine {
         snippet: Snippet,
         position: Position,
     ) -> InstanceId {
-        self.next += 1;
-        let id = InstanceId(self.next);
-        batch.insertions.push((id, at, snippet, position));
-        id
+        batch.insert(at, snippet, position)
     }
 
     /// A batch that removes `instances`.
@@ -346,7 +355,6 @@ impl Engine {
             retired: self.retired.clone(),
             retired_bytes: self.retired_bytes,
             reclaim_at: self.reclaim_at,
-            next: self.next,
         }
     }
 
@@ -368,7 +376,7 @@ impl Engine {
     pub fn abandon(&mut self) {
         self.forget_counters();
         let (counters, counted) = (std::mem::take(&mut self.counters), std::mem::take(&mut self.counted));
-        *self = Engine { next: self.next, counters, counted, ..Engine::default() };
+        *self = Engine { counters, counted, ..Engine::default() };
     }
 
     /// The heads a batch touches, as far as they are known without the code, and those near them; ascending.
