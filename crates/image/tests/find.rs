@@ -1,4 +1,7 @@
 //! Patterns on the modules of this process.
+//!
+//! # Safety
+//! Functions of the C library are named for their addresses, not called.
 
 mod support;
 

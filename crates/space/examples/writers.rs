@@ -2,6 +2,9 @@
 //! memory files, with idle and with busy threads.
 //!
 //! `cargo run --release -p incise-space --example writers`
+//!
+//! # Safety
+//! The code that is run was written to the mapped file by this program, and every edit leaves a function that returns.
 
 #![allow(unsafe_code, reason = "maps a file as code and runs hand-made code")]
 

@@ -1,4 +1,7 @@
 //! Every system call of a change fails in turn: the change is made or it is not, nothing in between.
+//!
+//! # Safety
+//! What is run is a function of the tests' own, made whole before; whatever fails, it is the old code or the new.
 
 #![allow(unsafe_code, reason = "runs hand-made code")]
 

@@ -1,4 +1,8 @@
 //! The own address space in all kinds of processes: forked, hardened, filtered, with text of files.
+//!
+//! # Safety
+//! Forked children run code that needs no lock and end by `_exit`; what is run is text of this file, or a function of the
+//! tests' own.
 
 #![allow(unsafe_code, reason = "forks, filters system calls, runs hand-made code")]
 

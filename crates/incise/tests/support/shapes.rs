@@ -1,4 +1,7 @@
 //! Functions of many shapes, each with a call whose result is known: what the probes are put into.
+//!
+//! # Safety
+//! The functions are assembled below and keep the C ABI; those that take pointers get memory of the caller.
 
 use std::arch::global_asm;
 use std::ffi::{c_char, c_int, c_void};

@@ -14,6 +14,9 @@
 //!
 //! Not seen: the stack of a coroutine that no thread is on, and processes that share this memory without being its
 //! threads. A thread in vfork(2) has lent its memory to such a process; then nothing is shown.
+//!
+//! # Safety
+//! One system call without arguments.
 
 mod scan;
 mod sleepers;
