@@ -1,0 +1,4 @@
+//! What runs at a point: a tree of typed expressions and statements, a language that compiles to it, and its
+//! lowering to machine code.
+
+#![deny(unsafe_code)]
