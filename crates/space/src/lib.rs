@@ -26,6 +26,9 @@ use incise_image::MemoryMap;
 use incise_isa::Addr;
 
 /// Where a trap leads: a thread that runs the trap byte at `trap` goes on at `landing`.
+///
+/// A *fault landing* ([`Landing::fault`]) does the same for an instruction that faults. The bit [`Landing::FAULT`] of its
+/// `trap` tells it apart, so that fault landings come last where landings are sorted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(C)]
 pub struct Landing {
@@ -33,6 +36,27 @@ pub struct Landing {
     pub trap: Addr,
     /// The address in a trampoline that stands for the original instruction at `trap`.
     pub landing: Addr,
+}
+
+impl Landing {
+    /// Set in `trap` of a fault landing; no address has it (user space ends below 2^47, or 2^56).
+    pub const FAULT: u64 = 1 << 63;
+
+    /// A thread for which the instruction at `at` raises SIGSEGV, SIGBUS or SIGFPE goes on at `to`, with all registers
+    /// as they were before that instruction. Only for code in trampolines.
+    pub const fn fault(at: Addr, to: Addr) -> Landing {
+        Landing { trap: Addr(at.0 | Landing::FAULT), landing: to }
+    }
+
+    /// Whether it is a fault landing.
+    pub const fn is_fault(&self) -> bool {
+        self.trap.0 & Landing::FAULT != 0
+    }
+
+    /// The address of the trap byte or of the instruction that may fault.
+    pub const fn address(&self) -> Addr {
+        Addr(self.trap.0 & !Landing::FAULT)
+    }
 }
 
 /// What a successful [`AddressSpace::apply`] did.
@@ -97,7 +121,8 @@ pub trait AddressSpace {
     fn write_code(&mut self, runs: &[(Addr, &[u8])]) -> Result<(), SpaceError>;
 
     /// Replaces the table of landings. `landings` is sorted by `trap` and has no duplicates. After this
-    /// returns, every listed trap byte is handled, whoever runs it; installs the handler on first use.
+    /// returns, every listed trap byte is handled, whoever runs it, and every listed fault; installs the handler on
+    /// first use.
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError>;
 
     /// Changes live code: every edit, or none. `edits` are sorted by address and do not overlap, and every

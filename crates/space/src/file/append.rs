@@ -311,18 +311,19 @@ fn tables(change: &Change, payload: &mut Payload, trap_header: Option<u64>) -> O
         payload.align();
         config.table = payload.push(&table_bytes(&trapping(change)));
         config.trap_header = header;
+        config.faults = change.landings.iter().any(Landing::is_fault).into();
     }
     (trap_header.is_some() || config.counters_len > 0).then_some(config)
 }
 
-/// The landings of bytes that are traps now: nothing changes while the program runs, so no other is needed.
+/// The landings of faults and of bytes that are traps now: nothing changes while the program runs, so no other is needed.
 fn trapping(change: &Change) -> Vec<Landing> {
     let traps = |at: Addr| {
         let offset = change.headers.offset_of(at.0, 1);
         let byte = offset.and_then(|offset| change.edited.get(usize::try_from(offset).ok()?));
         byte.is_some_and(|&byte| byte == TRAP || is_illegal(byte))
     };
-    change.landings.iter().filter(|landing| traps(landing.trap)).copied().collect()
+    change.landings.iter().filter(|landing| landing.is_fault() || traps(landing.trap)).copied().collect()
 }
 
 /// Appends the code that runs first, and tells where it is entered.

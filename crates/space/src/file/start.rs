@@ -6,8 +6,8 @@
 //! makes system calls only, and holds no state: what fails leaves the program running uncounted in memory of
 //! its own.
 //!
-//! 1. If there are landings: the actions in force for the signals of traps are kept in the trap header, then the
-//!    handler is installed.
+//! 1. If there are landings: the actions in force for the signals of traps, and with fault landings those of faults, are
+//!    kept in the trap header, then the handler is installed.
 //! 2. If there are counters, and real and effective ids are the same (a set-user-id program must not write
 //!    files for its caller): the folder is `INCISE_COUNTS` of the environment as it was at the exec, else
 //!    the one in the file. An empty one means that nothing is to be counted.
@@ -53,10 +53,12 @@ pub(super) struct Config {
     pub header: u64,
     /// Its size in bytes.
     pub header_len: u64,
+    /// 1 if there are fault landings.
+    pub faults: u64,
 }
 
 /// Offset of the entry in the code.
-pub(super) const ENTRY: usize = 80;
+pub(super) const ENTRY: usize = 96;
 const CONFIG: usize = size_of::<Config>();
 
 impl Config {
@@ -75,6 +77,7 @@ impl Config {
             self.name,
             self.header,
             self.header_len,
+            self.faults,
         ];
         for (slot, word) in image.chunks_exact_mut(8).zip(words) {
             slot.copy_from_slice(&word.to_le_bytes());
@@ -177,12 +180,20 @@ std::arch::global_asm!(
     "add rax, rbx",
     "mov [r12 + {HEADER_TABLE}], rax",
     "mov [r12 + {HEADER_BIAS}], rbx",
-    "lea r14, [r12 + {PREVIOUS}]",
     "mov r13d, {SIGTRAP}",
     "call 11f",
-    "lea r14, [r12 + {PREVIOUS} + {PREVIOUS_SIZE}]",
     "mov r13d, {SIGILL}",
-    "11: mov edi, r13d",
+    "call 11f",
+    "cmp qword ptr [rbp + {FAULTS}], 0",
+    "je 19f",
+    "mov r13d, {SIGSEGV}",
+    "call 11f",
+    "mov r13d, {SIGBUS}",
+    "call 11f",
+    "mov r13d, {SIGFPE}",
+    "11: imul r14d, r13d, {PREVIOUS_SIZE}",
+    "lea r14, [r12 + r14 + {PREVIOUS}]",
+    "mov edi, r13d",
     "xor esi, esi",
     "mov rdx, r14",
     "mov r10d, 8",
@@ -432,7 +443,8 @@ std::arch::global_asm!(
     HEADER = const offset_of!(Config, header),
     HEADER_TABLE = const TrapHeader::TABLE,
     HEADER_BIAS = const TrapHeader::BIAS,
-    PREVIOUS = const TrapHeader::previous_offset(0),
+    FAULTS = const offset_of!(Config, faults),
+    PREVIOUS = const TrapHeader::previous_offset(1) as isize - size_of::<Previous>() as isize,
     PREVIOUS_SIZE = const size_of::<Previous>(),
     ACTION_HANDLER = const offset_of!(Previous, action) + offset_of!(KernelSigaction, handler),
     ACTION_FLAGS = const offset_of!(Previous, action) + offset_of!(KernelSigaction, flags),
@@ -444,6 +456,9 @@ std::arch::global_asm!(
     HANDLER = const trap::HANDLER,
     SIGTRAP = const libc::SIGTRAP,
     SIGILL = const libc::SIGILL,
+    SIGSEGV = const libc::SIGSEGV,
+    SIGBUS = const libc::SIGBUS,
+    SIGFPE = const libc::SIGFPE,
     FRAME = const FRAME,
     PATH = const PATH,
     CHUNK = const CHUNK,

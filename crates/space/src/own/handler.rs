@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "installs a signal handler and shares memory with it")]
 
+use std::collections::BTreeMap;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +15,7 @@ use incise_isa::Addr;
 use super::pages::Pages;
 use super::{PAGE, swap};
 use crate::sys::{self, Errno};
-use crate::trap::{self, KernelSigaction, Previous, SIGNALS, TrapHeader};
+use crate::trap::{self, FAULT_SIGNALS, KernelSigaction, Previous, TRAP_SIGNALS, TrapHeader};
 use crate::{Landing, SpaceError};
 
 /// Memory of a table.
@@ -68,8 +69,8 @@ fn fits(spare: &Table, len: usize) -> bool {
 struct Layer {
     header: u64,
     image: Addr,
-    /// For each of [`SIGNALS`]: the action this layer was put over.
-    over: [Option<KernelSigaction>; 2],
+    /// The actions this layer was put over, by signal.
+    over: BTreeMap<i32, KernelSigaction>,
 }
 
 /// The handler of this process.
@@ -84,17 +85,22 @@ pub(super) struct Handler {
     retired: Vec<Table>,
     /// A table that no thread reads, kept for the next one.
     spare: Option<Table>,
+    /// There are fault landings.
+    faults: bool,
 }
 
 impl Handler {
     /// Nothing is in memory nor in force yet.
     pub(super) fn new() -> Handler {
-        Handler { layers: Vec::new(), table: None, retired: Vec::new(), spare: None }
+        Handler { layers: Vec::new(), table: None, retired: Vec::new(), spare: None, faults: false }
     }
 
-    /// Puts a table of `landings` in force, sorted by trap, and sees to it that SIGTRAP comes to us.
+    /// Puts a table of `landings` in force, sorted by trap, and sees to it that SIGTRAP comes to us, and with fault
+    /// landings the signals of faults.
     pub(super) fn publish(&mut self, landings: &[Landing], pages: &mut Pages) -> Result<(), SpaceError> {
         self.install(libc::SIGTRAP, pages)?;
+        self.faults = landings.last().is_some_and(Landing::is_fault);
+        self.install_for_faults(pages)?;
         let bytes = trap::table_bytes(landings);
         // The number of landings comes first, so a table that begins with these bytes is this table.
         if self.table.is_some_and(|table| table.holds(&bytes)) {
@@ -135,14 +141,21 @@ impl Handler {
         }
     }
 
-    /// Sees to it that `signal` (one of [`SIGNALS`]) comes to our handler, also if the program has put its own
-    /// over it since.
+    /// Sees to it that faults come to our handler, if there are fault landings.
+    pub(super) fn install_for_faults(&mut self, pages: &mut Pages) -> Result<(), SpaceError> {
+        if self.faults {
+            FAULT_SIGNALS.iter().try_for_each(|&signal| self.install(signal, pages))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sees to it that `signal` comes to our handler, also if the program has put its own over it since.
     pub(super) fn install(&mut self, signal: i32, pages: &mut Pages) -> Result<(), SpaceError> {
-        let index = usize::from(signal != SIGNALS[0]);
         let failed = |errno| SpaceError::system("installing the trap handler", errno);
         let mut over = exchange_action(signal, None).map_err(failed)?;
         while !self.layers.iter().any(|layer| layer.handler() == over.handler) {
-            let usable = |layer: &Layer| layer.over[index].is_none_or(|before| before == over);
+            let usable = |layer: &Layer| layer.over.get(&signal).is_none_or(|before| *before == over);
             let layer = match self.layers.iter().position(usable) {
                 Some(found) => &mut self.layers[found],
                 None => {
@@ -153,16 +166,16 @@ impl Handler {
                     self.layers.last_mut().expect("just pushed")
                 }
             };
-            layer.set_previous(index, Previous::new(signal, over));
+            layer.set_previous(signal, Previous::new(signal, over));
             let ours = trap::handler_action(layer.image, &over);
             let replaced = exchange_action(signal, Some(&ours)).map_err(failed)?;
-            layer.over[index] = Some(over);
+            layer.over.insert(signal, over);
             if replaced == over {
                 break;
             }
             // Another thread changed the action between the two calls: chain to what it set.
-            layer.set_previous(index, Previous::new(signal, replaced));
-            layer.over[index] = Some(replaced);
+            layer.set_previous(signal, Previous::new(signal, replaced));
+            layer.over.insert(signal, replaced);
             over = ours;
         }
         Ok(())
@@ -170,13 +183,13 @@ impl Handler {
 
     /// Puts the actions that were in force before back, where ours are on top. Tables stay.
     pub(super) fn uninstall(&mut self) {
-        for (index, signal) in SIGNALS.into_iter().enumerate() {
+        for signal in TRAP_SIGNALS.into_iter().chain(FAULT_SIGNALS) {
             while let Ok(action) = exchange_action(signal, None)
                 && let Some(layer) = self.layers.iter_mut().find(|layer| layer.handler() == action.handler)
-                && layer.over[index].is_some()
-                && exchange_action(signal, Some(&layer.previous(index))).is_ok()
+                && layer.over.contains_key(&signal)
+                && exchange_action(signal, Some(&layer.previous(signal))).is_ok()
             {
-                layer.over[index] = None;
+                layer.over.remove(&signal);
             }
         }
     }
@@ -190,7 +203,7 @@ impl Layer {
             .map_err(|errno| SpaceError::system("mapping memory for the trap handler", errno))?;
         sys::name_memory(header, PAGE, c"incise trap header");
         match map_image(&trap::handler_image(Addr(header)), pages) {
-            Ok(image) => Ok(Layer { header, image, over: [None; 2] }),
+            Ok(image) => Ok(Layer { header, image, over: BTreeMap::new() }),
             Err(error) => {
                 // SAFETY: nobody knows of it.
                 let _ = unsafe { sys::munmap(header, PAGE) };
@@ -203,8 +216,8 @@ impl Layer {
         self.image.0 + trap::HANDLER as u64
     }
 
-    fn set_previous(&self, index: usize, previous: Previous) {
-        let offset = TrapHeader::previous_offset(index);
+    fn set_previous(&self, signal: i32, previous: Previous) {
+        let offset = TrapHeader::previous_offset(signal);
         let KernelSigaction { handler, flags, restorer, mask } = previous.action;
         for (word, value) in [flags, restorer, mask, previous.blocked].into_iter().enumerate() {
             self.field(offset + 8 * (word + 1)).store(value, Ordering::Release);
@@ -212,8 +225,8 @@ impl Layer {
         self.field(offset).store(handler, Ordering::Release);
     }
 
-    fn previous(&self, index: usize) -> KernelSigaction {
-        let word = |n: usize| self.field(TrapHeader::previous_offset(index) + 8 * n).load(Ordering::Acquire);
+    fn previous(&self, signal: i32) -> KernelSigaction {
+        let word = |n: usize| self.field(TrapHeader::previous_offset(signal) + 8 * n).load(Ordering::Acquire);
         KernelSigaction { handler: word(0), flags: word(1), restorer: word(2), mask: word(3) }
     }
 

@@ -69,7 +69,8 @@ impl Landings {
     /// The instruction pointers of threads on their way to a landing in `range` that was taken back: behind an
     /// `int3`; for an illegal byte, which a poke may have made an `int3` for a while, also on it.
     pub(super) fn on_the_way(&self, range: &Range<Addr>) -> impl Iterator<Item = Range<Addr>> + use<'_> {
-        within(&self.by_landing()[1], range).iter().map(|landing| {
+        // At a fault landing's instruction a thread is in a trampoline anyway.
+        within(&self.by_landing()[1], range).iter().filter(|landing| !landing.is_fault()).map(|landing| {
             let behind = landing.trap + 1;
             let first = if self.illegal.contains(&landing.trap) { landing.trap } else { behind };
             first..behind + 1

@@ -348,6 +348,7 @@ impl AddressSpace for OwnSpace {
         let writer = self.choose(edits);
         // The program may have put another handler over ours since the landings were published.
         self.handler.install(libc::SIGTRAP, &mut self.pages)?;
+        self.handler.install_for_faults(&mut self.pages)?;
         for at in edits.iter().flat_map(illegal_bytes) {
             self.handler.install(libc::SIGILL, &mut self.pages)?;
             self.landings.note_illegal(at);

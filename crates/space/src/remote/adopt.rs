@@ -15,7 +15,7 @@ use super::memory::{Memory, PAGE};
 use super::runtime::Runtime;
 use super::tracees::{MemoryId, Tracees};
 use super::x86_64;
-use crate::trap::{self, SIGNALS, TABLE_HEAD, TrapHeader};
+use crate::trap::{self, TABLE_HEAD, TrapHeader};
 use crate::{Landing, SpaceError};
 
 /// The most landings that are taken over.
@@ -89,7 +89,9 @@ impl Tracees {
             (runtime.table, landings) = (table, found);
             runtime.handling = true;
         }
-        self.target_mut(memory)?.runtime = Some(runtime.clone());
+        let target = self.target_mut(memory)?;
+        target.runtime = Some(runtime.clone());
+        target.faults = landings.last().is_some_and(Landing::is_fault);
         // Where the program, or another tracer, has put its own over ours, that may lead to ours: putting ours over it
         // once more would make a circle.
         if runtime.handling && !self.in_force(memory)? {
@@ -103,11 +105,11 @@ impl Tracees {
     }
 
     fn in_force(&mut self, memory: MemoryId) -> Result<bool, SpaceError> {
+        let mut signals = self.target(memory)?.signals();
         self.with_caller(memory, |caller, runtime| {
             let ours = runtime.handler() + trap::HANDLER as u64;
-            SIGNALS
-                .iter()
-                .try_fold(true, |all, &signal| Ok(all & (caller.action(runtime, signal)?.handler == ours.0)))
+            signals
+                .try_fold(true, |all, signal| Ok(all & (caller.action(runtime, signal)?.handler == ours.0)))
         })
     }
 

@@ -13,14 +13,14 @@ use super::inject::Caller;
 use super::memory::{Memory, PAGE};
 use super::runtime::{Runtime, far_hole};
 use super::tracees::{MemoryId, Tracees};
-use crate::trap::{self, KernelSigaction, Previous, SIGNALS, TrapHeader};
+use crate::trap::{self, KernelSigaction, Previous, TrapHeader};
 use crate::{Landing, SpaceError};
 
 /// A table of at most this many bytes is published in one stop; filling a larger one would prolong it.
 const SMALL: usize = 1 << 14;
 
 /// Offset in the header's page where an injected call stores an action.
-const SCRATCH: u64 = 1024;
+const SCRATCH: u64 = 3072;
 
 /// Size of the kernel's signal set in bytes.
 const SIGNAL_SET: u64 = 8;
@@ -51,6 +51,11 @@ impl Tracees {
     ) -> Result<(), SpaceError> {
         let mut place = None;
         if !table.is_empty() {
+            if landings.last().is_some_and(Landing::is_fault)
+                && let Ok(target) = self.target_mut(memory)
+            {
+                target.faults = true;
+            }
             self.install_handlers(memory)?;
             let at = self.map_table(memory, table.len() as u64)?;
             let range = at.span((table.len() as u64).next_multiple_of(PAGE));
@@ -121,12 +126,13 @@ impl Tracees {
 
     /// Sees to it that our handler is in force, over what the program has installed meanwhile.
     pub(super) fn install_handlers(&mut self, memory: MemoryId) -> Result<(), SpaceError> {
+        let signals = self.target(memory)?.signals();
         self.with_caller(memory, |caller, runtime| {
             if !runtime.handling {
                 let image = trap::handler_image(runtime.header());
                 caller.memory().write(runtime.handler(), &image, Some(caller.thread()))?;
             }
-            (0..SIGNALS.len()).try_for_each(|index| caller.install_handler(runtime, index))
+            signals.clone().try_for_each(|signal| caller.install_handler(runtime, signal))
         })?;
         if let Some(runtime) = &mut self.target_mut(memory)?.runtime {
             runtime.handling = true;
@@ -134,14 +140,22 @@ impl Tracees {
         Ok(())
     }
 
+    /// Puts our handler in force again after the kernel has reset the action of `signal`.
+    pub(super) fn put_back_handler(&mut self, memory: MemoryId, signal: i32) -> Result<(), SpaceError> {
+        self.with_caller(memory, |caller, runtime| {
+            if runtime.handling { caller.put_back_handler(runtime, signal) } else { Ok(()) }
+        })
+    }
+
     /// Puts the actions from before in force again. Returns whether none of ours is left: where the program
     /// has installed another one since, that may lead on to ours.
     pub(super) fn restore_handlers(&mut self, memory: MemoryId) -> Result<bool, SpaceError> {
+        let signals = self.target(memory)?.signals();
         let restored = self.with_caller(memory, |caller, runtime| {
             let mut all = true;
             if runtime.handling {
-                for index in 0..SIGNALS.len() {
-                    all &= caller.restore_handler(runtime, index)?;
+                for signal in signals {
+                    all &= caller.restore_handler(runtime, signal)?;
                 }
             }
             Ok(all)
@@ -172,8 +186,7 @@ impl Caller<'_> {
         self.call("setting a signal action", libc::SYS_rt_sigaction, arguments).map(drop)
     }
 
-    fn install_handler(&mut self, runtime: &Runtime, index: usize) -> Result<(), SpaceError> {
-        let signal = SIGNALS[index];
+    fn install_handler(&mut self, runtime: &Runtime, signal: i32) -> Result<(), SpaceError> {
         let current = self.action(runtime, signal)?;
         let ours = trap::handler_action(runtime.handler(), &current);
         if current.handler == ours.handler {
@@ -183,26 +196,34 @@ impl Caller<'_> {
         let previous = Previous::new(signal, current);
         let mut bytes = action_bytes(&previous.action);
         bytes.extend(previous.blocked.to_le_bytes());
-        self.memory().write(previous_at(runtime, index), &bytes, Some(self.thread()))?;
+        self.memory().write(previous_at(runtime, signal), &bytes, Some(self.thread()))?;
         self.set_action(runtime, signal, &ours)
     }
 
-    fn restore_handler(&mut self, runtime: &Runtime, index: usize) -> Result<bool, SpaceError> {
-        let signal = SIGNALS[index];
+    /// Puts ours in force again over the action that it was put over, after the kernel has reset it.
+    fn put_back_handler(&mut self, runtime: &Runtime, signal: i32) -> Result<(), SpaceError> {
+        if self.action(runtime, signal)?.has_handler() {
+            return self.install_handler(runtime, signal);
+        }
+        let previous = read_action(self.memory(), previous_at(runtime, signal))?;
+        self.set_action(runtime, signal, &trap::handler_action(runtime.handler(), &previous))
+    }
+
+    fn restore_handler(&mut self, runtime: &Runtime, signal: i32) -> Result<bool, SpaceError> {
         let current = self.action(runtime, signal)?;
         let ours = trap::handler_action(runtime.handler(), &current);
         if current.handler != ours.handler {
             // Nothing of ours, unless the action in force is a handler that remembers what was before it.
             return Ok(!current.has_handler());
         }
-        let previous = read_action(self.memory(), previous_at(runtime, index))?;
+        let previous = read_action(self.memory(), previous_at(runtime, signal))?;
         self.set_action(runtime, signal, &previous)?;
         Ok(true)
     }
 }
 
-fn previous_at(runtime: &Runtime, index: usize) -> Addr {
-    runtime.header() + TrapHeader::previous_offset(index) as u64
+fn previous_at(runtime: &Runtime, signal: i32) -> Addr {
+    runtime.header() + TrapHeader::previous_offset(signal) as u64
 }
 
 fn action_bytes(action: &KernelSigaction) -> Vec<u8> {
@@ -230,7 +251,8 @@ fn united(first: &[Landing], kept: &[Landing]) -> Vec<Landing> {
 /// The landings with an entry more for the byte before each landing. A trap wins over such an entry.
 fn doubled(landings: &[Landing]) -> Vec<Landing> {
     let before = |landing: &Landing| Landing { trap: landing.landing - TRAP_LEN, landing: landing.landing };
-    let mut all: Vec<Landing> = landings.iter().copied().chain(landings.iter().map(before)).collect();
+    let traps = landings.iter().filter(|landing| !landing.is_fault());
+    let mut all: Vec<Landing> = landings.iter().copied().chain(traps.map(before)).collect();
     all.sort_by_key(|landing| landing.trap);
     all.dedup_by_key(|landing| landing.trap);
     all

@@ -16,6 +16,7 @@ use super::memory::Memory;
 use super::procfs;
 use super::ptrace::{self, Status, Stop, Tid};
 use super::runtime::Runtime;
+use crate::trap::{FAULT_SIGNALS, TRAP_SIGNALS};
 use crate::{Landing, SpaceError};
 
 /// What a thread does, as far as it was reported.
@@ -79,6 +80,8 @@ pub(super) struct Target {
     pub(super) landings: Rc<Vec<Landing>>,
     /// Landings that are part of whatever is published, sorted by trap.
     pub(super) kept: Rc<Vec<Landing>>,
+    /// There are, or were, fault landings: their signals are handled too.
+    pub(super) faults: bool,
     /// Traps that are reported.
     pub(super) gates: Rc<BTreeSet<Addr>>,
     /// Code changed by us, with the bytes from before.
@@ -103,6 +106,7 @@ impl Target {
             checked: None,
             landings: Rc::default(),
             kept: Rc::default(),
+            faults: false,
             gates: Rc::default(),
             journal: Rc::default(),
             swapped: Vec::new(),
@@ -117,6 +121,7 @@ impl Target {
         Target {
             landings: Rc::clone(&self.landings),
             kept: Rc::clone(&self.kept),
+            faults: self.faults,
             gates: Rc::clone(&self.gates),
             journal: Rc::clone(&self.journal),
             swapped: self.swapped.clone(),
@@ -125,6 +130,12 @@ impl Target {
             data: self.data.clone(),
             ..Target::new(memory)
         }
+    }
+
+    /// The signals whose actions are ours.
+    pub(super) fn signals(&self) -> impl Iterator<Item = i32> + Clone + use<> {
+        let faults = self.faults;
+        TRAP_SIGNALS.into_iter().chain(FAULT_SIGNALS.into_iter().filter(move |_| faults))
     }
 
     /// Where a thread that ran the trap at `trap` goes on.

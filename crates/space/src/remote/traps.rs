@@ -7,7 +7,7 @@
 //! - before the instruction pointer is changed, it finds the trap as ever;
 //! - with the instruction pointer at the landing and the SIGTRAP not yet taken back, it finds the landing
 //!   because the table has an entry for the byte before each landing (see `landings.rs`);
-//! - a SIGILL is taken back first: the thread would run the illegal byte again.
+//! - a SIGILL, or the signal of a fault landing, is taken back first: the thread would run the instruction again.
 
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,12 @@ use super::procfs;
 use super::ptrace::{self, Stop, Tid};
 use super::tracees::{MemoryId, State, Tracees};
 use super::x86_64::{self, Registers};
+use crate::trap;
 
 /// A trap of ours at which a thread stopped.
 #[derive(Clone, Copy)]
 pub(super) struct OurTrap {
-    /// SIGTRAP or SIGILL.
+    /// SIGTRAP or SIGILL, or that of a fault landing.
     signal: i32,
     /// The address of the trap byte.
     pub(super) at: Addr,
@@ -39,7 +40,7 @@ const NEARLY_ALL: u32 = 16;
 impl Tracees {
     /// The trap of ours for which a thread is at a signal stop, if it is one.
     pub(super) fn our_trap(&self, tid: Tid, signal: i32) -> Option<OurTrap> {
-        if signal != libc::SIGTRAP && signal != libc::SIGILL {
+        if !trap::TRAP_SIGNALS.contains(&signal) && !trap::FAULT_SIGNALS.contains(&signal) {
             return None;
         }
         let (_, code) = ptrace::signal_info(tid).ok()?;
@@ -64,7 +65,7 @@ impl Tracees {
     /// Takes the trap and lets the thread go on at the landing.
     pub(super) fn run_landing(&mut self, tid: Tid, memory: MemoryId, trap: OurTrap) {
         let needs_repair = self.needs_repair(tid, memory, trap.signal);
-        if trap.signal == libc::SIGILL || needs_repair {
+        if trap.signal != libc::SIGTRAP || needs_repair {
             self.take_trap(tid, trap);
             if needs_repair {
                 self.repair(tid, trap.signal);
@@ -127,15 +128,15 @@ impl Tracees {
 
     /// Whether a signal is on its way to the thread that its last instruction raised.
     pub(super) fn has_forced_signal(&self, tid: Tid) -> bool {
-        let is_fault = |signal| matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE);
+        let forced = |signal| trap::TRAP_SIGNALS.contains(&signal) || trap::FAULT_SIGNALS.contains(&signal);
         let pending = ptrace::pending_signals(tid, false).unwrap_or_default();
-        pending.iter().any(|&(signal, code)| was_forced(signal, code) || is_fault(signal) && code > 0)
+        pending.iter().any(|&(signal, code)| forced(signal) && was_forced(signal, code))
     }
 
     fn has_forced_trap(&self, tid: Tid) -> bool {
         let Ok(registers) = ptrace::registers(tid) else { return false };
         let at_trap = |signal| self.landing_for(tid, x86_64::trap_address(signal, registers.ip())).is_some();
-        if !at_trap(libc::SIGTRAP) && !at_trap(libc::SIGILL) {
+        if !trap::TRAP_SIGNALS.into_iter().chain(trap::FAULT_SIGNALS).any(at_trap) {
             return false;
         }
         let pending = ptrace::pending_signals(tid, false).unwrap_or_default();
@@ -173,7 +174,7 @@ impl Tracees {
         let Ok(memory) = self.memory_of(pid) else { return };
         if self.hold(memory).is_ok() {
             // If it fails, the traps work as long as the tracer lives.
-            drop(self.install_handlers(memory));
+            drop(self.put_back_handler(memory, signal));
             self.release(memory);
         }
     }
@@ -204,12 +205,11 @@ fn blocks_nearly_all(mask: u64) -> bool {
     (mask as u32 & 0x7fff_ffff).count_ones() >= NEARLY_ALL
 }
 
-/// Whether a signal was forced by an instruction, not sent: `int3` gives `SI_KERNEL`, an illegal byte a
-/// positive code (sigaction(2)).
+/// Whether a signal was forced by an instruction, not sent: `int3` gives `SI_KERNEL`, an illegal byte or a fault
+/// a positive code (sigaction(2)).
 fn was_forced(signal: i32, code: i32) -> bool {
     match signal {
         libc::SIGTRAP => code == libc::SI_KERNEL,
-        libc::SIGILL => code > 0,
-        _ => false,
+        _ => code > 0,
     }
 }

@@ -2,6 +2,8 @@
 
 use incise_isa::Addr;
 
+use crate::Landing;
+
 /// General registers of a stopped thread.
 #[derive(Clone, Copy)]
 pub(super) struct Registers(pub(super) libc::user_regs_struct);
@@ -165,10 +167,13 @@ const MOVES: [[u8; 2]; 9] = [
 /// `jmp [rip]`.
 const JUMP: [u8; 6] = [0xFF, 0x25, 0, 0, 0, 0];
 
-/// Where a thread at the instruction pointer of a signal stop ran its trap byte: behind an `int3`
-/// (SIGTRAP), on an illegal byte (SIGILL).
+/// What a thread at `ip` that gets `signal` is listed under among the landings, if it ran a trap or faulted.
 pub(super) fn trap_address(signal: i32, ip: Addr) -> Addr {
-    if signal == libc::SIGTRAP { ip - incise_isa::native::TRAP_LEN } else { ip }
+    match signal {
+        libc::SIGTRAP => ip - incise_isa::native::TRAP_LEN,
+        libc::SIGILL => ip,
+        _ => Landing::fault(ip, ip).trap,
+    }
 }
 
 /// Offset of the saved rip and rsp in the frame of a signal handler, counted from its return address

@@ -12,6 +12,7 @@ use std::mem::offset_of;
 use std::ptr;
 
 use super::{HANDLER, KernelSigaction, Previous, RESTORER, TABLE_HEAD, TrapHeader};
+use crate::Landing;
 
 // Offsets in what the kernel gives a handler (kernel ABI: asm-generic/siginfo.h, asm/sigcontext.h).
 const SI_CODE: usize = 8;
@@ -42,6 +43,7 @@ std::arch::global_asm!(
     ".org incise_trap_begin + {HANDLER}, 0xcc",
     "endbr64",
     "mov r8, [rip + 2b]",
+    "xor eax, eax",
     "lock inc qword ptr [r8 + {ACTIVE}]", // before `table` is read
     "mov r9, [r8 + {TABLE}]",
     "mov rcx, [rdx + {UC_RIP}]",
@@ -52,14 +54,16 @@ std::arch::global_asm!(
     "jne 9f",
     "dec rcx",
     "jmp 4f",
-    "3: cmp edi, {SIGILL}",
-    "jne 9f",
-    "cmp dword ptr [rsi + {SI_CODE}], 0",
+    "3: cmp dword ptr [rsi + {SI_CODE}], 0",
     "jle 9f", // sent
-    // Binary search; r10 and r11 are the bounds, as offsets in bytes.
+    "cmp edi, {SIGILL}",
+    "setne al",
     "4: test r9, r9",
     "jz 9f",
     "sub rcx, [r8 + {BIAS}]",
+    "shl rax, {FAULT_BIT}",
+    "or rcx, rax",
+    // Binary search; r10 and r11 are the bounds, as offsets in bytes.
     "xor r10d, r10d",
     "mov r11, [r9]",
     "shl r11, 4",
@@ -82,11 +86,9 @@ std::arch::global_asm!(
     "ret",
     "",
     "9: lock dec qword ptr [r8 + {ACTIVE}]",
-    "lea r9, [r8 + {PREVIOUS}]",
-    "cmp edi, {SIGTRAP}",
-    "je 2f",
-    "add r9, {PREVIOUS_SIZE}",
-    "2: mov rax, [r9 + {ACTION_HANDLER}]",
+    "imul eax, edi, {PREVIOUS_SIZE}",
+    "lea r9, [r8 + rax + {PREVIOUS}]",
+    "mov rax, [r9 + {ACTION_HANDLER}]",
     "3: cmp rax, 1",
     "jb 7f",
     "je 6f",
@@ -161,11 +163,12 @@ std::arch::global_asm!(
     TABLE = const TrapHeader::TABLE,
     BIAS = const TrapHeader::BIAS,
     TABLE_HEAD = const TABLE_HEAD,
-    PREVIOUS = const TrapHeader::previous_offset(0),
+    PREVIOUS = const TrapHeader::previous_offset(1) as isize - size_of::<Previous>() as isize,
     PREVIOUS_SIZE = const size_of::<Previous>(),
     ACTION_HANDLER = const offset_of!(Previous, action) + offset_of!(KernelSigaction, handler),
     ACTION_FLAGS = const offset_of!(Previous, action) + offset_of!(KernelSigaction, flags),
     BLOCKED = const offset_of!(Previous, blocked),
+    FAULT_BIT = const Landing::FAULT.trailing_zeros(),
     SI_CODE = const SI_CODE,
     UC_RIP = const UC_RIP,
     UC_SIGMASK = const UC_SIGMASK,

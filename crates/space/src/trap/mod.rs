@@ -6,6 +6,9 @@
 //! the landing into the saved instruction pointer and returns: the thread goes on there. A signal that
 //! is not ours goes on to the action that was in force before.
 //!
+//! A snippet may read memory of the program that is not there. Its instruction then has a fault landing
+//! ([`Landing::fault`]), and the handler is in force for SIGSEGV, SIGBUS and SIGFPE too.
+//!
 //! Three pieces of memory belong to it:
 //!
 //! - the image of the code, readable and executable;
@@ -37,8 +40,20 @@ pub const RESTORER: usize = 16;
 /// Offset in the image of the handler.
 pub const HANDLER: usize = 32;
 
-/// The signals that are handled, in the order of [`TrapHeader::previous`].
-pub const SIGNALS: [i32; 2] = [libc::SIGTRAP, libc::SIGILL];
+/// The signals of trap bytes.
+pub const TRAP_SIGNALS: [i32; 2] = [libc::SIGTRAP, libc::SIGILL];
+
+/// The signals of instructions that fault; handled only where a fault landing is published.
+pub const FAULT_SIGNALS: [i32; 3] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE];
+
+/// How many signals there are (signal(7)); they are numbered from 1.
+const SIGNALS_MAX: usize = 64;
+
+/// The signals that have to be handled for `landings`, which are sorted by `trap`.
+pub fn signals_for(landings: &[Landing]) -> impl Iterator<Item = i32> + use<> {
+    let faults = landings.last().is_some_and(Landing::is_fault);
+    TRAP_SIGNALS.into_iter().chain(FAULT_SIGNALS.into_iter().filter(move |_| faults))
+}
 
 /// `SA_RESTORER`: the action names its restorer (every x86-64 action must; kernel ABI, asm/signal.h).
 const SA_RESTORER: u64 = 0x0400_0000;
@@ -87,17 +102,17 @@ impl Previous {
 }
 
 /// What the handler reads and writes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct TrapHeader {
     /// Address of the table in force, 0 for none.
     pub table: u64,
     /// How many threads are between reading `table` and having read the last of it.
     pub active: u64,
-    /// The actions before ours, one for each of [`SIGNALS`].
-    pub previous: [Previous; 2],
     /// What is added to the addresses of the table: that of a file holds link addresses.
     pub bias: u64,
+    /// The actions before ours, that of signal `n` at `n - 1`.
+    pub previous: [Previous; SIGNALS_MAX],
 }
 
 impl TrapHeader {
@@ -110,20 +125,9 @@ impl TrapHeader {
     /// Offset of `bias`.
     pub const BIAS: usize = offset_of!(TrapHeader, bias);
 
-    /// Offset of the element of `previous` for the `index`-th of [`SIGNALS`].
-    pub const fn previous_offset(index: usize) -> usize {
-        offset_of!(TrapHeader, previous) + index * size_of::<Previous>()
-    }
-
-    /// The header as it lies in the target's memory.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut words = vec![self.table, self.active];
-        for previous in &self.previous {
-            let KernelSigaction { handler, flags, restorer, mask } = previous.action;
-            words.extend([handler, flags, restorer, mask, previous.blocked]);
-        }
-        words.push(self.bias);
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    /// Offset of the action before ours for `signal`.
+    pub const fn previous_offset(signal: i32) -> usize {
+        offset_of!(TrapHeader, previous) + (signal as usize - 1) * size_of::<Previous>()
     }
 }
 

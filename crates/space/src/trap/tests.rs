@@ -20,19 +20,12 @@ fn a_table_counts_its_landings_first() {
 }
 
 #[test]
-fn the_header_lies_in_memory_as_its_offsets_say() {
-    let action = KernelSigaction { handler: 7, flags: 8, restorer: 9, mask: 0x100 };
-    let header = TrapHeader {
-        table: 5,
-        active: 6,
-        previous: [Previous::default(), Previous::new(libc::SIGILL, action)],
-        bias: 0x70,
-    };
-    let bytes = header.to_bytes();
-    assert_eq!(bytes.len(), TrapHeader::SIZE);
-    assert_eq!(bytes[TrapHeader::TABLE], 5);
-    assert_eq!(bytes[TrapHeader::ACTIVE], 6);
-    assert_eq!(bytes[TrapHeader::BIAS], 0x70);
-    let previous = &bytes[TrapHeader::previous_offset(1)..];
-    assert_eq!([previous[0], previous[8], previous[16], previous[25], previous[32]], [7, 8, 9, 1, 8]);
+fn fault_landings_come_last_and_ask_for_more_signals() {
+    let trap = Landing { trap: Addr(0x7fff_ffff_ffff), landing: Addr(1) };
+    let fault = Landing::fault(Addr(0x1000), Addr(2));
+    assert!(trap < fault && fault.is_fault() && !trap.is_fault());
+    assert_eq!((fault.address(), trap.address()), (Addr(0x1000), trap.trap));
+    assert_eq!(signals_for(&[trap]).collect::<Vec<_>>(), TRAP_SIGNALS);
+    assert_eq!(signals_for(&[trap, fault]).count(), TRAP_SIGNALS.len() + FAULT_SIGNALS.len());
+    const { assert!(TrapHeader::SIZE <= 3072, "it shares a page") };
 }
