@@ -1,6 +1,7 @@
 //! The memory map of a process, as /proc/PID/maps prints it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use incise_isa::Addr;
 
@@ -31,29 +32,33 @@ pub struct Mapping {
     /// Inode of the mapped file, 0 if there is none.
     pub inode: u64,
     /// Path or name in brackets, as printed, without the mark of a deleted file.
-    pub name: String,
+    pub name: Arc<str>,
     /// The file was deleted or replaced.
     pub deleted: bool,
 }
 
-/// All mappings of a process, sorted by address.
+/// All mappings of a process, sorted by address. A clone shares them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MemoryMap {
-    mappings: Vec<Mapping>,
+    mappings: Arc<[Mapping]>,
 }
 
 impl MemoryMap {
     /// Parses the text of /proc/PID/maps; lines that are not of that form are left out.
     pub fn parse(text: &str) -> MemoryMap {
-        let mut mappings: Vec<Mapping> = text.lines().filter_map(parse_line).collect();
-        mappings.sort_by_key(|m| m.range.start);
-        MemoryMap { mappings }
+        let mut names = [Arc::from(""), Arc::from("")];
+        MemoryMap::of(text.lines().filter_map(|line| parse_line(line, &mut names)).collect())
     }
 
     /// A map of `mappings`, which do not overlap.
     pub fn of(mut mappings: Vec<Mapping>) -> MemoryMap {
         mappings.sort_by_key(|m| m.range.start);
-        MemoryMap { mappings }
+        MemoryMap { mappings: mappings.into() }
+    }
+
+    /// Whether `other` is a clone of this map.
+    pub fn is(&self, other: &MemoryMap) -> bool {
+        Arc::ptr_eq(&self.mappings, &other.mappings)
     }
 
     /// The mappings, ascending.
@@ -90,7 +95,8 @@ impl MemoryMap {
     }
 }
 
-fn parse_line(line: &str) -> Option<Mapping> {
+/// `names`: none, and the one seen last; the segments of a file share its name.
+fn parse_line(line: &str, [none, last]: &mut [Arc<str>; 2]) -> Option<Mapping> {
     let mut fields = line.splitn(6, ' ');
     let (start, end) = fields.next()?.split_once('-')?;
     let flags = fields.next()?.as_bytes();
@@ -103,6 +109,9 @@ fn parse_line(line: &str) -> Option<Mapping> {
         Some(name) => (name, true),
         None => (name, false),
     };
+    if !name.is_empty() && **last != *name {
+        *last = Arc::from(name);
+    }
     Some(Mapping {
         range: Addr(hex(start)?)..Addr(hex(end)?),
         permissions: Permissions {
@@ -114,7 +123,7 @@ fn parse_line(line: &str) -> Option<Mapping> {
         file_offset: hex(offset)?,
         device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
         inode: inode.parse().ok()?,
-        name: name.to_owned(),
+        name: Arc::clone(if name.is_empty() { none } else { last }),
         deleted,
     })
 }

@@ -80,8 +80,8 @@ const PAGE: u64 = 4096;
 pub fn modules(map: &MemoryMap, open: &mut dyn FnMut(&Mapping) -> Option<Arc<Image>>) -> Vec<Module> {
     let mut order: Vec<Vec<&Mapping>> = Vec::new();
     let mut index_of: HashMap<((u32, u32), u64, &str), usize> = HashMap::new();
-    for mapping in map.iter().filter(|m| m.inode != 0 || m.name == "[vdso]") {
-        let key = (mapping.device, mapping.inode, mapping.name.as_str());
+    for mapping in map.iter().filter(|m| m.inode != 0 || *m.name == *"[vdso]") {
+        let key = (mapping.device, mapping.inode, &*mapping.name);
         let index = *index_of.entry(key).or_insert_with(|| {
             order.push(Vec::new());
             order.len() - 1
@@ -198,7 +198,7 @@ fn module_at(map: &MemoryMap, group: &[&Mapping], image: &Arc<Image>, bias: u64)
     if text.is_empty() || !(has_own || as_linked()) {
         return None;
     }
-    let path = first.name.clone();
+    let path = first.name.to_string();
     let name = path.rsplit('/').next().unwrap_or(&path).to_owned();
     let (deleted, image, text) = (first.deleted, Arc::clone(image), normalize(text));
     Some(Module { name, path, deleted, bias, image, range, text, main: false })

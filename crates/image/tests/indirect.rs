@@ -42,7 +42,7 @@ impl Drop for Running {
 
 fn modules_of(pid: u32) -> Vec<Module> {
     let map = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("the child's map");
-    modules(&MemoryMap::parse(&map), &mut |m| (m.name != "[vdso]").then(|| open(m))?)
+    modules(&MemoryMap::parse(&map), &mut |m| (*m.name != *"[vdso]").then(|| open(m))?)
 }
 
 fn in_use(pid: u32, modules: &[Module], target: &Target) -> Vec<Addr> {

@@ -156,7 +156,7 @@ fn locales_and_archives_are_not_opened() {
         opened.push(mapping.name.clone());
         Some(Arc::clone(&image))
     });
-    assert_eq!(opened, ["/lib/libc.so.6"]);
+    assert_eq!(opened, [Arc::<str>::from("/lib/libc.so.6")]);
 }
 
 #[test]

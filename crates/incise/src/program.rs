@@ -25,7 +25,7 @@ pub struct Images {
 struct FileId {
     device: (u32, u32),
     inode: u64,
-    name: String,
+    name: Arc<str>,
 }
 
 impl Images {
@@ -36,7 +36,7 @@ impl Images {
         if let Some(image) = self.parsed.get(&id) {
             return image.clone();
         }
-        let bytes = if mapping.name == "[vdso]" { in_memory(memory, mapping) } else { file(pid, mapping) };
+        let bytes = if *mapping.name == *"[vdso]" { in_memory(memory, mapping) } else { file(pid, mapping) };
         let image = bytes.and_then(|bytes| Image::parse(&bytes).ok()).map(Arc::new);
         self.parsed.insert(id, image.clone());
         image
@@ -57,7 +57,7 @@ fn file(pid: &str, mapping: &Mapping) -> Option<Vec<u8>> {
     let Range { start, end } = &mapping.range;
     let linked = format!("/proc/{pid}/map_files/{:x}-{:x}", start.0, end.0);
     let rooted = format!("/proc/{pid}/root{}", mapping.name);
-    let by_path = [rooted, mapping.name.clone()].into_iter().filter(|_| !mapping.deleted);
+    let by_path = [rooted, mapping.name.to_string()].into_iter().filter(|_| !mapping.deleted);
     std::iter::once(linked).chain(by_path).map(PathBuf::from).find_map(|path| fs::read(path).ok())
 }
 

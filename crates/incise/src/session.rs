@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use incise_image::PatternError;
+use incise_image::{MemoryMap, PatternError};
 use incise_isa::Addr;
 use incise_patch::{
     Atomicity, Batch as Draft, CommitError, CounterId, Engine, InstanceId, Outcome, Policy, Position, Report,
@@ -101,26 +101,34 @@ struct State<S> {
     /// Which session put an instance in.
     owners: FxHashMap<InstanceId, u64>,
     program: Program,
+    /// The memory map that `program` was read from.
+    map: MemoryMap,
     images: Images,
 }
 
 impl<S: AddressSpace> State<S> {
     fn new(space: S, pid: &str) -> Result<State<S>, SpaceError> {
-        let mut images = Images::default();
-        let program = Program::read(&space, pid, &mut images)?;
-        Ok(State { pid: Some(pid.to_owned()), images, ..State::still(space, program) })
+        let mut state = State { pid: Some(pid.to_owned()), ..State::still(space, Program::default()) };
+        state.refresh()?;
+        Ok(state)
     }
 
     /// Of a program that does not run, so that its modules are always the same.
     fn still(space: S, program: Program) -> State<S> {
         let (engine, owners, images) = (Engine::new(), Default::default(), Images::default());
-        State { space, pid: None, process: own_pid(), engine, owners, program, images }
+        let map = MemoryMap::default();
+        State { space, pid: None, process: own_pid(), engine, owners, program, map, images }
     }
 
-    /// Looks at the modules again, and forgets what was in those that were unloaded.
-    fn refresh(&mut self) -> Result<(), SpaceError> {
-        let Some(pid) = &self.pid else { return Ok(()) };
-        let mut program = Program::read(&self.space, pid, &mut self.images)?;
+    /// Looks at the modules again, and forgets what was in those that were unloaded. Returns the memory map.
+    fn refresh(&mut self) -> Result<MemoryMap, SpaceError> {
+        let map = self.space.mappings()?;
+        let Some(pid) = &self.pid else { return Ok(map) };
+        if map.is(&self.map) {
+            return Ok(map);
+        }
+        let memory = |at: Addr, into: &mut [u8]| self.space.read(at, into).is_ok();
+        let mut program = Program::of_map(&map, pid, &mut self.images, &memory);
         program.learn_from(&self.program);
         let gone: Vec<_> = self.program.gone_in(&program).map(|module| module.range.clone()).collect();
         if !gone.is_empty() {
@@ -128,7 +136,8 @@ impl<S: AddressSpace> State<S> {
             self.owners.retain(|instance, _| self.engine.contains(*instance));
         }
         self.program = program;
-        Ok(())
+        self.map = map.clone();
+        Ok(map)
     }
 
     /// Notices that this is a forked child of the process that used the state last.
@@ -292,7 +301,7 @@ impl<S: AddressSpace> Session<S> {
         let mut own: Vec<InstanceId> = own.map(|(id, _)| *id).collect();
         // As they were inserted: near instances are near in memory.
         own.sort_unstable();
-        let batch = state.engine.removal(own);
+        let batch = Draft::removal(own);
         state.engine.commit(&mut state.space, &state.program, &batch, Policy::default())?;
         state.owners.retain(|_, owner| *owner != self.owner);
         Ok(state.engine.release(&mut state.space)?)
@@ -383,13 +392,13 @@ impl<S: AddressSpace> Batch<S> {
 
     /// Takes an instance out.
     pub fn remove(&mut self, instance: InstanceId) {
-        self.session.state().engine.remove(&mut self.draft, instance);
+        self.draft.remove(instance);
         self.removed.push(instance);
     }
 
     /// Lets an instance rest, or run again.
     pub fn enable(&mut self, instance: InstanceId, enabled: bool) {
-        self.session.state().engine.switch(&mut self.draft, instance, enabled);
+        self.draft.switch(instance, enabled);
     }
 
     /// Makes it so.
@@ -398,8 +407,9 @@ impl<S: AddressSpace> Batch<S> {
     /// [`CommitError`]: then nothing was changed.
     pub fn commit(self) -> Result<Report, Error> {
         let state = &mut *self.session.state();
-        state.refresh()?;
-        let report = state.engine.commit(&mut state.space, &state.program, &self.draft, self.policy)?;
+        let map = state.refresh()?;
+        let report =
+            state.engine.commit_in(&mut state.space, &map, &state.program, &self.draft, self.policy)?;
         for instance in &self.removed {
             state.owners.remove(instance);
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use incise_image::MemoryMap;
 use incise_isa::Addr;
 use incise_space::{AddressSpace, Landing, SpaceError};
 use rustc_hash::FxHashMap;
@@ -68,14 +69,25 @@ impl Batch {
         self.insertions.push((id, at, snippet, position));
         id
     }
+
+    /// Notes that `instance` shall go.
+    pub fn remove(&mut self, instance: InstanceId) {
+        self.removals.push(instance);
+    }
+
+    /// Notes that `instance` shall rest, or run again.
+    pub fn switch(&mut self, instance: InstanceId, enabled: bool) {
+        self.switches.push((instance, enabled));
+    }
+
+    /// One that removes `instances`.
+    pub fn removal(instances: Vec<InstanceId>) -> Batch {
+        Batch { removals: instances, ..Batch::default() }
+    }
 }
 
 /// Trampolines that nothing leads to any more, but a thread may still be in.
-#[derive(Clone, Debug)]
-struct Retired {
-    ranges: SmallVec<[Range<Addr>; 1]>,
-    landings: SmallVec<[Landing; 2]>,
-}
+type Retired = SmallVec<[Range<Addr>; 1]>;
 
 /// All patches in one address space.
 #[derive(Default)]
@@ -88,6 +100,8 @@ pub struct Engine {
     /// What each counter had counted when its memory was given back.
     counted: Vec<u64>,
     retired: Vec<Retired>,
+    /// Traps of retired trampolines that a thread may just have run, each with the landing it had last.
+    retired_landings: BTreeMap<Addr, Addr>,
     retired_bytes: u64,
     /// From this many retired bytes on another look at all threads is worth it.
     reclaim_at: u64,
@@ -128,32 +142,6 @@ impl Engine {
     fn forget_counters(&mut self) {
         self.counted = (0..self.counters.len() as u32).map(|index| self.read(CounterId(index))).collect();
         self.counters.fill(None);
-    }
-
-    /// Notes an insertion in `batch`; nothing happens before [`commit`](Self::commit).
-    pub fn insert(
-        &mut self,
-        batch: &mut Batch,
-        at: Addr,
-        snippet: Snippet,
-        position: Position,
-    ) -> InstanceId {
-        batch.insert(at, snippet, position)
-    }
-
-    /// A batch that removes `instances`.
-    pub fn removal(&self, instances: Vec<InstanceId>) -> Batch {
-        Batch { removals: instances, ..Batch::default() }
-    }
-
-    /// Notes in `batch` that `instance` shall rest, or run again.
-    pub fn switch(&self, batch: &mut Batch, instance: InstanceId, enabled: bool) {
-        batch.switches.push((instance, enabled));
-    }
-
-    /// Notes in `batch` that `instance` shall go.
-    pub fn remove(&self, batch: &mut Batch, instance: InstanceId) {
-        batch.removals.push(instance);
     }
 
     /// The instances at a point, in the order they run.
@@ -219,12 +207,27 @@ impl Engine {
         batch: &Batch,
         policy: Policy,
     ) -> Result<Report, CommitError> {
-        let mut sites = self.sites(batch);
         let map = space.mappings()?;
-        let mut code = Code::read(space, &map, &sites, &self.groups, facts);
+        self.commit_in(space, &map, facts, batch, policy)
+    }
+
+    /// As [`commit`](Self::commit), with the memory map as it was read just now.
+    ///
+    /// # Errors
+    /// As for [`commit`](Self::commit).
+    pub fn commit_in(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        map: &MemoryMap,
+        facts: &dyn Facts,
+        batch: &Batch,
+        policy: Policy,
+    ) -> Result<Report, CommitError> {
+        let mut sites = self.sites(batch);
+        let mut code = Code::read(space, map, &sites, &self.groups, facts);
         let next = Draft::new(self, batch, &code);
         let counters = self.unplaced(&next);
-        let missing = self.memory.missing(&map, &sites, counters.len());
+        let missing = self.memory.missing(map, &sites, counters.len());
         let mut mappings = self.memory.reserve(space, &missing)?;
         for (counter, near) in counters {
             self.counters[counter.0 as usize] = self.memory.quadword(near);
@@ -251,7 +254,7 @@ impl Engine {
                 // Groups further and further away have to be formed anew.
                 self.widen(&mut sites, &formed.unread, widened);
                 widened += 1;
-                code = Code::read(space, &map, &sites, &self.groups, facts);
+                code = Code::read(space, map, &sites, &self.groups, facts);
                 continue;
             }
             let lacking = formed.lacking(&self.memory);
@@ -303,23 +306,22 @@ impl Engine {
     /// stays so.
     pub fn reclaim(&mut self, space: &mut dyn AddressSpace) -> Result<(), SpaceError> {
         self.reclaim_at = self.retired_bytes + RECLAIM_BYTES;
-        let mut ranges: Vec<Range<Addr>> =
-            self.retired.iter().flat_map(|retired| retired.ranges.iter().cloned()).collect();
+        let mut ranges: Vec<Range<Addr>> = self.retired.iter().flatten().cloned().collect();
         if ranges.is_empty() {
             return Ok(());
         }
         // From here on nothing leads into them.
         space.publish_landings(&landings(self.groups.values()))?;
-        self.retired.iter_mut().for_each(|retired| retired.landings.clear());
+        self.retired_landings.clear();
         ranges.sort_by_key(|range| range.start);
         let quiet = space.quiescent(&ranges)?;
         let busy: BTreeSet<Addr> =
             ranges.iter().zip(&quiet).filter(|(_, quiet)| !**quiet).map(|(range, _)| range.start).collect();
         let (stay, go): (Vec<Retired>, Vec<Retired>) = std::mem::take(&mut self.retired)
             .into_iter()
-            .partition(|retired| retired.ranges.iter().any(|range| busy.contains(&range.start)));
+            .partition(|retired| retired.iter().any(|range| busy.contains(&range.start)));
         self.retired = stay;
-        for range in go.into_iter().flat_map(|retired| retired.ranges) {
+        for range in go.into_iter().flatten() {
             self.retired_bytes -= range.end.offset_from(range.start) as u64;
             self.memory.free(range);
         }
@@ -353,6 +355,7 @@ impl Engine {
             counters: self.counters.clone(),
             counted: self.counted.clone(),
             retired: self.retired.clone(),
+            retired_landings: self.retired_landings.clone(),
             retired_bytes: self.retired_bytes,
             reclaim_at: self.reclaim_at,
         }
@@ -457,9 +460,19 @@ impl Engine {
 
     /// The landings of all groups, of the retired ones and of `added`, which win.
     fn landings(&self, added: &[Group]) -> Vec<Landing> {
-        let mut all = landings(added.iter().chain(self.groups.values()));
-        all.extend(self.retired.iter().flat_map(|retired| retired.landings.iter().copied()));
-        sorted(all)
+        let live = landings(added.iter().chain(self.groups.values()));
+        let mut retired =
+            self.retired_landings.iter().map(|(&trap, &landing)| Landing { trap, landing }).peekable();
+        let mut all = Vec::with_capacity(live.len() + retired.len());
+        for landing in live {
+            while let Some(before) = retired.next_if(|retired| retired.trap < landing.trap) {
+                all.push(before);
+            }
+            retired.next_if(|retired| retired.trap == landing.trap);
+            all.push(landing);
+        }
+        all.extend(retired);
+        all
     }
 
     fn adopt(&mut self, next: Draft, plan: Plan, refused: &BTreeSet<Addr>) {
@@ -496,21 +509,20 @@ impl Engine {
     fn retire(&mut self, group: &Group) {
         let stub = group.stub.map(|stub| stub.span(incise_isa::native::SPRINGBOARD_LEN as u64));
         let trampoline = group.trampoline.span(u64::from(group.len));
-        let ranges = std::iter::once(trampoline).chain(stub).collect();
-        self.keep(Retired { ranges, landings: group.landings().collect() });
+        self.keep(std::iter::once(trampoline).chain(stub).collect(), group.landings());
     }
 
     /// Keeps the trampolines of a plan that never came to be until no thread is inside.
     fn retire_unborn(&mut self, plan: &Plan) {
         let ranges = plan.code.iter().map(|(at, bytes)| at.span(bytes.len() as u64)).collect();
-        let landings = landings(plan.added.iter()).into_iter().collect();
-        self.keep(Retired { ranges, landings });
+        self.keep(ranges, landings(plan.added.iter()).into_iter());
     }
 
-    fn keep(&mut self, retired: Retired) {
+    fn keep(&mut self, retired: Retired, landings: impl Iterator<Item = Landing>) {
         let len = |range: &Range<Addr>| range.end.offset_from(range.start) as u64;
-        self.retired_bytes += retired.ranges.iter().map(len).sum::<u64>();
+        self.retired_bytes += retired.iter().map(len).sum::<u64>();
         self.retired.push(retired);
+        self.retired_landings.extend(landings.map(|landing| (landing.trap, landing.landing)));
     }
 }
 
@@ -538,13 +550,9 @@ fn ready(instances: &[Instance], counters: &[Option<Addr>]) -> Snippets {
         .collect()
 }
 
-/// The landings of `groups`; where two groups have the same, the first wins.
+/// The landings of `groups`, sorted by trap; where two groups have the same, the first wins.
 fn landings<'g>(groups: impl Iterator<Item = &'g Group>) -> Vec<Landing> {
-    sorted(groups.flat_map(Group::landings).collect())
-}
-
-/// Sorted by trap; the first of equal traps stays.
-fn sorted(mut landings: Vec<Landing>) -> Vec<Landing> {
+    let mut landings: Vec<Landing> = groups.flat_map(Group::landings).collect();
     landings.sort_by_key(|landing| landing.trap);
     landings.dedup_by_key(|landing| landing.trap);
     landings

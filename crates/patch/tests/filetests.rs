@@ -100,7 +100,7 @@ fn run(case: &Case) -> String {
     let mut batch = Batch::default();
     for (at, what) in &case.probes {
         let snippet = snippet(&mut engine, what);
-        engine.insert(&mut batch, *at, snippet, Position::Last);
+        batch.insert(*at, snippet, Position::Last);
     }
     let policy = Policy { atomicity: Atomicity::BestEffort, traps: case.traps };
     let report = engine.commit(&mut space, case, &batch, policy).expect("a best-effort commit");

@@ -134,13 +134,13 @@ impl World {
                 }
                 Change::Remove(n) => {
                     if let Some(id) = chosen(n) {
-                        self.engine.remove(&mut batch, id);
+                        batch.remove(id);
                         wanted.remove(&id);
                     }
                 }
                 Change::Switch(n, on) => {
                     if let Some(id) = chosen(n) {
-                        self.engine.switch(&mut batch, id, on);
+                        batch.switch(id, on);
                         wanted.entry(id).and_modify(|instance| instance.1 = on);
                     }
                 }
@@ -188,7 +188,7 @@ impl World {
     ) {
         let head = self.heads[n % self.heads.len()];
         let snippet = Snippet::Counter(self.engine.counter());
-        to.insert(self.engine.insert(batch, Addr(head), snippet, position), head);
+        to.insert(batch.insert(Addr(head), snippet, position), head);
     }
 
     /// Every boundary, changed or not, has the effect it should have.
@@ -308,7 +308,7 @@ impl World {
     }
 
     fn end(mut self) {
-        let all = self.engine.removal(self.engine.instances().collect());
+        let all = Batch::removal(self.engine.instances().collect());
         self.engine.commit(&mut self.space, &NoFacts, &all, Policy::default()).expect("removal");
         assert_eq!(self.space.bytes(self.text, self.code.len()), self.code);
         assert_eq!(self.engine.release(&mut self.space).expect("release"), 0);

@@ -37,14 +37,14 @@ fn count_at(engine: &mut Engine, space: &mut FakeSpace, sites: &[u64], policy: P
     let mut batch = Batch::default();
     for &site in sites {
         let counter = engine.counter();
-        engine.insert(&mut batch, Addr(site), Snippet::Counter(counter), Position::Last);
+        batch.insert(Addr(site), Snippet::Counter(counter), Position::Last);
     }
     let report = engine.commit(space, &NoFacts, &batch, policy).expect("a best-effort commit");
     report.entries.into_iter().map(|entry| entry.outcome).collect()
 }
 
 fn remove_all(engine: &mut Engine, space: &mut FakeSpace) {
-    let batch = engine.removal(engine.instances().collect::<Vec<_>>());
+    let batch = Batch::removal(engine.instances().collect::<Vec<_>>());
     engine.commit(space, &NoFacts, &batch, BEST).expect("removal");
 }
 
@@ -88,7 +88,7 @@ fn every_boundary_can_be_probed_in_any_order_and_all_bytes_come_back() {
                 let mut all: Vec<_> = engine.instances().collect();
                 all.sort();
                 let some = all.into_iter().filter(|_| random(2) == 0).collect();
-                let batch = engine.removal(some);
+                let batch = Batch::removal(some);
                 engine.commit(&mut space, &NoFacts, &batch, BEST).expect("removal");
             } else {
                 let sites: Vec<u64> = (0..1 + random(4)).map(|_| heads[random(heads.len())]).collect();
@@ -125,7 +125,7 @@ fn a_failure_at_any_step_changes_no_byte() {
         let mut batch = Batch::default();
         let counter = engine.counter();
         for site in [TEXT, TEXT + 11] {
-            engine.insert(&mut batch, Addr(site), Snippet::Counter(counter), Position::Last);
+            batch.insert(Addr(site), Snippet::Counter(counter), Position::Last);
         }
         match engine.commit(&mut space, &NoFacts, &batch, Policy::default()) {
             Ok(_) => {
@@ -139,7 +139,7 @@ fn a_failure_at_any_step_changes_no_byte() {
         // The same transaction goes through afterwards.
         space.fail = None;
         let mut batch = Batch::default();
-        engine.insert(&mut batch, Addr(TEXT), Snippet::Counter(counter), Position::Last);
+        batch.insert(Addr(TEXT), Snippet::Counter(counter), Position::Last);
         engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect("a second try");
         assert_ne!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
     }
@@ -151,7 +151,7 @@ fn all_or_nothing_changes_nothing_when_one_site_is_refused() {
     let mut batch = Batch::default();
     let counter = engine.counter();
     for site in [TEXT, 0x1234] {
-        engine.insert(&mut batch, Addr(site), Snippet::Counter(counter), Position::Last);
+        batch.insert(Addr(site), Snippet::Counter(counter), Position::Last);
     }
     let error =
         engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect_err("0x1234 is not mapped");
@@ -276,7 +276,7 @@ fn only_a_real_branch_behind_an_endbr_makes_it_a_loop() {
         let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, code));
         let mut batch = Batch::default();
         let counter = engine.counter();
-        engine.insert(&mut batch, Addr(TEXT), Snippet::Counter(counter), Position::Last);
+        batch.insert(Addr(TEXT), Snippet::Counter(counter), Position::Last);
         let facts = OneFunction(Addr(TEXT).span(len));
         let report = engine.commit(&mut space, &facts, &batch, BEST).expect("a best-effort commit");
         let outcome = &report.entries[0].outcome;
@@ -349,10 +349,10 @@ fn many_changes_reuse_the_same_memory() {
     for round in 0..900 {
         let mut batch = Batch::default();
         if let Some(instance) = engine.instances().next() {
-            engine.remove(&mut batch, instance);
+            batch.remove(instance);
         }
         let head = Addr(heads[round % heads.len()]);
-        engine.insert(&mut batch, head, Snippet::Code(long.clone()), Position::Last);
+        batch.insert(head, Snippet::Code(long.clone()), Position::Last);
         let report = engine.commit(&mut space, &NoFacts, &batch, BEST).expect("a change");
         most = most.max(report.retired_bytes);
         assert!(report.trampoline_bytes < 5 << 10, "one probe at a time");
@@ -365,16 +365,16 @@ fn an_insertion_can_be_taken_back_or_put_to_rest_in_the_same_batch() {
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
     let snippet = Snippet::Counter(engine.counter());
     let mut batch = Batch::default();
-    let gone = engine.insert(&mut batch, Addr(TEXT), snippet.clone(), Position::Last);
-    let resting = engine.insert(&mut batch, Addr(TEXT + 11), snippet, Position::Last);
-    engine.remove(&mut batch, gone);
-    engine.switch(&mut batch, resting, false);
+    let gone = batch.insert(Addr(TEXT), snippet.clone(), Position::Last);
+    let resting = batch.insert(Addr(TEXT + 11), snippet, Position::Last);
+    batch.remove(gone);
+    batch.switch(resting, false);
     let report = engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect("a commit");
     assert_eq!(report.entries.iter().map(|entry| entry.instance).collect::<Vec<_>>(), [resting]);
     assert_eq!(report.installed(), 1);
     assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION, "nothing runs");
     let mut batch = Batch::default();
-    engine.switch(&mut batch, resting, true);
+    batch.switch(resting, true);
     engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect("a commit");
     assert_ne!(space.bytes(TEXT + 11, 1), FUNCTION[11..12]);
 }
@@ -394,7 +394,7 @@ fn counters_keep_their_values_when_memory_is_given_back() {
     let counter = engine.counter();
     for round in 1..4u64 {
         let mut batch = Batch::default();
-        engine.insert(&mut batch, Addr(TEXT), Snippet::Counter(counter), Position::Last);
+        batch.insert(Addr(TEXT), Snippet::Counter(counter), Position::Last);
         engine.commit(&mut space, &NoFacts, &batch, BEST).expect("a commit");
         space.data[space.data.len() - 1].fetch_add(5, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(engine.read(counter), 5 * round);

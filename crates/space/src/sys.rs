@@ -186,23 +186,22 @@ impl File {
         unsafe { call(libc::SYS_pwrite64, arguments) }
     }
 
-    /// Reads from the beginning of what is left to the end.
-    pub(crate) fn read_to_end(&self) -> Result<Vec<u8>, Errno> {
-        let mut bytes = vec![0; 1 << 14];
-        let mut len = 0;
+    /// Appends what is left up to the end to `bytes`.
+    pub(crate) fn read_to_end(&self, bytes: &mut Vec<u8>) -> Result<(), Errno> {
+        let mut len = bytes.len();
         loop {
+            if bytes.len() - len < 1 << 13 {
+                bytes.resize((bytes.capacity()).max(len + (1 << 14)), 0);
+            }
             match self.read(&mut bytes[len..]) {
                 Ok(0) => break,
                 Ok(more) => len += more,
                 Err(Errno(libc::EINTR)) => {}
                 Err(errno) => return Err(errno),
             }
-            if bytes.len() - len < 1 << 13 {
-                bytes.resize(bytes.len() * 2, 0);
-            }
         }
         bytes.truncate(len);
-        Ok(bytes)
+        Ok(())
     }
 }
 
@@ -215,5 +214,7 @@ impl Drop for File {
 
 /// The whole contents of the file at `path`.
 pub(crate) fn read_file(path: &CStr) -> Result<Vec<u8>, Errno> {
-    File::open(path, libc::O_RDONLY)?.read_to_end()
+    let mut bytes = Vec::new();
+    File::open(path, libc::O_RDONLY)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

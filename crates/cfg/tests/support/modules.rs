@@ -9,7 +9,7 @@ use incise_image::{Image, Mapping, MemoryMap};
 pub fn mapped(pid: i32) -> Vec<(Range<u64>, u64, String)> {
     let map = MemoryMap::parse(&std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default());
     let mut images = |mapping: &Mapping| {
-        let file = std::fs::read(&mapping.name).ok()?;
+        let file = std::fs::read(&*mapping.name).ok()?;
         Image::parse(&file).ok().map(Arc::new)
     };
     let modules = incise_image::modules(&map, &mut images);

@@ -13,7 +13,7 @@ use incise_isa::Addr;
 pub fn libc_path() -> String {
     let map = own_map();
     let mapping = map.iter().find(|m| m.name.rsplit('/').next().is_some_and(|n| n.starts_with("libc.so")));
-    mapping.expect("libc is mapped").name.clone()
+    mapping.expect("libc is mapped").name.to_string()
 }
 
 /// The memory map of this process.
@@ -23,11 +23,11 @@ pub fn own_map() -> MemoryMap {
 
 /// Opens the file of a mapping, the vdso out of this process's memory.
 pub fn open(mapping: &Mapping) -> Option<Arc<Image>> {
-    let file = if mapping.name == "[vdso]" {
+    let file = if *mapping.name == *"[vdso]" {
         let mut file = vec![0; (mapping.range.end.0 - mapping.range.start.0) as usize];
         read_own(mapping.range.start, &mut file).then_some(file)?
     } else {
-        std::fs::read(&mapping.name).ok()?
+        std::fs::read(&*mapping.name).ok()?
     };
     Image::parse(&file).ok().map(Arc::new)
 }

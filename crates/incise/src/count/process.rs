@@ -109,7 +109,7 @@ impl Process {
             return Ok(None);
         };
         let mut batch = Batch::default();
-        self.engine.insert(&mut batch, gate, Snippet::Gate, Position::First);
+        batch.insert(gate, Snippet::Gate, Position::First);
         let report = self.engine.commit(space, &self.program, &batch, Policy::default())?;
         tally.note(&report);
         self.gate.push(gate);
@@ -152,7 +152,7 @@ impl Process {
         for point in points {
             if self.installed.insert(point.addr) {
                 let counter = self.engine.counter();
-                self.engine.insert(&mut batch, point.addr, Snippet::Counter(counter), Position::Last);
+                batch.insert(point.addr, Snippet::Counter(counter), Position::Last);
                 placed.push((point, counter));
             }
         }
@@ -246,7 +246,7 @@ impl Process {
 
     /// Removes every probe; no byte of the program's code differs then.
     pub(super) fn take_out(&mut self, space: &mut dyn AddressSpace) -> Result<(), Error> {
-        let batch = self.engine.removal(self.engine.instances().collect());
+        let batch = Batch::removal(self.engine.instances().collect());
         self.engine.commit(space, &self.program, &batch, Policy::default())?;
         Ok(())
     }

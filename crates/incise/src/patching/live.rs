@@ -77,7 +77,7 @@ impl Live {
         }
         let mut engine = Engine::new();
         let mut batch = Batch::default();
-        engine.insert(&mut batch, at, Snippet::Gate, Position::First);
+        batch.insert(at, Snippet::Gate, Position::First);
         let program = Program::read(&space, &self.pid.to_string(), &mut Images::default())?;
         engine.commit(&mut space, &program, &batch, Policy::default())?;
         self.tracer.add_gate(self.pid, at)?;
@@ -95,7 +95,7 @@ impl Live {
             }
         }
         self.tracer.remove_gate(self.pid, at)?;
-        let removal = engine.removal(engine.instances().collect());
+        let removal = Batch::removal(engine.instances().collect());
         engine.commit(&mut space, &program, &removal, Policy::default())?;
         Ok(())
     }
@@ -349,7 +349,7 @@ impl Session<'_> {
             MachineCode { bytes: bytes.into(), clobbers: GprSet::EMPTY, flags: false, stack: false };
         let mut engine = Engine::new();
         let mut batch = Batch::default();
-        engine.insert(&mut batch, plan.at, Snippet::Code(snippet), Position::First);
+        batch.insert(plan.at, Snippet::Code(snippet), Position::First);
         let around = plan.at - AROUND;
         let before = self.view.bytes(around, 2 * AROUND as usize + plan.old.len());
         self.write()?;

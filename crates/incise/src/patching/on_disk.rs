@@ -235,7 +235,7 @@ impl Maker<'_> {
         let snippet =
             MachineCode { bytes: MARK.to_vec().into(), clobbers: GprSet::EMPTY, flags: false, stack: false };
         let mut batch = Batch::default();
-        self.engine.insert(&mut batch, plan.at, Snippet::Code(snippet), Position::First);
+        batch.insert(plan.at, Snippet::Code(snippet), Position::First);
         let policy = Policy { traps: TrapPolicy::Forbid, ..Policy::default() };
         self.engine.commit(&mut self.space, self.view.program(), &batch, policy)?;
         let mark = self.find_mark().ok_or_else(|| PatchError::Unsuitable {

@@ -100,7 +100,7 @@ impl View {
         let regions = readable.map(|mapping| Region {
             range: mapping.range.clone(),
             permissions: mapping.permissions,
-            name: mapping.name.clone(),
+            name: mapping.name.to_string(),
         });
         Ok(View { regions: regions.collect(), program, memory: Memory::Process(memory), pid: Some(pid) })
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use incise_image::{Mapping, MemoryMap, Permissions};
 use incise_isa::Addr;
@@ -318,7 +319,7 @@ fn mapping(range: Range<u64>, permissions: Permissions, file_offset: u64) -> Map
         file_offset,
         device: (0, 0),
         inode: 0,
-        name: String::new(),
+        name: Arc::from(""),
         deleted: false,
     }
 }

@@ -9,6 +9,7 @@
 mod foreign;
 mod fragments;
 mod handler;
+mod known;
 mod landings;
 mod memory;
 mod pages;
@@ -33,6 +34,7 @@ use crate::sys::{self, Errno};
 use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
 use fragments::Fragments;
 use handler::Handler;
+use known::KnownMap;
 use landings::Landings;
 use memory::CodeWriter;
 pub use pages::Pages;
@@ -81,6 +83,7 @@ pub struct OwnSpace {
     handler: Handler,
     landings: Landings,
     fragments: Fragments,
+    known: KnownMap,
     /// Numbers of the pages that were poked.
     poked: HashSet<u64>,
     /// The code of the kernel in this process; looked for at the first change.
@@ -126,6 +129,7 @@ impl Builder {
             handler: Handler::new(),
             landings: Landings::default(),
             fragments: Fragments::default(),
+            known: KnownMap::default(),
             poked: HashSet::new(),
             vdso: None,
             reserved: Vec::new(),
@@ -216,7 +220,7 @@ impl OwnSpace {
     fn swap_all(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
         if self.vdso.is_none() {
             let map = self.mappings()?;
-            let vdso = map.iter().find(|mapping| mapping.name == "[vdso]");
+            let vdso = map.iter().find(|mapping| *mapping.name == *"[vdso]");
             self.vdso = Some(vdso.map_or(Addr(0)..Addr(0), |mapping| mapping.range.clone()));
         }
         let of_kernel = |edit: &&Edit| self.vdso.as_ref().is_some_and(|vdso| vdso.contains(&edit.at));
@@ -285,9 +289,7 @@ impl AddressSpace for OwnSpace {
     }
 
     fn mappings(&self) -> Result<MemoryMap, SpaceError> {
-        let text = sys::read_file(c"/proc/self/maps")
-            .map_err(|errno| SpaceError::system("reading /proc/self/maps", errno))?;
-        Ok(MemoryMap::parse(&String::from_utf8_lossy(&text)))
+        self.known.read()
     }
 
     fn map_code(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {

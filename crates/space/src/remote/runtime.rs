@@ -206,10 +206,10 @@ fn blobs(map: &MemoryMap, memory: &Memory) -> Vec<Range<Addr>> {
 /// page. The vdso always has some.
 fn slack(map: &MemoryMap, memory: &Memory) -> Result<Addr, SpaceError> {
     let private = map.iter().filter(|m| m.permissions.execute && !m.permissions.shared);
-    let vdso = private.clone().filter(|m| m.name == "[vdso]");
+    let vdso = private.clone().filter(|m| *m.name == *"[vdso]");
     vdso.chain(private.filter(|m| m.inode != 0))
         .find_map(|mapping| {
-            let first = match mapping.name.as_str() {
+            let first = match &*mapping.name {
                 "[vdso]" => mapping,
                 _ => map
                     .iter()
