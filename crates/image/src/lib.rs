@@ -22,7 +22,7 @@ mod patchable;
 mod pattern;
 mod relocations;
 mod rseq;
-mod suggest;
+pub mod suggest;
 mod symbols;
 mod symtab;
 mod unwind;

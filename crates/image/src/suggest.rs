@@ -4,7 +4,7 @@
 const MOST: usize = 3;
 
 /// The names of `known` that are nearest to `wanted`, nearest first.
-pub(crate) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
     let wanted: Vec<u8> = wanted.to_ascii_lowercase().into_bytes();
     // One letter in three may be wrong.
     let limit = (wanted.len() / 3).min(5);

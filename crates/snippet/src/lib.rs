@@ -2,3 +2,5 @@
 //! lowering to machine code.
 
 #![deny(unsafe_code)]
+
+pub mod language;
