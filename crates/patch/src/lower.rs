@@ -29,6 +29,10 @@ impl Ready {
 /// Bytes under rsp that a function may use without moving it (psABI x86-64, 3.2.2).
 const RED_ZONE: i32 = 128;
 
+/// `mov [rsp-8], rsp`: overwrites the return address of a call that has returned. A later frame may come to lie over it
+/// without writing there, and who looks for threads in this trampoline would take the rest for a thread that returns.
+const FORGET_RETURN: [u8; 5] = [0x48, 0x89, 0x64, 0x24, 0xF8];
+
 /// Places in the code that hold data put behind it: a 32-bit displacement to a record.
 #[derive(Default)]
 pub(crate) struct Literals {
@@ -87,6 +91,7 @@ pub(crate) fn lower(
             literals.call(asm, *entry);
             literals.records.push((asm.bytes().len(), CallRecord { payload: *payload, site }));
             asm.raw(&[0x0f, 0x1f, 0x80, 0, 0, 0, 0]);
+            asm.raw(&FORGET_RETURN);
             asm.lea_rsp(RED_ZONE);
         } else {
             inline(asm, run, live);
