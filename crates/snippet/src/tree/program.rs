@@ -1,0 +1,396 @@
+//! A program: statements that are known to be right, and the locals they use.
+
+use std::sync::Arc;
+
+use super::build::Operand;
+use super::error::TreeError;
+use super::expr::{Expr, Node};
+use super::stmt::{Place, Stmt};
+use super::table::Update;
+use super::types::Type;
+
+/// Names a local variable of a program.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LocalId(pub u32);
+
+/// A local variable: it lives as long as a run, and begins as zero.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Local {
+    /// Its name, for people.
+    pub name: String,
+    /// Its type, a scalar; of an array, that of its elements.
+    pub ty: Type,
+    /// How many elements, if it is an array.
+    pub len: Option<u32>,
+}
+
+/// Why a run ended early. Each program counts them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Fault {
+    /// A load or store where memory does not allow it.
+    Memory = 0,
+    /// A division by zero.
+    Division = 1,
+    /// An index outside an array.
+    Index = 2,
+    /// More rounds of loops than the budget has.
+    Budget = 3,
+    /// More threads than there are slots for.
+    Threads = 4,
+    /// It was reached from a function it called itself.
+    Reentered = 5,
+}
+
+impl Fault {
+    /// All of them, by number.
+    pub const ALL: [Fault; 6] =
+        [Fault::Memory, Fault::Division, Fault::Index, Fault::Budget, Fault::Threads, Fault::Reentered];
+}
+
+/// Rounds that the loops of one run may make together, unless told otherwise.
+const BUDGET: u32 = 1 << 16;
+/// Bytes that all locals may have together.
+const LOCALS_MAX: u64 = 64 << 10;
+/// How deep a tree may be.
+const DEPTH_MAX: u32 = 200;
+
+/// What a snippet does: a tree that was checked. Clones are the same program.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Program(Arc<Inner>);
+
+#[derive(PartialEq, Debug)]
+struct Inner {
+    body: Vec<Stmt>,
+    locals: Vec<Local>,
+    budget: u32,
+}
+
+impl Program {
+    /// A program without locals.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the tree.
+    pub fn new(body: impl IntoIterator<Item = Stmt>) -> Result<Program, TreeError> {
+        ProgramBuilder::new().finish(body)
+    }
+
+    /// What it does.
+    pub fn body(&self) -> &[Stmt] {
+        &self.0.body
+    }
+
+    /// Its locals, by number.
+    pub fn locals(&self) -> &[Local] {
+        &self.0.locals
+    }
+
+    /// Rounds its loops may make in one run.
+    pub fn budget(&self) -> u32 {
+        self.0.budget
+    }
+}
+
+/// Declares locals, then makes the program.
+#[derive(Clone, Debug)]
+pub struct ProgramBuilder {
+    locals: Vec<Local>,
+    budget: u32,
+}
+
+impl Default for ProgramBuilder {
+    fn default() -> ProgramBuilder {
+        ProgramBuilder { locals: Vec::new(), budget: BUDGET }
+    }
+}
+
+impl ProgramBuilder {
+    /// No locals, and the usual budget.
+    pub fn new() -> ProgramBuilder {
+        ProgramBuilder::default()
+    }
+
+    /// How many rounds the loops of one run may make together.
+    pub fn budget(&mut self, rounds: u32) -> &mut ProgramBuilder {
+        self.budget = rounds;
+        self
+    }
+
+    /// Declares a local scalar.
+    pub fn local(&mut self, name: &str, ty: Type) -> LocalVar {
+        self.locals.push(Local { name: name.to_owned(), ty, len: None });
+        LocalVar { id: LocalId(self.locals.len() as u32 - 1), ty }
+    }
+
+    /// Declares a local array.
+    pub fn array(&mut self, name: &str, ty: Type, len: u32) -> LocalArray {
+        self.locals.push(Local { name: name.to_owned(), ty, len: Some(len) });
+        LocalArray { id: LocalId(self.locals.len() as u32 - 1), ty }
+    }
+
+    /// The program.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the tree.
+    pub fn finish(self, body: impl IntoIterator<Item = Stmt>) -> Result<Program, TreeError> {
+        let body: Vec<Stmt> = body.into_iter().collect();
+        let mut size = 0;
+        for (index, local) in self.locals.iter().enumerate() {
+            if !local.ty.is_scalar() {
+                return Err(TreeError::Local(index as u32));
+            }
+            size += u64::from(local.len.unwrap_or(1)) * 8;
+        }
+        if size > LOCALS_MAX {
+            return Err(TreeError::Limit { what: "bytes of locals", value: size, most: LOCALS_MAX });
+        }
+        let check = Check { locals: &self.locals };
+        check.statements(&body, Around::default(), 0)?;
+        Ok(Program(Arc::new(Inner { body, locals: self.locals, budget: self.budget })))
+    }
+}
+
+/// A declared local scalar.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalVar {
+    id: LocalId,
+    ty: Type,
+}
+
+impl LocalVar {
+    /// Its value.
+    pub fn get(self) -> Expr {
+        Expr::from_node(self.ty, Node::Local(self.id))
+    }
+
+    /// Gives it a value.
+    pub fn set(self, value: impl Into<Operand>) -> Stmt {
+        Stmt::assign(self.place(), value)
+    }
+
+    /// It as a place.
+    pub fn place(self) -> Place {
+        Place::Local(self.id, self.ty)
+    }
+}
+
+/// A declared local array.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalArray {
+    id: LocalId,
+    ty: Type,
+}
+
+impl LocalArray {
+    /// The value of an element.
+    pub fn get(self, index: impl Into<Operand>) -> Expr {
+        let index = Expr::from(index.into().with(Type::U64).converted(Type::U64));
+        match index.check() {
+            Ok(()) => Expr::from_node(self.ty, Node::Element(self.id, index)),
+            Err(error) => Expr::invalid(error),
+        }
+    }
+
+    /// Gives an element a value.
+    pub fn set(self, index: impl Into<Operand>, value: impl Into<Operand>) -> Stmt {
+        Stmt::assign(self.place(index), value)
+    }
+
+    /// An element as a place.
+    pub fn place(self, index: impl Into<Operand>) -> Place {
+        let index = Expr::from(index.into().with(Type::U64).converted(Type::U64));
+        Place::Element(self.id, self.ty, Box::new(index))
+    }
+}
+
+/// What can be left where a statement stands.
+#[derive(Clone, Copy, Default)]
+struct Around {
+    breakable: bool,
+    continuable: bool,
+}
+
+struct Check<'a> {
+    locals: &'a [Local],
+}
+
+impl Check<'_> {
+    fn deeper(depth: u32) -> Result<u32, TreeError> {
+        if depth >= DEPTH_MAX {
+            let (value, most) = (u64::from(depth) + 1, u64::from(DEPTH_MAX));
+            return Err(TreeError::Limit { what: "levels of a tree", value, most });
+        }
+        Ok(depth + 1)
+    }
+
+    fn statements(&self, body: &[Stmt], around: Around, depth: u32) -> Result<(), TreeError> {
+        let depth = Check::deeper(depth)?;
+        body.iter().try_for_each(|stmt| self.statement(stmt, around, depth))
+    }
+
+    fn statement(&self, stmt: &Stmt, around: Around, depth: u32) -> Result<(), TreeError> {
+        match stmt {
+            Stmt::Invalid(error) => Err(error.clone()),
+            Stmt::Sequence(body) => self.statements(body, around, depth),
+            Stmt::Evaluate(value) | Stmt::Add(_, value) => self.expr(value, depth),
+            Stmt::Assign(place, value) => {
+                self.place(place, depth)?;
+                self.expr(value, depth)
+            }
+            Stmt::If(condition, then, otherwise) => {
+                self.condition(condition, depth)?;
+                self.statements(then, around, depth)?;
+                self.statements(otherwise, around, depth)
+            }
+            Stmt::Loop { before, body, step, after } => {
+                for condition in before.iter().chain(after) {
+                    self.condition(condition, depth)?;
+                }
+                self.statements(body, Around { breakable: true, continuable: true }, depth)?;
+                self.statements(step, Around::default(), depth)
+            }
+            Stmt::Switch(value, cases) => {
+                self.expr(value, depth)?;
+                if !value.ty().is_integer() {
+                    return Err(TreeError::Operand { operator: "switch", ty: value.ty() });
+                }
+                let around = Around { breakable: true, ..around };
+                cases.iter().try_for_each(|case| self.statements(&case.body, around, depth))
+            }
+            Stmt::Break if !around.breakable => Err(TreeError::Outside("break")),
+            Stmt::Continue if !around.continuable => Err(TreeError::Outside("continue")),
+            Stmt::Return(Some(value)) => {
+                self.expr(value, depth)?;
+                if value.ty().is_scalar() {
+                    Ok(())
+                } else {
+                    Err(TreeError::Operand { operator: "return", ty: value.ty() })
+                }
+            }
+            Stmt::Update(_, keys, update) => {
+                keys.iter().try_for_each(|key| self.expr(key, depth))?;
+                match update {
+                    Update::Value(value) => self.expr(value, depth),
+                    Update::One => Ok(()),
+                }
+            }
+            Stmt::Delete(_, values) | Stmt::Emit(_, _, values) => {
+                values.iter().try_for_each(|value| self.expr(value, depth))
+            }
+            Stmt::Break | Stmt::Continue | Stmt::Return(None) | Stmt::Stop | Stmt::Debugger => Ok(()),
+        }
+    }
+
+    fn condition(&self, condition: &Expr, depth: u32) -> Result<(), TreeError> {
+        self.expr(condition, depth)?;
+        if condition.ty() == Type::Bool {
+            return Ok(());
+        }
+        Err(TreeError::Mismatch { what: "a condition", wanted: Type::Bool, found: condition.ty() })
+    }
+
+    fn place(&self, place: &Place, depth: u32) -> Result<(), TreeError> {
+        match place {
+            Place::Local(id, ty) => self.local(*id, *ty, false),
+            Place::Element(id, ty, index) => {
+                self.local(*id, *ty, true)?;
+                self.expr(index, depth)
+            }
+            Place::Memory(_, address) => self.expr(address, depth),
+            Place::Variable(_) | Place::Register(_) => Ok(()),
+        }
+    }
+
+    fn local(&self, id: LocalId, ty: Type, array: bool) -> Result<(), TreeError> {
+        let declared = self.locals.get(id.0 as usize);
+        if declared.is_some_and(|local| local.ty == ty && local.len.is_some() == array) {
+            return Ok(());
+        }
+        Err(TreeError::Local(id.0))
+    }
+
+    fn expr(&self, expr: &Expr, depth: u32) -> Result<(), TreeError> {
+        let depth = Check::deeper(depth)?;
+        let all = |exprs: &[Expr]| exprs.iter().try_for_each(|expr| self.expr(expr, depth));
+        match expr.node() {
+            Node::Invalid(error) => Err(error.clone()),
+            Node::Local(id) => self.local(*id, expr.ty(), false),
+            Node::Element(id, index) => {
+                self.local(*id, expr.ty(), true)?;
+                self.expr(index, depth)
+            }
+            Node::Constant(_)
+            | Node::Text(_)
+            | Node::Variable(_)
+            | Node::Register(_)
+            | Node::Argument(_)
+            | Node::FloatArgument(_)
+            | Node::Returned
+            | Node::FloatReturned
+            | Node::Point(_)
+            | Node::System(_)
+            | Node::Command
+            | Node::Stack => Ok(()),
+            Node::Load(a) | Node::ReadText(a) | Node::Unary(_, a) | Node::Cast(a) | Node::Reinterpret(a) => {
+                self.expr(a, depth)
+            }
+            Node::Binary(_, a, b) | Node::And(a, b) | Node::Or(a, b) => {
+                self.expr(a, depth)?;
+                self.expr(b, depth)
+            }
+            Node::Choose(a, b, c) => {
+                self.expr(a, depth)?;
+                self.expr(b, depth)?;
+                self.expr(c, depth)
+            }
+            Node::Call(_, values) | Node::MapValue(_, values) | Node::MapHas(_, values) => all(values),
+            Node::Atomic(_, place, value) => {
+                self.place(place, depth)?;
+                self.expr(value, depth)
+            }
+            Node::CompareExchange(place, expected, new) => {
+                self.place(place, depth)?;
+                self.expr(expected, depth)?;
+                self.expr(new, depth)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Storage, Variable, arg, constant};
+
+    #[test]
+    fn what_is_wrong_is_found_when_the_program_is_made() {
+        let wrong = Program::new([Stmt::when(arg(0), [])]).expect_err("no condition");
+        assert_eq!(wrong.to_string(), "a condition has to be bool, not u64");
+        let wrong = Program::new([Stmt::Break]).expect_err("nothing to leave");
+        assert_eq!(wrong, TreeError::Outside("break"));
+        let sum = arg(0).add(constant(Type::F64, 1.5)).gt(3);
+        let wrong = Program::new([Stmt::when(sum, [])]).expect_err("mixed types");
+        assert_eq!(wrong.to_string(), "`+` cannot take u64 and f64");
+        let hits = Variable::new("hits", Type::U8, Storage::Global);
+        let wrong = Program::new([hits.add(256)]).expect_err("too large");
+        assert_eq!(wrong.to_string(), "256 is no value of u8");
+        let per_cpu = Variable::new("n", Type::U64, Storage::PerCpu);
+        assert!(Program::new([per_cpu.set(1)]).is_err());
+    }
+
+    #[test]
+    fn deep_trees_are_refused() {
+        let deep = (0..1000).fold(arg(0), |expr, _| expr.add(1));
+        let wrong = Program::new([Stmt::Evaluate(deep)]).expect_err("too deep");
+        assert_eq!(wrong, TreeError::Limit { what: "levels of a tree", value: 201, most: 200 });
+    }
+
+    #[test]
+    fn locals_are_those_that_were_declared() {
+        let mut builder = ProgramBuilder::new();
+        let (n, a) = (builder.local("n", Type::I32), builder.array("a", Type::U8, 4));
+        let body = [n.set(3), a.set(n.get(), 7), Stmt::give(a.get(2))];
+        assert!(builder.finish(body.clone()).is_ok());
+        assert_eq!(Program::new(body).expect_err("not declared"), TreeError::Local(0));
+    }
+}
