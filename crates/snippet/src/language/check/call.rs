@@ -1,0 +1,365 @@
+//! Calls: functions of the program, and functions of the language.
+
+use super::expression::literal;
+use super::{Check, Checked, Value, builtin};
+use crate::language::ast::{Domain, Expr, ExprKind, Name};
+use crate::language::output::{Action, RecordInfo};
+use crate::language::types::Type;
+use crate::language::{Diagnostic, Span, suggest};
+use crate::tree::{self, Field, Record, Stmt};
+
+/// Bytes `str` reads without a length.
+const STRING: u16 = 64;
+
+/// The functions of the language.
+const FUNCTIONS: [&str; 28] = [
+    "printf", "print", "clear", "zero", "delete", "exit", "time", "str", "usym", "sym", "ustack", "has_key",
+    "strncmp", "count", "sum", "min", "max", "avg", "stats", "hist", "lhist", "abs", "popcount", "clz",
+    "ctz", "bswap", "sqrt", "len",
+];
+
+impl Check<'_> {
+    pub(super) fn call(&mut self, callee: &Expr, arguments: &[Expr], span: Span) -> Checked<Value> {
+        let ExprKind::Name(name) = &callee.kind else {
+            return self.error(callee.span, "this is not the name of a function");
+        };
+        match name.domain {
+            Some(Domain::Inferior | Domain::Function | Domain::Global) => {
+                self.program_call(name, callee.span, arguments, span)
+            }
+            Some(Domain::Point) => self.point_call(&name.path, arguments, callee.span),
+            None => match self.function(&name.path, arguments, span) {
+                Some(value) => value,
+                None => self.other_call(name, callee.span, arguments, span),
+            },
+            Some(domain) => {
+                let error =
+                    Diagnostic::error(callee.span, format!("there are no functions in {}`", domain.word()));
+                Err(error.help(format!("functions of the program are called inf`{}(…)", name.path)))
+            }
+        }
+    }
+
+    /// A name without a domain: a type, or a function of the program whose domain was left out.
+    fn other_call(&mut self, name: &Name, at: Span, arguments: &[Expr], span: Span) -> Checked<Value> {
+        // `(pid)(x)` is a cast if the name is one of a type.
+        if let (Some(ty), [argument]) = (self.scope.named_type(None, &name.path), arguments) {
+            let value = self.value(argument)?;
+            let ty = self.resolve(&ty, at)?;
+            return self.converted(value, &ty, span);
+        }
+        let error = Diagnostic::error(at, format!("there is no function `{}` in the language", name.path));
+        if self.scope.function(&name.path).is_some() {
+            return Err(error.help(format!("the program has one: inf`{}(…)", name.path)));
+        }
+        Err(error.did_you_mean(&suggest::nearest(&name.path, FUNCTIONS.into_iter())))
+    }
+
+    fn point_call(&mut self, name: &str, arguments: &[Expr], span: Span) -> Checked<Value> {
+        let statement = match name {
+            "break" => Stmt::Debugger,
+            "stopthread" => Stmt::Stop,
+            _ => {
+                let near = suggest::nearest(name, ["break", "stopthread"].into_iter());
+                return Err(Diagnostic::error(span, format!("a point has no `{name}()`")).did_you_mean(&near));
+            }
+        };
+        if !arguments.is_empty() {
+            return self.error(span, format!("{name}() takes no arguments"));
+        }
+        self.out.push(statement);
+        Ok(Value { ty: Type::Void, expr: literal(0, false, false).expr })
+    }
+
+    fn program_call(&mut self, name: &Name, at: Span, arguments: &[Expr], span: Span) -> Checked<Value> {
+        if self.scope.point().is_none() {
+            return self.error(at, "functions of the program can be called at its points only");
+        }
+        let Some(function) = self.scope.function(&name.path) else {
+            let error = Diagnostic::error(at, format!("the program has no function `{}`", name.path));
+            return Err(error.did_you_mean(&self.scope.suggest(&name.path)));
+        };
+        let mut values: Vec<Value> = Vec::new();
+        for argument in arguments {
+            let (value, work) = self.apart(|check| check.value(argument));
+            if !work.is_empty() {
+                values = values.into_iter().map(|value| self.kept(value)).collect();
+                self.out.extend(work);
+            }
+            let value = self.in_memory(value?, &Type::CHAR.pointer(), argument.span)?;
+            let value = match value.ty {
+                // As C passes what has no prototype.
+                Type::Float => self.converted(value, &Type::Double, argument.span)?,
+                Type::Text(_) | Type::Frames(_) => {
+                    let error = Diagnostic::error(argument.span, format!("a {} cannot be passed", value.ty));
+                    return Err(error.help("pass a pointer to it"));
+                }
+                _ => self.promoted(value, argument.span)?,
+            };
+            values.push(value);
+        }
+        let call = tree::Expr::call(function.callee, values.into_iter().map(|value| value.expr).collect());
+        let call = self.sound(call, span)?;
+        let Some(returned) = function.returns.lowered() else {
+            self.out.push(Stmt::Evaluate(call));
+            return Ok(Value { ty: Type::Void, expr: literal(0, false, false).expr });
+        };
+        // Called once, here, in order.
+        let value = self.kept(Value { ty: Type::Void, expr: call });
+        Ok(Value { ty: function.returns, expr: self.sound(value.expr.cast(returned), span)? })
+    }
+
+    /// A function of the language, if it is one.
+    fn function(&mut self, name: &str, arguments: &[Expr], span: Span) -> Option<Checked<Value>> {
+        let nothing = |result: Checked<()>| {
+            Some(result.map(|()| Value { ty: Type::Void, expr: literal(0, false, false).expr }))
+        };
+        match (name, arguments) {
+            ("printf", _) => nothing(self.printf(arguments, span)),
+            ("print", [map, rest @ ..]) if matches!(map.kind, ExprKind::Map { ref keys, .. } if keys.is_empty()) => {
+                nothing(self.print_map(map, rest, span))
+            }
+            ("print", [value]) => nothing(self.print_value(value)),
+            ("clear" | "zero", [map]) => {
+                let result = self.map_index(map).and_then(|map| {
+                    let action = if name == "clear" { Action::Clear(map) } else { Action::Zero(map) };
+                    self.emit(name, action, Vec::new(), span)
+                });
+                nothing(result)
+            }
+            ("delete", [argument]) => nothing(self.map_delete(argument)),
+            ("has_key", [map, keys @ ..]) => Some(self.map_has(map, keys, span)),
+            ("exit", [] | [_]) => {
+                let result = self.emit("exit", Action::Exit, Vec::new(), span);
+                self.out.push(Stmt::Return(None));
+                nothing(result)
+            }
+            ("time", [] | [_]) => {
+                let format = match arguments.first().map(|argument| &argument.kind) {
+                    None => Ok("%H:%M:%S\n".to_owned()),
+                    Some(ExprKind::Str(text)) => Ok(String::from_utf8_lossy(text).into_owned()),
+                    Some(_) => self.error(span, "time() takes a literal format"),
+                };
+                nothing(format.and_then(|format| self.emit("time", Action::Time(format), Vec::new(), span)))
+            }
+            ("str", [address] | [address, _]) => Some(self.read_text(address, arguments.get(1))),
+            ("usym" | "sym", [address]) => Some(self.value(address).and_then(|value| {
+                if !value.ty.is_integral() && !value.ty.is_address() {
+                    return self.error(address.span, format!("a {} is no address", value.ty));
+                }
+                self.converted(value, &Type::Symbol, address.span)
+            })),
+            ("ustack", [] | [_]) => Some(self.stack(arguments.first())),
+            ("strncmp", [left, right, length]) => Some(self.compare_texts(left, right, length, span)),
+            ("abs" | "popcount" | "clz" | "ctz" | "bswap" | "sqrt", [operand]) => {
+                Some(self.arithmetic_function(name, operand, span))
+            }
+            ("count" | "sum" | "min" | "max" | "avg" | "stats" | "hist" | "lhist", _) => {
+                let error = Diagnostic::error(span, format!("{name}() is what a map holds"));
+                Some(Err(error.help(format!("write @name = {name}(…)"))))
+            }
+            _ if FUNCTIONS.contains(&name) => {
+                let message = format!("{name}() does not take {} arguments", arguments.len());
+                Some(self.error(span, message))
+            }
+            _ => None,
+        }
+    }
+
+    fn arithmetic_function(&mut self, name: &str, operand: &Expr, span: Span) -> Checked<Value> {
+        let value = self.value(operand)?;
+        let value = if name == "bswap" { value } else { self.promoted(value, span)? };
+        let value = if name == "sqrt" { self.converted(value, &Type::Double, span)? } else { value };
+        // The amount of an unsigned value is itself.
+        if name == "abs" && matches!(value.ty, Type::Int { signed: false, .. }) {
+            return Ok(value);
+        }
+        let expr = match name {
+            "abs" => value.expr.abs(),
+            "popcount" => value.expr.count_ones(),
+            "clz" => value.expr.leading_zeros(),
+            "ctz" => value.expr.trailing_zeros(),
+            "bswap" => value.expr.swap_bytes(),
+            _ => value.expr.sqrt(),
+        };
+        Ok(Value { ty: value.ty, expr: self.sound(expr, span)? })
+    }
+
+    fn read_text(&mut self, address: &Expr, length: Option<&Expr>) -> Checked<Value> {
+        let value = self.value(address)?;
+        let length = match length {
+            None => STRING,
+            Some(length) => match self.constant_integer(length)? {
+                bytes @ 1..=4096 => bytes as u16,
+                bytes => return self.error(length.span, format!("str() reads 1 to 4096 bytes, not {bytes}")),
+            },
+        };
+        if matches!(value.ty, Type::Text(_)) {
+            return Ok(value);
+        }
+        let wide = matches!(value.ty, Type::Int { bytes: 8, .. });
+        if !wide && !value.ty.is_address() {
+            return self.error(address.span, format!("a {} is no address of a text", value.ty));
+        }
+        let expr = self.sound(value.expr.text(length), address.span)?;
+        Ok(Value { ty: Type::Text(length), expr })
+    }
+
+    fn stack(&mut self, depth: Option<&Expr>) -> Checked<Value> {
+        let depth = match depth {
+            None => builtin::FRAMES,
+            Some(depth) => match self.constant_integer(depth)? {
+                frames @ 1..=127 => frames as u8,
+                frames => {
+                    return self.error(depth.span, format!("a stack has 1 to 127 frames, not {frames}"));
+                }
+            },
+        };
+        Ok(Value { ty: Type::Frames(depth), expr: tree::Expr::stack(depth) })
+    }
+
+    /// 0 if the texts are the same in so many bytes, else 1.
+    fn compare_texts(&mut self, left: &Expr, right: &Expr, length: &Expr, span: Span) -> Checked<Value> {
+        let length = match self.constant_integer(length)? {
+            bytes @ 1..=4096 => bytes as u16,
+            bytes => {
+                return self.error(length.span, format!("strncmp() compares 1 to 4096 bytes, not {bytes}"));
+            }
+        };
+        let mut cut = |text: &Expr| -> Checked<tree::Expr> {
+            let value = self.value(text)?;
+            match value.expr.node() {
+                tree::Node::Text(bytes) => Ok(tree::Expr::bytes(&bytes[..bytes.len().min(length.into())])),
+                tree::Node::ReadText(address) => Ok(address.clone().text(length)),
+                _ if matches!(value.ty, Type::Text(_)) => Ok(value.expr),
+                _ => self.error(text.span, format!("a {} is no text", value.ty)),
+            }
+        };
+        let (left, right) = (cut(left)?, cut(right)?);
+        let differ = self.sound(left.ne(right), span)?;
+        Ok(Value { ty: Type::INT, expr: differ.cast(tree::Type::I32) })
+    }
+
+    /// Sends a record to the reader.
+    fn emit(&mut self, name: &str, action: Action, values: Vec<Value>, span: Span) -> Checked<()> {
+        let Some(ring) = self.scope.ring() else { return self.error(span, "there is nowhere to send this") };
+        let mut fields = Vec::new();
+        let types: Vec<Type> = values.iter().map(|value| value.ty.clone()).collect();
+        for (index, value) in values.iter().enumerate() {
+            fields.push(Field { name: format!("field{index}"), ty: value.expr.ty() });
+        }
+        let records = &self.shared.output.records;
+        let known = records.iter().find(|record| record.action == action && record.fields == types);
+        let record = match known.filter(|known| known.record.fields() == fields) {
+            Some(known) => known.record.clone(),
+            None => {
+                let Ok(id) = u16::try_from(records.len()) else {
+                    return self.error(span, "more than 65536 kinds of records");
+                };
+                let format = match &action {
+                    Action::Printf(format) => Some(format.clone()),
+                    _ => None,
+                };
+                let record = Record::new(id, name, fields, format);
+                let info = RecordInfo { action, fields: types, record: record.clone() };
+                self.shared.output.records.push(info);
+                record
+            }
+        };
+        self.out.push(ring.emit(&record, values.into_iter().map(|value| value.expr).collect()));
+        Ok(())
+    }
+
+    fn print_map(&mut self, map: &Expr, rest: &[Expr], span: Span) -> Checked<()> {
+        let map = self.map_index(map)?;
+        let mut numbers = Vec::new();
+        for number in rest {
+            numbers.push(self.constant_integer(number)?);
+        }
+        let (top, divide) = match numbers[..] {
+            [] => (None, None),
+            [top @ (0..)] => (Some(top as u64), None),
+            [top @ (0..), divide @ (1..)] => (Some(top as u64).filter(|top| *top > 0), Some(divide as u64)),
+            _ => return self.error(span, "print() takes a map, how many entries, and a divisor"),
+        };
+        self.emit("print", Action::Print { map, top, divide }, Vec::new(), span)
+    }
+
+    fn print_value(&mut self, value: &Expr) -> Checked<()> {
+        let span = value.span;
+        let value = self.value(value)?;
+        let value = self.widened(value, span)?;
+        self.emit("print", Action::PrintValue, vec![value], span)
+    }
+
+    fn printf(&mut self, arguments: &[Expr], span: Span) -> Checked<()> {
+        let Some((format, rest)) = arguments.split_first() else {
+            return self.error(span, "printf() needs a format");
+        };
+        let ExprKind::Str(text) = &format.kind else {
+            return self.error(format.span, "the format has to be a literal text");
+        };
+        let text = String::from_utf8_lossy(text).into_owned();
+        let conversions = conversions(&text).map_err(|what| Diagnostic::error(format.span, what))?;
+        if conversions.len() != rest.len() {
+            let message =
+                format!("the format asks for {} values, there are {}", conversions.len(), rest.len());
+            return self.error(format.span, message);
+        }
+        let mut values: Vec<Value> = Vec::new();
+        for (argument, conversion) in rest.iter().zip(conversions) {
+            let (value, work) = self.apart(|check| check.value(argument));
+            if !work.is_empty() {
+                values = values.into_iter().map(|value| self.kept(value)).collect();
+                self.out.extend(work);
+            }
+            let value = self.widened(value?, argument.span)?;
+            let fits = match conversion {
+                's' => matches!(value.ty, Type::Text(_) | Type::Symbol | Type::Frames(_)),
+                'f' | 'e' | 'g' => value.ty.is_float(),
+                _ => value.ty.is_integral() || value.ty.is_address(),
+            };
+            if !fits {
+                let error =
+                    Diagnostic::error(argument.span, format!("%{conversion} cannot show a {}", value.ty));
+                let help = match (conversion, &value.ty) {
+                    ('s', _) => "the text a pointer points to is str(p)",
+                    (_, Type::Text(_) | Type::Frames(_)) => "texts are shown with %s",
+                    (_, ty) if ty.is_float() => "floats are shown with %f",
+                    _ => "convert it: (double)x",
+                };
+                return Err(error.help(help));
+            }
+            values.push(value);
+        }
+        self.emit("printf", Action::Printf(text), values, span)
+    }
+}
+
+/// The conversions of a format, each by its letter.
+fn conversions(format: &str) -> Result<Vec<char>, String> {
+    let mut found = Vec::new();
+    let mut chars = format.chars();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            continue;
+        }
+        let mut text = String::from("%");
+        loop {
+            let Some(c) = chars.next() else {
+                return Err(format!("`{text}` at the end of the format is not complete"));
+            };
+            text.push(c);
+            match c {
+                '%' if text == "%%" => break,
+                'd' | 'i' | 'u' | 'x' | 'X' | 'o' | 'c' | 'p' | 's' | 'f' | 'e' | 'g' => {
+                    found.push(c);
+                    break;
+                }
+                '0'..='9' | '-' | '+' | ' ' | '#' | '.' | 'l' | 'h' | 'z' | 'j' | 't' if text.len() < 16 => {}
+                _ => return Err(format!("`{text}` is no conversion")),
+            }
+        }
+    }
+    Ok(found)
+}
