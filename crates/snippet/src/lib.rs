@@ -1,5 +1,7 @@
 //! What runs at a point: a tree of typed expressions and statements, a language that compiles to it, and its
 //! lowering to machine code.
+//!
+//! No IO and no system call: the tree is made ([`tree`]), or compiled from text ([`language`]).
 
 #![deny(unsafe_code)]
 
