@@ -121,18 +121,22 @@ fn the_slide_compiles_unchanged() {
 
 #[test]
 fn arithmetic_has_the_types_of_c() {
-    let ty = |source: &str| {
-        let text = format!("return sizeof({source}) * 2 + (({source}) * 0 - 1 < 0);");
-        let body = parse_snippet("test", &text).expect("a snippet");
-        let scope = names(Some(Place::Entry));
-        Compiler::default()
-            .snippet("test", &text, &body, &scope)
-            .unwrap_or_else(|e| panic!("{e}"))
-            .to_string()
-    };
-    assert!(ty("1").contains('4'), "{}", ty("1"));
-    assert!(ty("1l").contains('8') && ty("4294967296").contains('8') && ty("1u + 1l").contains('8'));
-    assert!(ty("(char)1 + (char)1").contains('4'));
+    let size = |expr: &str| snippet(&format!("return sizeof({expr});"));
+    for (expr, bytes) in [
+        ("1", 4),
+        ("1l", 8),
+        ("4294967296", 8),
+        ("1u + 1l", 8),
+        ("(char)1 + (char)1", 4),
+        ("(char)1", 1),
+        ("1 == 2", 1),
+        ("1.5f + 1", 4),
+        ("1.5 + 1.5f", 8),
+        ("(short)1 << 2l", 4),
+        ("&x - &x", 8),
+    ] {
+        assert_eq!(size(expr), format!("return {bytes};\n"), "{expr}");
+    }
 }
 
 #[test]
@@ -363,3 +367,30 @@ fn random_programs_do_no_harm() {
     }
     assert!(accepted > rounds / 500, "{accepted} of {rounds}");
 }
+
+/// The whole text, where each part of it matters.
+#[test]
+fn programs_become_what_they_mean() {
+    for (source, wanted) in EXACT {
+        assert_eq!(snippet(source), wanted, "{source}");
+    }
+}
+
+const EXACT: [(&str, &str); 8] = [
+    ("return (char)x + (char)x;", "return (i64)((i32)(i8)*(i32*)0x100 + (i32)(i8)*(i32*)0x100);\n"),
+    ("return sizeof(1u + 1l) + sizeof((char)1 + (char)1);", "return 8 + 4;\n"),
+    ("return head->flag;", "return (u64)(u32)((u64)*(u32*)(*(pointer*)0x108 + 4) << 59 >> 62);\n"),
+    (
+        "head->flag = 2;",
+        "pointer _0;\n_0 = *(pointer*)0x108 + 4;\n\
+         *(u32*)_0 = (u32)((u64)*(u32*)_0 & 18446744073709551591 | ((u64)(u32)2 & 3) << 3);\n",
+    ),
+    ("int i = 1; x = i++ + i;", "i32 i;\ni32 _1;\ni = 1;\n_1 = i;\ni = _1 + 1;\n*(i32*)0x100 = _1 + i;\n"),
+    (
+        "x = x && inf`strlen(arg0);",
+        "u64 _0;\nbool _1;\n_1 = (bool)*(i32*)0x100;\nif (_1) {\n    _0 = strlen(arg0);\n    _1 = (bool)_0;\n}\n\
+         *(i32*)0x100 = (i32)_1;\n",
+    ),
+    ("@n[tid] = sum(arg0);", "u64 _0;\n_0 = (u64)tid;\n@n[_0] = sum(arg0);\n"),
+    ("return table + 2 == &table[2];", "return (i64)(0x200 + (i64)2 * 8 == 0x200 + (i64)2 * 8);\n"),
+];

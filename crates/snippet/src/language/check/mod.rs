@@ -5,6 +5,7 @@ mod call;
 mod convert;
 mod expression;
 mod map;
+mod place;
 mod statement;
 
 use rustc_hash::FxHashMap;
