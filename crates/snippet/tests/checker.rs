@@ -252,6 +252,13 @@ fn declared_structures_are_laid_out_as_c_does() {
     assert!(program.to_string().contains("24"), "{program}");
 }
 
+#[test]
+fn programs_that_grow_are_refused() {
+    let body = "if (x) { x++; x++; x++; } ".repeat(50);
+    let text = refused(&format!("unroll (100) {{ unroll (100) {{ unroll (100) {{ {body} }} }} }}"));
+    assert!(text.contains("more than 100000 statements"), "{text}");
+}
+
 /// Every example of the manual compiles.
 #[test]
 fn the_manual_is_right() {

@@ -94,7 +94,7 @@ impl Compiler {
             out: Vec::new(),
             loops: 0,
             switches: 0,
-            expansions: 0,
+            statements: 0,
         };
         if let Some(filter) = filter {
             match check.condition(filter) {
@@ -218,8 +218,8 @@ struct Check<'a> {
     out: Vec<Stmt>,
     loops: u32,
     switches: u32,
-    /// Statements made by `unroll` so far.
-    expansions: u32,
+    /// Statements so far, each time `unroll` repeats them.
+    statements: u32,
 }
 
 /// A value, and its type in the language.

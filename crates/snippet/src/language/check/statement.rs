@@ -8,8 +8,8 @@ use crate::language::types::Type;
 use crate::language::{Diagnostic, Span};
 use crate::tree::{self, Stmt, Storage, Variable};
 
-/// Most statements that `unroll` makes.
-const EXPANSIONS: u32 = 10_000;
+/// Most statements of a program, those that `unroll` repeats counted each time.
+const STATEMENTS: u32 = 100_000;
 
 impl Check<'_> {
     /// The statements of a block, with names of their own.
@@ -35,6 +35,10 @@ impl Check<'_> {
     }
 
     fn statement(&mut self, statement: &Syntax) -> Checked<()> {
+        self.statements += 1;
+        if self.statements > STATEMENTS {
+            return self.error(statement.span, format!("more than {STATEMENTS} statements"));
+        }
         match &statement.kind {
             StmtKind::Empty => {}
             StmtKind::Expr(expr) => self.effect(expr)?,
@@ -87,10 +91,8 @@ impl Check<'_> {
                     return self.error(count.span, format!("unroll takes 0 to 100, not {times}"));
                 }
                 for _ in 0..times {
-                    self.expansions += 1 + body.statements.len() as u32;
-                    if self.expansions > EXPANSIONS {
-                        return self
-                            .error(count.span, format!("more than {EXPANSIONS} statements by unroll"));
+                    if self.statements > STATEMENTS {
+                        break;
                     }
                     self.block(body);
                 }
