@@ -1,9 +1,11 @@
 //! What runs at a point: a tree of typed expressions and statements, a language that compiles to it, and its
 //! lowering to machine code.
 //!
-//! No IO and no system call: the tree is made ([`tree`]), or compiled from text ([`language`]).
+//! No IO and no system call: the tree is made ([`tree`]) or compiled from text ([`language`]), and run by an
+//! interpreter ([`interpret`]).
 
 #![deny(unsafe_code)]
 
+pub mod interpret;
 pub mod language;
 pub mod tree;
