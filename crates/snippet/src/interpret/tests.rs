@@ -1,6 +1,9 @@
-use crate::tree::{BinaryOp, Constant, Type, UnaryOp};
+use crate::tree::{
+    BinaryOp, Callee, Constant, Expr, Fault, Map, PointFact, Program, ProgramBuilder, Record, Register, Ring,
+    Stmt, Storage, SystemFact, Type, UnaryOp, Variable, arg,
+};
 
-use super::{binary, convert, unary};
+use super::{Datum, World, binary, convert, run, unary};
 
 fn of(ty: Type, value: i128) -> Constant {
     Constant::integer(ty, value).expect("a value of the type")
@@ -57,5 +60,96 @@ fn conversions_saturate_or_keep_what_fits() {
         (of(Type::I32, -3), Type::F32, Constant::f32(-3.0)),
     ] {
         assert_eq!(convert(from, to), wanted, "{from} to {to}");
+    }
+}
+
+/// A world with sixteen bytes of memory at 0x1000 and one variable.
+#[derive(Default)]
+struct Small {
+    memory: [u8; 16],
+    value: u64,
+}
+
+impl World for Small {
+    fn read(&mut self, at: u64, into: &mut [u8]) -> bool {
+        let Some(from) = at.checked_sub(0x1000).filter(|from| from + into.len() as u64 <= 16) else {
+            return false;
+        };
+        into.copy_from_slice(&self.memory[from as usize..][..into.len()]);
+        true
+    }
+    fn write(&mut self, at: u64, bytes: &[u8]) -> bool {
+        let Some(to) = at.checked_sub(0x1000).filter(|to| to + bytes.len() as u64 <= 16) else {
+            return false;
+        };
+        self.memory[to as usize..][..bytes.len()].copy_from_slice(bytes);
+        true
+    }
+    fn register(&mut self, _: Register) -> u64 {
+        0
+    }
+    fn set_register(&mut self, _: Register, _: u64) {}
+    fn argument(&mut self, n: u8) -> u64 {
+        0x1000 + u64::from(n)
+    }
+    fn float(&mut self, _: Option<u8>) -> u64 {
+        0
+    }
+    fn returned(&mut self) -> u64 {
+        0
+    }
+    fn point(&mut self, _: PointFact) -> u64 {
+        0
+    }
+    fn system(&mut self, _: SystemFact) -> u64 {
+        0
+    }
+    fn command(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn stack(&mut self, _: u8) -> Vec<u64> {
+        Vec::new()
+    }
+    fn variable(&mut self, _: &Variable) -> u64 {
+        self.value
+    }
+    fn set_variable(&mut self, _: &Variable, bits: u64) {
+        self.value = bits;
+    }
+    fn call(&mut self, _: &Callee, _: &[Constant]) -> u64 {
+        0
+    }
+    fn map_value(&mut self, _: &Map, _: &[Datum]) -> Option<u64> {
+        None
+    }
+    fn update(&mut self, _: &Map, _: &[Datum], _: Option<Constant>) {}
+    fn delete(&mut self, _: &Map, _: &[Datum]) {}
+    fn emit(&mut self, _: &Ring, _: &Record, _: &[Datum]) {}
+    fn stop(&mut self, _: bool) {}
+}
+
+#[test]
+fn a_loop_sums_what_it_is_told_to() {
+    let mut builder = ProgramBuilder::new();
+    let (n, sum) = (builder.local("n", Type::I32), builder.local("sum", Type::I32));
+    let body = [sum.set(sum.get().add(n.get())), n.set(n.get().add(1))];
+    let program = builder.finish([Stmt::repeat_while(n.get().lt(10), body), Stmt::give(sum.get())]);
+    let result = run(&program.expect("a program"), &mut Small::default());
+    assert_eq!(result, Ok(Some(of(Type::I32, 45))));
+}
+
+#[test]
+fn a_run_that_ends_early_keeps_what_it_did() {
+    let v = Variable::new("v", Type::U64, Storage::Global);
+    let always = Expr::from(true);
+    for (bad, fault) in [
+        (Stmt::Evaluate(arg(9).load(Type::U64)), Fault::Memory),
+        (Stmt::Evaluate(arg(0).div(v.get().sub(1))), Fault::Division),
+        (Stmt::repeat_while(always, []), Fault::Budget),
+    ] {
+        let program = Program::new([v.add(1), bad, v.add(1)]).expect("a program");
+        let mut world = Small::default();
+        assert_eq!(run(&program, &mut world), Err(fault));
+        assert_eq!(world.value, 1);
     }
 }
