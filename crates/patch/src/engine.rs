@@ -95,6 +95,8 @@ pub struct Engine {
     pub(crate) instances: BTreeMap<Addr, Instances>,
     pub(crate) heads: FxHashMap<InstanceId, Addr>,
     groups: BTreeMap<Addr, Group>,
+    /// Where each trampoline and each stub begins, and the start of its group.
+    places: BTreeMap<Addr, Addr>,
     memory: Memory,
     counters: Vec<Option<Addr>>,
     /// What each counter had counted when its memory was given back.
@@ -171,12 +173,25 @@ impl Engine {
     }
 
     /// The original address a trampoline address stands for: that of the instruction whose snippets or
-    /// displaced copy lie there.
+    /// displaced copy lie there, of the first one for what leads to them.
     pub fn translate(&self, ip: Addr) -> Option<Addr> {
-        let group =
-            self.groups.values().find(|g| g.trampoline <= ip && ip < g.trampoline + u64::from(g.len))?;
-        let offset = ip.offset_from(group.trampoline) as u32;
-        group.heads.iter().rev().find(|head| head.landing <= offset).map(|head| head.at)
+        let (place, start) = self.places.range(..=ip).next_back()?;
+        let group = self.groups.get(start)?;
+        let offset = ip.offset_from(*place) as u64;
+        if *place != group.trampoline {
+            return (offset < incise_isa::native::SPRINGBOARD_LEN as u64).then_some(group.start);
+        }
+        let head = group.heads.iter().rev().find(|head| u64::from(head.landing) <= offset);
+        (offset < u64::from(group.len)).then(|| head.map_or(group.start, |head| head.at))
+    }
+
+    /// Takes a group out of what is in place.
+    fn take_group(&mut self, start: Addr) -> Option<Group> {
+        let group = self.groups.remove(&start)?;
+        for place in std::iter::once(group.trampoline).chain(group.stub) {
+            self.places.remove(&place);
+        }
+        Some(group)
     }
 
     /// The memory reserved for trampolines.
@@ -351,6 +366,7 @@ impl Engine {
             instances: self.instances.clone(),
             heads: self.heads.clone(),
             groups: self.groups.clone(),
+            places: self.places.clone(),
             memory: self.memory.for_child(),
             counters: self.counters.clone(),
             counted: self.counted.clone(),
@@ -365,7 +381,7 @@ impl Engine {
     pub fn forget(&mut self, range: Range<Addr>) {
         let starts: Vec<Addr> = self.groups.range(range.clone()).map(|(start, _)| *start).collect();
         for start in &starts {
-            if let Some(group) = self.groups.remove(start) {
+            if let Some(group) = self.take_group(*start) {
                 self.retire(&group);
             }
         }
@@ -477,10 +493,18 @@ impl Engine {
 
     fn adopt(&mut self, next: Draft, plan: Plan, refused: &BTreeSet<Addr>) {
         for start in &plan.removed {
-            if let Some(group) = self.groups.remove(start) {
+            if let Some(group) = self.take_group(*start) {
                 self.retire(&group);
             }
         }
+        let place = |group: &Group| {
+            let places = std::iter::once(group.trampoline).chain(group.stub);
+            let start = group.start;
+            places.map(move |place| (place, start)).collect::<SmallVec<[_; 2]>>()
+        };
+        let mut places: Vec<(Addr, Addr)> = plan.added.iter().flat_map(place).collect();
+        places.sort_unstable();
+        extend(&mut self.places, places.into_iter());
         extend(&mut self.groups, plan.added.into_iter().map(|group| (group.start, group)));
         let mut lists = next.lists;
         for (head, _) in &lists {

@@ -272,7 +272,7 @@ impl World {
             ref other => panic!("{head:#x}: {other:02x?}"),
         };
         while let [0xE9, ref to @ ..] = self.space.bytes(at, 5)[..]
-            && self.engine.translate(Addr(at)).is_none()
+            && self.engine.translate(Addr(at)).and_then(|head| self.space.landing(head.0)) != Some(at)
         {
             at = relative(at, to);
         }

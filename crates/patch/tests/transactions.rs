@@ -60,6 +60,7 @@ fn a_group_keeps_every_covered_head_a_trap_with_a_landing() {
     );
     let target = (TEXT + 5).wrapping_add(i32::from_le_bytes([now[1], now[2], now[3], now[4]]) as i64 as u64);
     assert_eq!(space.landing(TEXT), Some(target));
+    assert_eq!(engine.translate(Addr(target + 1)), Some(Addr(TEXT)), "any byte of a trampoline");
     for head in [TEXT + 1, TEXT + 4] {
         let landing = space.landing(head).expect("a landing");
         let offset = (head - TEXT) as usize;
@@ -68,6 +69,7 @@ fn a_group_keeps_every_covered_head_a_trap_with_a_landing() {
         assert_eq!(engine.translate(Addr(landing)), Some(Addr(head)));
     }
     remove_all(&mut engine, &mut space);
+    assert_eq!(engine.translate(Addr(target)), None);
     assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
     assert_eq!(engine.release(&mut space).expect("release"), 0);
     assert!(space.mapped.is_empty(), "all memory given back");
