@@ -35,8 +35,8 @@ pub use file::{CountsReport, ProcessCounts, RewriteOptions, Rewritten, read_coun
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};
 pub use incise_patch::{
-    Atomicity, CommitError, CounterId, Engine, Entry, InstanceId, MachineCode, Obstacle, Outcome, Policy,
-    Position, Refusal, Report, Snippet, Tactic, TrapPolicy,
+    Atomicity, CommitError, CounterId, Engine, Entry, InstanceId, MachineCode, Obstacle, Outcome, Place,
+    Placement, Policy, Position, Refusal, Report, Snippet, Tactic, TrapPolicy,
 };
 pub use incise_space as space;
 pub use point::{Found, Incomplete, Point, PointKind, Query, Unresolved};

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use incise_image::{MemoryMap, PatternError};
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch as Draft, CommitError, CounterId, Engine, InstanceId, Outcome, Policy, Position, Report,
-    Snippet, TrapPolicy,
+    Atomicity, Batch as Draft, CommitError, CounterId, Engine, InstanceId, Outcome, Place, Policy, Position,
+    Report, Snippet, TrapPolicy,
 };
 use incise_space::file::FileError;
 use incise_space::own::{self, OwnSpace};
@@ -385,8 +385,10 @@ impl<S: AddressSpace> Batch<S> {
         self.insert(point.addr, snippet, Position::First)
     }
 
-    /// Runs `snippet` before the instruction at `at`.
-    pub fn insert(&mut self, at: Addr, snippet: Snippet, position: Position) -> InstanceId {
+    /// Runs `snippet` before the instruction at an address, or on another way in or out of it: see [`Placement`].
+    ///
+    /// [`Placement`]: incise_patch::Placement
+    pub fn insert(&mut self, at: impl Into<Place>, snippet: Snippet, position: Position) -> InstanceId {
         self.draft.insert(at, snippet, position)
     }
 

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use crate::code::Code;
 use crate::engine::{Batch, Engine, Position};
+use crate::placement::{Place, Placement};
 use crate::plan::Plan;
 use crate::report::{Entry, InstanceId, Outcome, Report};
 use crate::snippet::Snippet;
@@ -17,6 +18,7 @@ pub(crate) struct Instance {
     pub id: InstanceId,
     /// The address asked for; the head patched lies behind an `endbr64`.
     pub at: Addr,
+    pub placement: Placement,
     pub snippet: Snippet,
     pub enabled: bool,
 }
@@ -42,15 +44,15 @@ impl Draft {
         draft.lists.reserve(heads);
         draft.index.reserve(heads);
         draft.placed.reserve(batch.insertions.len());
-        for (id, at, snippet, position) in &batch.insertions {
-            let head = head_of(engine, code, *at);
-            if let Ok(head) = head {
-                let instance = Instance { id: *id, at: *at, snippet: snippet.clone(), enabled: true };
+        for (id, place, snippet, position) in &batch.insertions {
+            let (at, found) = (place.at, head_of(engine, code, place));
+            if let Ok(Place { at: head, placement }) = found {
+                let instance = Instance { id: *id, at, placement, snippet: snippet.clone(), enabled: true };
                 let list = draft.list_at(engine, code, head);
                 let index = if *position == Position::First { 0 } else { list.len() };
                 list.insert(index, instance);
             }
-            draft.placed.push(head);
+            draft.placed.push(found.map(|place| place.at));
         }
         for id in &batch.removals {
             if let Some(list) = draft.list_of(engine, batch, code, *id) {
@@ -107,7 +109,7 @@ impl Draft {
         let refused: FxHashMap<Addr, &Refusal> = plan.refused.iter().map(|(at, why)| (*at, why)).collect();
         let carried: FxHashMap<Addr, Tactic> = plan.carried.iter().copied().collect();
         let mut entries: Vec<Entry> = Vec::with_capacity(batch.insertions.len());
-        for ((id, at, ..), head) in batch.insertions.iter().zip(&self.placed) {
+        for ((id, place, ..), head) in batch.insertions.iter().zip(&self.placed) {
             let outcome = match head {
                 Err(refusal) => Outcome::Refused(refusal.clone()),
                 Ok(head) => {
@@ -118,11 +120,11 @@ impl Draft {
                         (None, Some(tactic)) => Outcome::Installed(*tactic),
                         (Some(refusal), _) => Outcome::Refused((*refusal).clone()),
                         (None, None) if !instance.enabled => Outcome::Installed(Tactic::Nop),
-                        (None, None) => Outcome::Refused(Refusal::NoRoom(*at)),
+                        (None, None) => Outcome::Refused(Refusal::NoRoom(place.at)),
                     }
                 }
             };
-            entries.push(Entry { instance: *id, at: *at, outcome });
+            entries.push(Entry { instance: *id, at: place.at, outcome });
         }
         for (head, why) in &plan.refused {
             for instance in engine.instances.get(head).into_iter().flatten() {
@@ -134,21 +136,30 @@ impl Draft {
     }
 }
 
-/// The head to patch for a point at `at`: behind an `endbr64`, which must stay the first instruction.
-fn head_of(engine: &Engine, code: &Code, at: Addr) -> Result<Addr, Refusal> {
+/// The head to patch for a place, and the way there: behind an `endbr64`, which must stay the first instruction.
+fn head_of(engine: &Engine, code: &Code, place: &Place) -> Result<Place, Refusal> {
     const ENDBR64: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
+    let Place { at, placement } = *place;
     if engine.is_trampoline(at) {
         return Err(Refusal::Machinery(at));
     }
     if !code.original(at).starts_with(&ENDBR64) {
-        return Ok(at);
+        if placement != Placement::Before {
+            placement.check(&code.insn(at)?)?;
+        }
+        return Ok(*place);
     }
     let head = at + ENDBR64.len() as u64;
     // Looking at bytes is quick and finds too much; decoding tells.
     if code.branch_into(head..head + 1, |_| true).is_some() && branches_to(code, at, head) {
         return Err(Refusal::LoopBehindEndbr(at));
     }
-    Ok(head)
+    let placement = match placement {
+        Placement::After => Placement::Before,
+        Placement::Before | Placement::Returned => placement,
+        Placement::Taken | Placement::Toward(_) => return Err(Refusal::NoSuchWay { at, placement }),
+    };
+    Ok(Place { at: head, placement })
 }
 
 /// Whether the function that begins at `entry` has a branch to `head`, as far as its code was read. Yes, if

@@ -17,6 +17,7 @@ use crate::form::form;
 use crate::group::Group;
 use crate::lower::{Ready, Snippets};
 use crate::memory::{Memory, Reservations};
+use crate::placement::Place;
 use crate::plan::{Input, Plan, place};
 use crate::report::{CommitError, InstanceId, Report};
 use crate::snippet::{CounterId, Snippet};
@@ -54,7 +55,7 @@ pub enum Position {
 /// A set of insertions and removals that becomes visible at once.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    pub(crate) insertions: Vec<(InstanceId, Addr, Snippet, Position)>,
+    pub(crate) insertions: Vec<(InstanceId, Place, Snippet, Position)>,
     pub(crate) removals: Vec<InstanceId>,
     pub(crate) switches: Vec<(InstanceId, bool)>,
 }
@@ -64,9 +65,9 @@ static INSTANCES: AtomicU64 = AtomicU64::new(0);
 
 impl Batch {
     /// Notes an insertion; nothing happens before [`Engine::commit`].
-    pub fn insert(&mut self, at: Addr, snippet: Snippet, position: Position) -> InstanceId {
+    pub fn insert(&mut self, at: impl Into<Place>, snippet: Snippet, position: Position) -> InstanceId {
         let id = InstanceId(INSTANCES.fetch_add(1, Ordering::Relaxed) + 1);
-        self.insertions.push((id, at, snippet, position));
+        self.insertions.push((id, at.into(), snippet, position));
         id
     }
 
@@ -403,7 +404,7 @@ impl Engine {
         const NEAR: u64 = 64;
         let removed = batch.removals.iter().chain(batch.switches.iter().map(|(id, _)| id));
         let mut sites: Vec<Addr> = removed.filter_map(|id| self.heads.get(id).copied()).collect();
-        sites.extend(batch.insertions.iter().map(|(_, at, ..)| *at));
+        sites.extend(batch.insertions.iter().map(|(_, place, ..)| place.at));
         sites.sort();
         sites.dedup();
         let near = sites.iter().flat_map(|&site| self.heads_in(site - NEAR..site + NEAR));
@@ -561,17 +562,21 @@ fn extend<V>(map: &mut BTreeMap<Addr, V>, entries: impl ExactSizeIterator<Item =
 
 /// The snippets of the instances that run; `counters` tells where each counter is.
 fn ready(instances: &[Instance], counters: &[Option<Addr>]) -> Snippets {
-    let enabled = instances.iter().filter(|instance| instance.enabled);
-    enabled
-        .filter_map(|instance| match &instance.snippet {
-            Snippet::Counter(id) => (*counters.get(id.0 as usize)?).map(Ready::Counter),
+    let mut snippets = Snippets::default();
+    for instance in instances.iter().filter(|instance| instance.enabled) {
+        let ready = match &instance.snippet {
+            Snippet::Counter(id) => counters.get(id.0 as usize).copied().flatten().map(Ready::Counter),
             Snippet::Code(code) => Some(Ready::Code(code.clone())),
             Snippet::Gate => Some(Ready::Gate),
             Snippet::Callback { entry, payload } => {
                 Some(Ready::Callback { entry: *entry, payload: *payload })
             }
-        })
-        .collect()
+        };
+        if let Some(ready) = ready {
+            snippets.push(instance.placement, ready);
+        }
+    }
+    snippets
 }
 
 /// The landings of `groups`, sorted by trap; where two groups have the same, the first wins.

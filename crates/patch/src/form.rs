@@ -119,7 +119,7 @@ impl<'a> Former<'_, 'a> {
         }
         let Some(snippets) = self.formed.wanted.get(&head) else { return };
         let retargetable = snippets.iter().all(|s| matches!(s, Ready::Counter(_)));
-        let gate = snippets.contains(&Ready::Gate);
+        let gate = snippets.before.contains(&Ready::Gate);
         let policy = if gate { TrapPolicy::Force } else { self.input.policy };
         let mut formed = shape(self.input.code, head, policy, retargetable);
         if let (Some(last), Ok(shape)) = (self.formed.shapes.last(), &formed)

@@ -4,15 +4,17 @@ use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::{
-    Assembler, Flow, Insn, Live, Relocation, SPRINGBOARD_LEN, Springboard, TRAP, flags_live_through,
-    live_before, relocate,
+    Assembler, Flow, Insn, Live, MAX_GUARD_LEN, Relocation, SPRINGBOARD_LEN, Springboard, TRAP,
+    flags_live_through, live_before, relocate,
 };
 use incise_space::{Bytes, Edit, Features, Landing};
 use smallvec::{SmallVec, smallvec};
 
 use crate::code::{Code, LOOKAHEAD};
-use crate::lower::{Literals, Ready, in_reach, lower};
+use crate::lower::{Literals, Ready, Sequence, Snippets, in_reach, lower};
+use crate::placement::Placement;
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
+use crate::ways::{Stubs, after, stub, taken, way_in};
 
 /// An instruction head of a group and the places that stand for it.
 #[derive(Clone, Copy, Debug)]
@@ -253,14 +255,25 @@ fn is_filler(code: &Code, mut at: Addr, end: Addr) -> bool {
 }
 
 /// The likely length in bytes of the trampoline of `shape`: as if flags were dead and all addresses in reach.
-pub(crate) fn estimate<'s>(shape: &Shape, snippets: &dyn Fn(Addr) -> &'s [Ready]) -> u64 {
+pub(crate) fn estimate<'s>(shape: &Shape, snippets: &dyn Fn(Addr) -> Option<&'s Snippets>) -> u64 {
     const INCREMENT: usize = 8;
     let displaced = |insn: &Insn| match insn.flow() {
         _ if insn.is_nop() => 0,
         Flow::Branch(_) => insn.len().max(SPRINGBOARD_LEN + 1),
         _ => insn.len(),
     };
-    let of = |insn: &Insn| displaced(insn) + INCREMENT * snippets(insn.addr()).len();
+    let along = |(way, snippets): &(Placement, Sequence)| {
+        let detour = match way {
+            Placement::Before | Placement::After => 0,
+            Placement::Taken => SPRINGBOARD_LEN,
+            Placement::Toward(_) | Placement::Returned => MAX_GUARD_LEN,
+        };
+        detour + INCREMENT * snippets.len()
+    };
+    let added = |snippets: &Snippets| {
+        INCREMENT * snippets.before.len() + snippets.ways.iter().map(along).sum::<usize>()
+    };
+    let of = |insn: &Insn| displaced(insn) + snippets(insn.addr()).map_or(0, added);
     let last = &shape.insns[shape.insns.len() - 1];
     let back = if last.flow().falls_through() { SPRINGBOARD_LEN } else { 0 };
     (back + shape.insns.iter().map(of).sum::<usize>()) as u64
@@ -272,19 +285,20 @@ pub(crate) fn build<'s>(
     shape: &Shape,
     at: Addr,
     code: &Code,
-    snippets: &dyn Fn(Addr) -> &'s [Ready],
+    snippets: &dyn Fn(Addr) -> Option<&'s Snippets>,
     features: Features,
     buffer: Vec<u8>,
 ) -> Result<Built, Refusal> {
-    // Landings are known after a first round; their distance, and so all sizes, are the same in both.
+    // Landings and stubs are known after a first round; their distance, and so all sizes, are the same in both.
     let unknown = shape.insns.iter().map(|insn| Head { at: insn.addr(), landing: 0 }).collect();
-    let mut built = assemble(shape, at, code, snippets, features, buffer, &unknown)?;
+    let (mut built, stubs) =
+        assemble(shape, at, code, snippets, features, buffer, (&unknown, &Stubs::new()))?;
     let refers_inside = shape.insns.iter().any(|insn| {
         insn.flow().target().is_some_and(|target| shape.insns.iter().any(|head| head.addr() == target))
     });
-    if refers_inside {
+    if refers_inside || !stubs.is_empty() {
         built.code.clear();
-        built = assemble(shape, at, code, snippets, features, built.code, &built.heads)?;
+        (built, _) = assemble(shape, at, code, snippets, features, built.code, (&built.heads, &stubs))?;
     }
     Ok(built)
 }
@@ -293,11 +307,11 @@ fn assemble<'s>(
     shape: &Shape,
     at: Addr,
     code: &Code,
-    snippets: &dyn Fn(Addr) -> &'s [Ready],
+    snippets: &dyn Fn(Addr) -> Option<&'s Snippets>,
     features: Features,
     buffer: Vec<u8>,
-    landings: &Heads,
-) -> Result<Built, Refusal> {
+    (landings, stubs): (&Heads, &Stubs),
+) -> Result<(Built, Stubs), Refusal> {
     let mut asm = Assembler::resume(buffer, at);
     let mut literals = Literals::default();
     let mut heads = Heads::with_capacity(shape.insns.len());
@@ -307,20 +321,34 @@ fn assemble<'s>(
     for (index, insn) in shape.insns.iter().enumerate() {
         let landing = asm.bytes().len() as u32;
         let here = snippets(insn.addr());
-        if !here.is_empty() {
+        if let Some(here) = here {
             // A counter out of reach is told by its address.
             let far = |ready: &Ready| matches!(ready, Ready::Counter(counter) if !in_reach(&asm, *counter));
             if features.moves && here.iter().any(far) {
                 return Err(Refusal::NoRoom(insn.addr()));
             }
-            let live = live(code, &shape.insns[index..], here, &asm);
-            lower(&mut asm, here, live, insn.addr(), &mut literals);
+            let live = |sequence: &[Ready], asm: &Assembler| live(code, &shape.insns[index..], sequence, asm);
+            if !here.before.is_empty() {
+                let live = live(&here.before, &asm);
+                lower(&mut asm, &here.before, live, insn.addr(), &mut literals);
+            }
+            for (way, sequence) in &here.ways {
+                let live = live(sequence, &asm);
+                way_in(&mut asm, insn, (*way, sequence), live, features.moves, &mut literals)?;
+            }
         }
         heads.push(Head { at: insn.addr(), landing });
+        let detour = here.filter(|here| taken(insn, here).is_some());
         if shape.board == Board::Retarget {
             asm.jump(insn.flow().target().unwrap_or(insn.end()));
+        } else if detour.is_some() {
+            let stub = stubs.iter().find(|stub| stub.of == insn.addr()).map_or(0, |stub| stub.offset);
+            asm = displace(asm, insn, &|_| at + u64::from(stub), features)?;
         } else if !insn.is_nop() {
             asm = displace(asm, insn, &resolve, features)?;
+        }
+        if let Some(here) = here {
+            after(&mut asm, insn, here, code, &mut literals);
         }
     }
     let last = &shape.insns[shape.insns.len() - 1];
@@ -337,9 +365,15 @@ fn assemble<'s>(
         }
         asm.jump(last.end());
     }
+    let mut stubs = Stubs::new();
+    for insn in &shape.insns {
+        let Some(sequence) = snippets(insn.addr()).and_then(|here| taken(insn, here)) else { continue };
+        let target = insn.flow().target().map_or(insn.end(), resolve);
+        stubs.push(stub(&mut asm, insn, sequence, target, code, features.moves, &mut literals)?);
+    }
     let mut code = asm.into_bytes();
     literals.place(at, &mut code);
-    Ok(Built { code, heads, entry: 0 })
+    Ok((Built { code, heads, entry: 0 }, stubs))
 }
 
 /// Appends `insn` so that it has its effect from where it stands now.

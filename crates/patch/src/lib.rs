@@ -17,14 +17,17 @@ mod group;
 mod hazard;
 mod lower;
 mod memory;
+mod placement;
 mod plan;
 mod report;
 mod snippet;
 mod tactic;
 mod trampolines;
+mod ways;
 
 pub use code::{Facts, NoFacts};
 pub use engine::{Atomicity, Batch, Engine, Policy, Position};
+pub use placement::{Place, Placement};
 pub use report::{CommitError, Entry, InstanceId, Outcome, Report};
 pub use snippet::{CallRecord, CounterId, MachineCode, Snippet};
 pub use tactic::{Obstacle, Refusal, Tactic, TrapPolicy};

@@ -5,10 +5,41 @@ use incise_isa::native::{Assembler, Gpr, GprSet, Live};
 
 use smallvec::SmallVec;
 
+use crate::placement::Placement;
 use crate::snippet::{CallRecord, MachineCode};
 
-/// The snippets at one point, in order.
-pub(crate) type Snippets = SmallVec<[Ready; 1]>;
+/// Snippets that run one after the other.
+pub(crate) type Sequence = SmallVec<[Ready; 1]>;
+
+/// The snippets at one head.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Snippets {
+    /// Those before the instruction, in order.
+    pub before: Sequence,
+    /// Those on other ways in or out of it, in order for each.
+    pub ways: Vec<(Placement, Sequence)>,
+}
+
+impl Snippets {
+    pub(crate) fn push(&mut self, placement: Placement, snippet: Ready) {
+        if placement == Placement::Before {
+            return self.before.push(snippet);
+        }
+        match self.ways.iter_mut().find(|(way, _)| *way == placement) {
+            Some((_, sequence)) => sequence.push(snippet),
+            None => self.ways.push((placement, Sequence::from_iter([snippet]))),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.ways.is_empty()
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Ready> {
+        self.before.iter().chain(self.ways.iter().flat_map(|(_, sequence)| sequence))
+    }
+}
 
 /// A snippet whose addresses are known.
 #[derive(Clone, PartialEq, Eq, Debug)]

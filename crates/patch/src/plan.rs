@@ -124,7 +124,7 @@ impl Placer<'_, '_> {
 
     fn place_once(&mut self, shape: &Shape) -> Result<(), Refusal> {
         let wanted = self.wanted;
-        let snippets = |at: Addr| wanted.get(&at).map_or(&[][..], |snippets| &**snippets);
+        let snippets = |at: Addr| wanted.get(&at);
         let none = || Refusal::NoRoom(shape.start);
         let mut len = estimate(shape, &snippets);
         // Sizes depend on what is in reach from the final place: a second try has them right.

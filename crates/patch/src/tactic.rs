@@ -5,6 +5,8 @@ use std::fmt;
 use incise_isa::Addr;
 use incise_isa::native::RelocateError;
 
+use crate::placement::Placement;
+
 /// The way a site was patched.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Tactic {
@@ -101,6 +103,15 @@ pub enum Refusal {
     /// No free memory from which the site can be reached.
     #[error("no free memory within reach of {0}")]
     NoRoom(Addr),
+    /// The instruction has no such way in or out: only a conditional branch can be taken, only an indirect jump goes
+    /// toward one of several addresses, and behind a jump or a call nothing follows.
+    #[error("the instruction at {at} has no way `{placement}`")]
+    NoSuchWay {
+        /// The instruction.
+        at: Addr,
+        /// The way that was asked for.
+        placement: Placement,
+    },
     /// The code is not there any more: its module was unloaded or replaced.
     #[error("the code at {0} was unmapped or replaced")]
     Gone(Addr),

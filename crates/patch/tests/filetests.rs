@@ -3,7 +3,7 @@
 //! `BLESS=1 cargo test -p incise-patch --test filetests` writes what comes out into the files.
 //!
 //! Above the line `---`: `text ADDRESS` and lines of hexadecimal bytes; `function START END` and `restartable START END`, `copied START END` for what
-//! is known about them; `probe ADDRESS counter|code|callback|gate`; `policy forbid|fallback|force`;
+//! is known about them; `probe ADDRESS counter|code|callback|gate [after|taken|returned|toward ADDRESS]`; `policy forbid|fallback|force`;
 //! `taken START END` for memory that is in use. Numbers are hexadecimal, `#` begins a comment.
 
 mod common;
@@ -15,9 +15,10 @@ use std::path::Path;
 
 use common::FakeSpace;
 use incise_isa::Addr;
-use incise_isa::native::{Gpr, GprSet, decode};
+use incise_isa::native::{Flow, Gpr, GprSet, decode};
 use incise_patch::{
-    Atomicity, Batch, Engine, Facts, MachineCode, Outcome, Policy, Position, Snippet, TrapPolicy,
+    Atomicity, Batch, Engine, Facts, MachineCode, Outcome, Place, Placement, Policy, Position, Snippet,
+    TrapPolicy,
 };
 
 #[derive(Default)]
@@ -27,7 +28,7 @@ struct Case {
     restartable: Vec<Range<Addr>>,
     copied: Vec<Range<Addr>>,
     taken: Vec<Range<Addr>>,
-    probes: Vec<(Addr, String)>,
+    probes: Vec<(Place, String)>,
     traps: TrapPolicy,
 }
 
@@ -61,7 +62,17 @@ fn parse(input: &str) -> Case {
             ["restartable", start, end] => case.restartable.push(Addr(hex(start))..Addr(hex(end))),
             ["copied", start, end] => case.copied.push(Addr(hex(start))..Addr(hex(end))),
             ["taken", start, end] => case.taken.push(Addr(hex(start))..Addr(hex(end))),
-            ["probe", at, what] => case.probes.push((Addr(hex(at)), what.to_owned())),
+            ["probe", at, what, ref way @ ..] => {
+                let placement = match way {
+                    [] => Placement::Before,
+                    ["after"] => Placement::After,
+                    ["taken"] => Placement::Taken,
+                    ["returned"] => Placement::Returned,
+                    ["toward", to] => Placement::Toward(Addr(hex(to))),
+                    _ => panic!("unknown way {way:?}"),
+                };
+                case.probes.push((Place { at: Addr(hex(at)), placement }, what.to_owned()));
+            }
             ["policy", "forbid"] => case.traps = TrapPolicy::Forbid,
             ["policy", "fallback"] => case.traps = TrapPolicy::Fallback,
             ["policy", "force"] => case.traps = TrapPolicy::Force,
@@ -98,9 +109,9 @@ fn run(case: &Case) -> String {
     }
     space.mapped.extend(case.taken.iter().cloned());
     let mut batch = Batch::default();
-    for (at, what) in &case.probes {
+    for (place, what) in &case.probes {
         let snippet = snippet(&mut engine, what);
-        batch.insert(*at, snippet, Position::Last);
+        batch.insert(*place, snippet, Position::Last);
     }
     let policy = Policy { atomicity: Atomicity::BestEffort, traps: case.traps };
     let report = engine.commit(&mut space, case, &batch, policy).expect("a best-effort commit");
@@ -142,7 +153,7 @@ fn trampolines(case: &Case, space: &FakeSpace, out: &mut String) {
     let addresses: Vec<u64> = space.memory.keys().copied().filter(|&at| !is_text(at)).collect();
     for run in addresses.chunk_by(|a, b| a + 1 == *b) {
         let bytes = space.bytes(run[0], run.len());
-        let mut offset = 0;
+        let (mut offset, mut branched) = (0, 0);
         while offset < bytes.len() {
             let at = run[0] + offset as u64;
             for landing in space.landings.iter().filter(|landing| landing.landing == Addr(at)) {
@@ -152,7 +163,15 @@ fn trampolines(case: &Case, space: &FakeSpace, out: &mut String) {
                 Ok(insn) => {
                     writeln!(out, "    {at:#x}  {}", insn.text()).expect("a string takes all");
                     offset += insn.len();
-                    if !insn.flow().falls_through() && !is_code_behind(space, run[0] + offset as u64) {
+                    if let Flow::Branch(to) | Flow::Jump(to) = insn.flow() {
+                        // A stub, or what a guard goes to.
+                        let end = run[0] + bytes.len() as u64;
+                        branched = branched.max(if to.0 < end { to.0 } else { 0 });
+                    }
+                    if !insn.flow().falls_through()
+                        && !is_code_behind(space, run[0] + offset as u64)
+                        && branched < run[0] + offset as u64
+                    {
                         let rest: Vec<String> = bytes[offset..].iter().map(|b| format!("{b:02x}")).collect();
                         if !rest.is_empty() {
                             writeln!(out, "    {:#x}  bytes {}", run[0] + offset as u64, rest.join(" "))

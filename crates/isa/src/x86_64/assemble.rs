@@ -55,6 +55,11 @@ impl Assembler {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Changes bytes that were appended before.
+    pub(crate) fn set(&mut self, offset: usize, bytes: &[u8]) {
+        self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Whether a displacement that ends `len` bytes from here reaches `to`.
     pub(crate) fn reaches(&self, to: Addr, len: u64) -> bool {
         to.in_rel32_of(self.here() + len)

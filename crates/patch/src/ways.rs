@@ -1,0 +1,106 @@
+//! Snippets on one way in or out of an instruction, as code of its trampoline: behind guards before the displaced
+//! instruction, behind it, and in stubs that its taken branch goes by.
+
+use incise_isa::Addr;
+use incise_isa::native::{Assembler, Flow, Guard, Guarded, Insn, Live, flags_live_before, live_before};
+use smallvec::SmallVec;
+
+use crate::code::{Code, LOOKAHEAD};
+use crate::lower::{Literals, Ready, Sequence, Snippets, in_reach, lower};
+use crate::placement::Placement;
+use crate::tactic::Refusal;
+
+/// A detour of a taken branch: its snippets, then its target.
+pub(crate) struct Stub {
+    /// The branch.
+    pub of: Addr,
+    /// Offset in the trampoline.
+    pub offset: u32,
+}
+
+/// The stubs of a trampoline.
+pub(crate) type Stubs = SmallVec<[Stub; 1]>;
+
+/// Appends the snippets on one way, if they run before `insn`: behind a guard, or because it is a jump and always
+/// taken. `live` is what the program still reads at `insn`.
+pub(crate) fn way_in(
+    asm: &mut Assembler,
+    insn: &Insn,
+    (way, snippets): (Placement, &[Ready]),
+    live: Live,
+    moves: bool,
+    literals: &mut Literals,
+) -> Result<(), Refusal> {
+    let wanted = match way {
+        Placement::Toward(target) => Some(Guarded::Toward(insn, target)),
+        Placement::Returned => Some(Guarded::Returned(insn.addr())),
+        Placement::Taken if matches!(insn.flow(), Flow::Jump(_)) => None,
+        Placement::Before | Placement::After | Placement::Taken => return Ok(()),
+    };
+    let guard = wanted.map(|wanted| Guard::open(asm, wanted, moves)).transpose()?;
+    lower(asm, snippets, live, insn.addr(), literals);
+    if let Some(guard) = guard {
+        guard.close(asm);
+    }
+    Ok(())
+}
+
+/// Appends the snippets that run behind `insn`.
+pub(crate) fn after(
+    asm: &mut Assembler,
+    insn: &Insn,
+    snippets: &Snippets,
+    code: &Code,
+    literals: &mut Literals,
+) {
+    if let Some(sequence) = along(snippets, Placement::After) {
+        lower(asm, sequence, live_at(code, insn.end(), sequence, asm), insn.addr(), literals);
+    }
+}
+
+/// The snippets that `insn`, a conditional branch, runs when it is taken.
+pub(crate) fn taken<'s>(insn: &Insn, snippets: &'s Snippets) -> Option<&'s Sequence> {
+    match insn.flow() {
+        Flow::Branch(_) | Flow::Begin(_) => along(snippets, Placement::Taken),
+        _ => None,
+    }
+}
+
+/// Appends the stub of a branch: the snippets, and a jump to `resolved`, where its target is now.
+pub(crate) fn stub(
+    asm: &mut Assembler,
+    insn: &Insn,
+    sequence: &Sequence,
+    resolved: Addr,
+    code: &Code,
+    moves: bool,
+    literals: &mut Literals,
+) -> Result<Stub, Refusal> {
+    let offset = asm.bytes().len() as u32;
+    let target = insn.flow().target().unwrap_or(resolved);
+    lower(asm, sequence, live_at(code, target, sequence, asm), insn.addr(), literals);
+    if moves && !in_reach(asm, resolved) {
+        return Err(Refusal::NoRoom(insn.addr()));
+    }
+    asm.jump(resolved);
+    Ok(Stub { of: insn.addr(), offset })
+}
+
+fn along(snippets: &Snippets, way: Placement) -> Option<&Sequence> {
+    let found = snippets.ways.iter().find(|(placement, _)| *placement == way);
+    found.map(|(_, sequence)| sequence)
+}
+
+/// What the program still needs when it comes to `at`, as far as the snippets could change it.
+fn live_at(code: &Code, at: Addr, snippets: &[Ready], asm: &Assembler) -> Live {
+    let bytes = code.original(at);
+    let bytes = &bytes[..bytes.len().min(LOOKAHEAD as usize)];
+    let only_flags = |snippet: &Ready| matches!(snippet, Ready::Counter(counter) if in_reach(asm, *counter));
+    if snippets.iter().all(only_flags) && !flags_live_before(bytes, at) {
+        Live { flags: false, ..Live::ALL }
+    } else if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_))) {
+        live_before(bytes, at)
+    } else {
+        Live::ALL
+    }
+}
