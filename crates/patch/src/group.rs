@@ -133,6 +133,10 @@ pub(crate) fn shape(
         let padding = site - SPRINGBOARD_LEN as u64;
         return Ok(alone(Tactic::Nop, Board::HotPatch(Springboard::new(padding, 0))));
     }
+    if let Some(inner) = overlapping(code, &first) {
+        // A trap is the only byte that can change.
+        return trap(&alone(Tactic::Trap, Board::Trap), policy, Obstacle::BranchTarget(inner));
+    }
     let why = match run(code, first) {
         Ok((insns, heads, tactic)) => {
             let board = Board::Jump(Springboard::new(site, heads));
@@ -203,6 +207,9 @@ fn run(code: &Code, first: Insn) -> Result<(Insns, u8, Tactic), Obstacle> {
         if insn.is_endbr() {
             return Err(Obstacle::BranchTarget(next));
         }
+        if let Some(inner) = overlapping(code, &insn) {
+            return Err(Obstacle::BranchTarget(inner));
+        }
         tactic = match tactic {
             Tactic::Nop if insn.is_nop() => Tactic::Nop,
             _ if ended => Tactic::Tail,
@@ -219,6 +226,11 @@ fn run(code: &Code, first: Insn) -> Result<(Insns, u8, Tactic), Obstacle> {
         return Err(Obstacle::BranchTarget(at));
     }
     Ok((insns, heads, tactic))
+}
+
+/// Where a direct branch leads behind a prefix of `insn`, so that another instruction begins inside it.
+fn overlapping(code: &Code, insn: &Insn) -> Option<Addr> {
+    insn.behind_prefixes().find(|&at| code.branch_into(at..at + 1, |_| true).is_some())
 }
 
 /// Five unreachable bytes that end at `site`, which a short jump at the site can lead to: padding behind a

@@ -256,6 +256,16 @@ impl Insn {
         self.inner.mnemonic() == Mnemonic::Endbr64
     }
 
+    /// The addresses behind its `lock` and `rep` prefixes: hand-written code jumps over a prefix where it is not needed, so
+    /// another instruction may begin there.
+    pub fn behind_prefixes(&self) -> impl Iterator<Item = Addr> {
+        let skippable = self.inner.has_lock_prefix() || self.inner.is_string_instruction();
+        let prefixes =
+            self.bytes().iter().take_while(move |&&b| skippable && matches!(b, 0xF0 | 0xF2 | 0xF3));
+        let at = self.addr();
+        prefixes.enumerate().map(move |(index, _)| at + index as u64 + 1)
+    }
+
     /// The address that a memory operand relative to the instruction pointer stands for, before the
     /// base of a segment (`fs:`, `gs:`) is added. With prefix 67 it is truncated to 32 bits.
     #[inline]
