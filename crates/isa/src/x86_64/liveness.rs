@@ -85,6 +85,64 @@ pub fn flags_live_through(insns: &[Insn], code: &[u8]) -> bool {
     flags.dead != STATUS_FLAGS
 }
 
+/// For each of `insns`, ascending by address, whether any status flag may be read before it is written from there
+/// on. Branches from one of them to another are followed; `live_at` tells the same of addresses outside.
+pub fn flags_live_along(insns: &[&Insn], live_at: &dyn Fn(Addr) -> bool) -> Vec<bool> {
+    /// Backward branches are first taken to need every flag; each pass more tells better.
+    const PASSES: usize = 2;
+    let all = |live: bool| if live { STATUS_FLAGS } else { 0 };
+    let outside: Vec<u32> = insns
+        .iter()
+        .enumerate()
+        .map(|(index, insn)| {
+            let flow = insn.flow();
+            let follows = insns.get(index + 1).is_some_and(|next| next.addr() == insn.end());
+            let inside = |to: Addr| insns.binary_search_by_key(&to, |insn| insn.addr()).is_ok();
+            let behind = match flow {
+                super::Flow::Next | super::Flow::Branch(_) if !follows => all(live_at(insn.end())),
+                _ => 0,
+            };
+            let away = match flow {
+                super::Flow::Jump(to) | super::Flow::Branch(to) if !inside(to) => all(live_at(to)),
+                super::Flow::Call(to) => all(live_at(to)),
+                _ => 0,
+            };
+            behind | away
+        })
+        .collect();
+    let mut live = vec![STATUS_FLAGS; insns.len()];
+    let loops = insns.iter().any(|insn| insn.flow().target().is_some_and(|to| to <= insn.addr()));
+    for _ in 0..if loops { PASSES } else { 1 } {
+        for index in (0..insns.len()).rev() {
+            let insn = insns[index];
+            let next = match insns.get(index + 1) {
+                Some(next) if next.addr() == insn.end() => live[index + 1],
+                _ => 0,
+            };
+            let target = |to: Addr| {
+                insns.binary_search_by_key(&to, |insn| insn.addr()).map_or(0, |target| live[target])
+            };
+            let after = match insn.flow() {
+                super::Flow::Next if is_opaque(insn.iced()) => STATUS_FLAGS,
+                super::Flow::Next => outside[index] | next,
+                super::Flow::Branch(to) => outside[index] | next | target(to),
+                super::Flow::Jump(to) => outside[index] | target(to),
+                super::Flow::Call(_) => outside[index],
+                _ => STATUS_FLAGS,
+            };
+            live[index] = match insn.flow() {
+                super::Flow::Next if is_opaque(insn.iced()) => STATUS_FLAGS,
+                super::Flow::Next | super::Flow::Branch(_) => {
+                    after & !overwritten_flags(insn.iced()) | read_flags(insn.iced())
+                }
+                super::Flow::Jump(_) | super::Flow::Call(_) => after,
+                _ => STATUS_FLAGS,
+            };
+        }
+    }
+    live.into_iter().map(|flags| flags != 0).collect()
+}
+
 /// Shows `visit` the instructions that are certain to run from `at` on, at most `limit`, until it says `false`.
 fn scan(code: &[u8], at: Addr, limit: usize, mut visit: impl FnMut(&Instruction) -> bool) {
     let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
@@ -373,6 +431,30 @@ mod tests {
         assert_eq!(live("c5 fc 77").vectors, 0xFFFF_0000);
         assert_eq!(live("0f ae 27 c5 fc 77").vectors, u32::MAX);
         assert!(live("c5 fc 77").vector);
+    }
+
+    #[test]
+    fn flags_are_followed_through_branches_inside() {
+        let along = |code: &str, outside: bool| {
+            let code = hex(code);
+            let mut insns = Vec::new();
+            let mut offset = 0;
+            while offset < code.len() {
+                insns.push(decode(&code[offset..], AT + offset as u64).expect("an instruction"));
+                offset += insns[insns.len() - 1].len();
+            }
+            flags_live_along(&insns.iter().collect::<Vec<_>>(), &|_| outside)
+        };
+        // mov ecx, eax; cmp eax, ecx; je +2; mov ecx, eax; cmp eax, ecx
+        assert_eq!(along("89 c1 39 c8 74 02 89 c1 39 c8", true), [false, false, true, false, false]);
+        // The branch leads out, to where flags are needed or not.
+        assert_eq!(along("89 c1 74 20 39 c8", true), [true, true, false]);
+        assert_eq!(along("eb 20", true), [true]);
+        assert_eq!(along("eb 20", false), [false]);
+        // A loop: mov; dec ecx; cmp; jne back to the mov.
+        assert_eq!(along("89 c2 ff c9 39 c8 75 f8 39 c8", true), [false, false, false, true, false]);
+        // Where it returns to is not known.
+        assert_eq!(along("89 c1 c3", false), [true, true]);
     }
 
     #[test]

@@ -18,9 +18,13 @@ pub use decode::{DecodeError, Flow, Insn, MAX_INSN_LEN, RawBytes, decode};
 pub use flags::{FlagUse, flag_use};
 pub use gpr::{Gpr, GprSet};
 pub use guard::{Guard, Guarded, MAX_GUARD_LEN};
-pub use liveness::{Live, RegisterUse, flags_live_before, flags_live_through, live_before, register_use};
+pub use liveness::{
+    Live, RegisterUse, flags_live_along, flags_live_before, flags_live_through, live_before, register_use,
+};
 pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
-pub use springboard::{Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal};
+pub use springboard::{
+    Bound, Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal, trap_displacements,
+};
 pub use text::Constant;
 
 #[cfg(test)]

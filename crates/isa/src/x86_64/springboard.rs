@@ -105,6 +105,25 @@ fn next_matching(from: u32, mask: u32, value: u32) -> Option<u32> {
     best
 }
 
+/// What a byte of a springboard's displacement may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bound {
+    /// Anything.
+    Free,
+    /// A byte that traps when it is run.
+    Trap,
+    /// This byte.
+    Is(u8),
+}
+
+/// The displacements of `jmp rel8` that trap when they are run as an instruction, those that lead least far first.
+pub fn trap_displacements() -> impl Iterator<Item = i8> {
+    let mut bytes: [u8; ILLEGAL.len() + 1] = [TRAP; ILLEGAL.len() + 1];
+    bytes[1..].copy_from_slice(&ILLEGAL);
+    bytes.sort_unstable_by_key(|byte| (*byte as i8).unsigned_abs());
+    bytes.into_iter().map(|byte| byte as i8)
+}
+
 /// The bytes inside a springboard that are not free: traps at heads, or original bytes left in place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Springboard {
@@ -133,6 +152,33 @@ impl Springboard {
             kept.1 |= u32::from(byte) << (8 * (offset - 1));
         }
         (1..SPRINGBOARD_LEN).contains(&len).then_some(Springboard { site, heads: 0, kept })
+    }
+
+    /// A springboard at `site` whose bytes are bound one by one: the `n`-th of `bytes` tells what the `n`-th byte
+    /// of the displacement has to be.
+    pub fn bound(site: Addr, bytes: [Bound; SPRINGBOARD_LEN - 1]) -> Springboard {
+        let (mut heads, mut kept) = (0, (0, 0));
+        for (index, byte) in bytes.into_iter().enumerate() {
+            match byte {
+                Bound::Free => {}
+                Bound::Trap => heads |= 2 << index,
+                Bound::Is(value) => {
+                    kept.0 |= 0xFF << (8 * index);
+                    kept.1 |= u32::from(value) << (8 * index);
+                }
+            }
+        }
+        Springboard { site, heads, kept }
+    }
+
+    /// The address of its first byte.
+    pub fn site(&self) -> Addr {
+        self.site
+    }
+
+    /// Whether the byte at `offset` (1 to 4) is not the springboard's to choose.
+    pub fn keeps(&self, offset: usize) -> bool {
+        offset > 0 && (self.kept.0 >> (8 * (offset - 1))) as u8 != 0
     }
 
     /// How many bits of the trampoline's address are free to choose.
@@ -287,6 +333,26 @@ mod tests {
         let at = place.next(Addr(0x7e00_0000_0000), Addr(1 << 47)).expect("in reach");
         assert_eq!(board.encode(at).expect("admitted")[3..], [0x48, 0x83]);
         assert_eq!(Springboard::punned(Addr(0x1000), 3, &[0x48]), None);
+    }
+
+    #[test]
+    fn bytes_are_bound_one_by_one() {
+        let site = Addr(0x7f00_0000_1000);
+        let board = Springboard::bound(site, [Bound::Free, Bound::Trap, Bound::Free, Bound::Is(0xE9)]);
+        assert_eq!((board.site(), board.freedom(), board.heads()), (site, 16, 1 << 2));
+        assert!(board.keeps(4) && !board.keeps(2) && !board.keeps(0));
+        let at = board.next(Addr(0x7e00_0000_0000), Addr(1 << 47)).expect("in reach");
+        let bytes = board.encode(at).expect("admitted");
+        assert!((bytes[2] == TRAP || is_illegal(bytes[2])) && bytes[4] == 0xE9, "{bytes:02x?}");
+        assert_eq!(board.encode(at + 0x100_0000), None);
+    }
+
+    #[test]
+    fn displacements_that_trap_come_nearest_first() {
+        let all: Vec<i8> = trap_displacements().collect();
+        assert!(all.iter().all(|&to| to as u8 == TRAP || is_illegal(to as u8)));
+        assert!(all.is_sorted_by_key(|to| to.unsigned_abs()));
+        assert_eq!(all.len(), 14);
     }
 
     #[test]
