@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod data;
 pub mod interpret;
 pub mod language;
 pub mod tree;
