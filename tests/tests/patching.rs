@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use incise_tests::build::incise;
-use incise_tests::command::{PATIENCE, run, wait};
+use incise_tests::command::{PATIENCE, run, signal, wait};
 use incise_tests::outcome::{Ending, Outcome};
 use incise_tests::process::Snapshot;
 use incise_tests::scratch::Scratch;
@@ -318,11 +318,68 @@ fn a_hot_function_goes_back_and_forth_under_four_threads() {
 }
 
 #[test]
+fn data_comes_from_a_file_too() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2"]);
+    let mut waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    let found = lines(&["find", "--json", "-p", &pid, "a greeting in data"]);
+    let string = found.iter().rfind(|line| line["type"] == "string").expect("a string");
+    let bytes = scratch.file("bytes");
+    fs::write(&bytes, b"from a file\0").expect("a file");
+    let from = format!("@{}", text(&bytes));
+    said(&["patch", "-p", &pid, string["start"].as_str().expect("an address"), "--data", &from]);
+    assert_eq!(waiting.knock().1, "42 from a file\n");
+    said(&["undo", "-p", &pid]);
+    assert_eq!(waiting.knock().1, "42 a greeting in data\n");
+    waiting.finish(1);
+}
+
+/// The first waits for a knock in the C library, each where /proc says.
+#[test]
+fn every_thread_has_its_place() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2"]);
+    let waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    let place =
+        |place: &str| address(&lines(&["inspect", "-p", &pid, place, "-n", "1", "--json"])[0], "address");
+    assert_eq!(place("rip"), place(&format!("rip:{pid}")));
+    signal(waiting.child.id(), libc::SIGSTOP);
+    let end = Instant::now() + PATIENCE;
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    let threads: Vec<String> =
+        threads.map(|entry| entry.expect("a thread").file_name().to_string_lossy().into_owned()).collect();
+    assert!(threads.len() > 1);
+    for thread in threads {
+        let told = || {
+            let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall")).expect("a thread");
+            text.split_whitespace()
+                .last()
+                .and_then(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
+        };
+        let told = std::iter::repeat_with(told).take_while(|_| Instant::now() < end).find_map(|at| at);
+        assert_eq!(Some(place(&format!("rip:{thread}"))), told, "thread {thread}");
+    }
+    signal(waiting.child.id(), libc::SIGCONT);
+    let outcome = told(&["inspect", "-p", &pid, "rip:1"]);
+    assert_eq!(outcome.ending, Ending::Exited(125));
+    assert!(outcome.error_text().contains("it has no thread 1"), "{}", outcome.error_text());
+    waiting.finish(1);
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_in_words() {
     let scratch = Scratch::new();
     let castle = build(&scratch, "castle.c", "castle", &["-O2"]);
     let out = scratch.file("out");
-    let cases: [(&[&str], &str); 8] = [
+    let (empty, absent) = (scratch.file("empty"), scratch.file("absent"));
+    fs::write(&empty, []).expect("a file");
+    let from = [&empty, &absent].map(|path| format!("@{}", text(path)));
+    let cases: [(&[&str], &str); 11] = [
+        (&["main", "--data", &from[0]], "is empty"),
+        (&["main", "--data", &from[1]], "cannot read"),
+        (&["rip:1", "--nop"], "in a running process only"),
         (&["main", "--invert"], "is no conditional branch"),
         (&["main", "mvo eax, 1"], "did you mean mov?"),
         (&["nowhere", "--nop"], "nowhere"),

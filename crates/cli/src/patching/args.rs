@@ -10,7 +10,7 @@ const WHERE: &str = "WHERE is one of:
   main, entry     also of a stripped program: told from its entry code
   puts            a symbol; libc!puts+0x10 in a module, and behind its start
   '*0x401136'     an address, also of data; of a file, where it is linked
-  rip             where the first thread of a process is";
+  rip, rip:TID    where the first thread of a process is, or another one";
 
 /// The syntax of assembly.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -129,8 +129,8 @@ pub struct PatchArgs {
     /// CHANGE: another string, not longer than the one at WHERE.
     #[arg(long, value_name = "TEXT", group = "change")]
     pub string: Option<String>,
-    /// CHANGE: other data bytes.
-    #[arg(long, value_name = "HEX", group = "change")]
+    /// CHANGE: other data bytes; with @, those of a file.
+    #[arg(long, value_name = "HEX|@FILE", group = "change")]
     pub data: Option<String>,
     /// How many instructions are replaced.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]

@@ -1,6 +1,7 @@
 //! `incise patch`: changes a program.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -114,10 +115,6 @@ fn request(args: &PatchArgs, view: &View, at: &str, change: Change) -> Result<Re
 
 /// The place, the change, and the change in words.
 fn wanted(args: &PatchArgs, words: &[String]) -> Result<(String, Change, String), Failure> {
-    let hex = |text: &String, option: &str| {
-        let bytes = unhex(text).filter(|bytes| !bytes.is_empty());
-        bytes.ok_or_else(|| format!("{option} takes pairs of hexadecimal digits"))
-    };
     let Some((at, assembly)) = words.split_first() else {
         return Err("where? Name a place: main+0x13, '*0x401136', ...".into());
     };
@@ -137,7 +134,9 @@ fn wanted(args: &PatchArgs, words: &[String]) -> Result<(String, Change, String)
         PatchArgs { string: Some(text), .. } => {
             (Change::Text(text.clone().into_bytes()), format!("--string {text:?}"))
         }
-        PatchArgs { data: Some(text), .. } => (Change::Data(hex(text, "--data")?), format!("--data {text}")),
+        PatchArgs { data: Some(text), .. } => {
+            (Change::Data(data(text)?), format!("--data {}", text.escape_debug()))
+        }
         _ => {
             if assembly.is_empty() {
                 return Err("change it to what? Assembly text, or --nop, --invert, --always, --never, --return, --bytes, ...".into());
@@ -153,6 +152,27 @@ fn wanted(args: &PatchArgs, words: &[String]) -> Result<(String, Change, String)
 }
 
 /// A change of a file.
+/// The most data that is taken from a file, in bytes.
+const MOST_DATA: u64 = 16 << 20;
+
+fn hex(text: &str, option: &str) -> Result<Vec<u8>, String> {
+    let bytes = unhex(text).filter(|bytes| !bytes.is_empty());
+    bytes.ok_or_else(|| format!("{option} takes pairs of hexadecimal digits"))
+}
+
+/// The bytes that `--data` names.
+fn data(text: &str) -> Result<Vec<u8>, Failure> {
+    let Some(path) = text.strip_prefix('@') else { return Ok(hex(text, "--data")?) };
+    let mut bytes = Vec::new();
+    let file = File::open(path).and_then(|file| file.take(MOST_DATA + 1).read_to_end(&mut bytes));
+    file.map_err(|error| format!("--data: cannot read {path}: {error}"))?;
+    match bytes.len() as u64 {
+        0 => Err(format!("--data: {path} is empty: there is nothing to put there").into()),
+        len if len > MOST_DATA => Err(format!("--data: {path} has more than {MOST_DATA} bytes").into()),
+        _ => Ok(bytes),
+    }
+}
+
 fn file(args: &PatchArgs, path: &Path, words: &[String]) -> Result<ExitCode, Failure> {
     let (at, change, _) = wanted(args, words)?;
     let output = match (&args.output, args.in_place, &args.save) {

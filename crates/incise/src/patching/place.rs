@@ -14,7 +14,7 @@ pub struct Place {
 }
 
 /// Finds the one place that `text` names: `entry`, `main` (also of a stripped program), a symbol, `MODULE!NAME+OFF`,
-/// `*0xADDRESS` or `0xADDRESS` (data, too), `rip` (of the first thread of a process).
+/// `*0xADDRESS` or `0xADDRESS` (data, too), `rip` (of the first thread of a process), `rip:TID` (of another one).
 ///
 /// # Errors
 /// If it names none, or several.
@@ -33,8 +33,11 @@ fn address(view: &View, text: &str) -> Result<Addr, PatchError> {
     let special = match base {
         "entry" => Some(entry::entry(view)?),
         "main" => Some(entry::main(view)?),
-        "rip" => Some(instruction_pointer(view)?),
-        _ => None,
+        "rip" => Some(instruction_pointer(view, None)?),
+        _ => match base.strip_prefix("rip:") {
+            Some(thread) => Some(instruction_pointer(view, Some(thread))?),
+            None => None,
+        },
     };
     if let Some(at) = special {
         return Ok(at + offset);
@@ -85,20 +88,30 @@ pub(super) fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// Where the first thread of a process is: the last but one field of /proc/PID/syscall (proc(5)), or, while it runs,
-/// nothing.
-fn instruction_pointer(view: &View) -> Result<Addr, PatchError> {
+/// Where a thread of a process is, the first unless `thread` names one: the last field of /proc/PID/task/TID/syscall
+/// (proc(5)), or, while it runs, nothing.
+fn instruction_pointer(view: &View, thread: Option<&str>) -> Result<Addr, PatchError> {
     let pid = view.pid().ok_or(PatchError::NoThread)?;
     let failed = |reason: String| PatchError::Process { pid, reason };
+    let thread = match thread {
+        Some(text) => text.parse().map_err(|_| failed(format!("`{text}` is not the number of a thread")))?,
+        None => pid,
+    };
+    let folder = format!("/proc/{pid}/task/{thread}");
+    if !std::path::Path::new(&folder).exists() {
+        return Err(failed(format!("it has no thread {thread}: /proc/{pid}/task lists its threads")));
+    }
     // A thread on the processor says `running`; soon it will not.
     for _ in 0..50 {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/syscall"))
-            .map_err(|error| failed(format!("where it is cannot be read: {error}")))?;
+        let text = std::fs::read_to_string(format!("{folder}/syscall"))
+            .map_err(|error| failed(format!("where thread {thread} is cannot be read: {error}")))?;
         let last = text.split_whitespace().last().and_then(|word| word.strip_prefix("0x"));
         if let Some(at) = last.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
             return Ok(Addr(at));
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    Err(failed("its first thread does not stand still".to_owned()))
+    Err(failed(format!(
+        "thread {thread} runs all the time: stop the process (kill -STOP {pid}), then ask again"
+    )))
 }
