@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
 fn sums(report: &Report) -> BTreeMap<String, (u64, u64)> {
     let mut sums = BTreeMap::new();
     for count in &report.counts {
-        let name = count.function.split(['+', '-']).next().unwrap_or_default();
+        let name = count.function.split(['+', '-', ' ']).next().unwrap_or_default();
         let (sum, most) = sums.entry(name.to_owned()).or_insert((0, 0));
         *sum += count.hits;
         *most = count.hits.max(*most);
@@ -145,4 +145,87 @@ fn functions_of_a_library_are_left_as_often_as_they_are_entered() {
     }
     println!("{compared} functions compared, {} incomplete", told.lines().count());
     assert!(compared > 30, "{compared}");
+}
+
+/// An if, a while, a nested loop, a switch, a recursion and a conditional tail call, each in a function of its own.
+const WAYS: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+volatile int sink;
+#define F __attribute__((noinline, noclone))
+F int leaf(int x) { sink += x; return x + sink % 2; }
+F int either(int x) { if (x % 3 == 0) sink++; else sink += 2; sink += 3; return sink; }
+F int nested(int n) { for (int i = 0; i < n; i++) { sink++; for (int j = 0; j < 7; j++) sink += j; } return sink; }
+F int twice(int x) { if (x & 1) leaf(x); leaf(x + 1); return sink; }
+F int choose(int x) {
+    switch (x) {
+    case 0: sink += 5; break;
+    case 1: sink -= 9;
+    case 2: sink ^= 3; break;
+    case 3: sink *= 7; break;
+    case 4: sink |= 77; break;
+    case 5: sink -= 10;
+    case 6: sink &= 13; break;
+    }
+    return sink;
+}
+F int tail(int x) { if (x % 4) return leaf(x); return sink; }
+F int fall(int n) { return n ? fall(n - 1) + leaf(n) : 0; }
+int main(int argc, char **argv) {
+    for (int i = 0; i < 90; i++) { either(i); twice(i); choose(i % 9); tail(i); }
+    nested(30);
+    fall(50);
+    return 0;
+}
+"#;
+
+#[test]
+fn edges_loops_and_returns_of_calls_are_counted() {
+    let Some(compiler) = need_program("gcc") else { return };
+    let scratch = Scratch::new();
+    let (source, program, report) = (scratch.file("ways.c"), scratch.file("ways"), scratch.file("report"));
+    fs::write(&source, WAYS).expect("a new file");
+    for level in ["-O0", "-O1", "-O2", "-Os"] {
+        let mut compile = Command::new(&compiler);
+        compile.args([level, "-o"]).arg(&program).arg(&source);
+        assert_eq!(run(&mut compile).ending, Ending::Exited(0));
+        let count = |kind: &str| {
+            let mut command = Command::new(incise());
+            command.args(["count", "--json", "--points", kind, "-m", "ways", "-o"]).arg(&report);
+            command.args(["either", "nested", "twice", "choose", "tail", "fall", "--"]).arg(&program);
+            let outcome = run(&mut command);
+            assert_eq!(outcome.ending, Ending::Exited(0), "{level} {kind}: {}", outcome.error_text());
+            assert!(!outcome.error_text().contains("may have more"), "{level}: {}", outcome.error_text());
+            let report = Report::read(&report).expect("a report");
+            assert!(report.refused.is_empty(), "{level} {kind}: {report:?}");
+            report
+        };
+        let (entries, exits) = (sums(&count("entry")), sums(&count("exit")));
+        // A conditional tail call is a way out like any other.
+        for name in ["either", "nested", "twice", "choose", "tail", "fall"] {
+            assert_eq!(exits[name].0, entries[name].0, "{level}: {name}");
+        }
+        let (made, back) = (sums(&count("call")), sums(&count("after-call")));
+        for (name, (sum, _)) in &made {
+            assert_eq!(back[name].0, *sum, "{level}: {name}: calls come back");
+        }
+        // What comes into a block by edges, and by the entry of the function, is what runs there.
+        let (edges, blocks) = (count("edge"), count("block"));
+        for block in blocks.counts.iter().filter(|block| block.function.contains(['+', '-'])) {
+            let into =
+                edges.counts.iter().filter(|edge| edge.function.ends_with(&format!("-> {}", block.function)));
+            assert_eq!(
+                into.map(|edge| edge.hits).sum::<u64>(),
+                block.hits,
+                "{level}: {}\n{edges:?}",
+                block.function
+            );
+        }
+        let (into, out, passes) =
+            (sums(&count("loop-entry")), sums(&count("loop-exit")), sums(&count("loop-iteration")));
+        // The outer loop once, the inner one thirty times.
+        assert_eq!((into["nested"].0, out["nested"].0), (31, 31), "{level}");
+        // Bodies: 30 and 210; a condition at the top is tested once more for each entry.
+        assert!((240..=271).contains(&passes["nested"].0), "{level}: {passes:?}");
+    }
 }

@@ -250,8 +250,18 @@ pub enum Points {
     BlockExit,
     /// Before each call it makes.
     Call,
+    /// Behind each call it makes, when that comes back.
+    AfterCall,
     /// Every instruction.
     Instruction,
+    /// Each way from one block to another.
+    Edge,
+    /// Each way into a loop.
+    LoopEntry,
+    /// Each way out of a loop.
+    LoopExit,
+    /// Each pass of a loop, where it begins.
+    LoopIteration,
 }
 
 impl From<Points> for PointKind {
@@ -262,7 +272,12 @@ impl From<Points> for PointKind {
             Points::Block => PointKind::BlockEntry,
             Points::BlockExit => PointKind::BlockExit,
             Points::Call => PointKind::BeforeCall,
+            Points::AfterCall => PointKind::AfterCall,
             Points::Instruction => PointKind::BeforeInstruction,
+            Points::Edge => PointKind::Edge,
+            Points::LoopEntry => PointKind::LoopEntry,
+            Points::LoopExit => PointKind::LoopExit,
+            Points::LoopIteration => PointKind::LoopIteration,
         }
     }
 }

@@ -4,6 +4,7 @@ use incise_image::{
     FunctionKind, MemoryReader, Module, Pattern, PatternError, Target, find, implementations,
 };
 use incise_isa::Addr;
+use incise_patch::{Place, Placement};
 
 use crate::flow::inside;
 use crate::program::Program;
@@ -15,8 +16,8 @@ pub enum PointKind {
     /// The first instruction of a function.
     #[default]
     FunctionEntry,
-    /// Before what leaves a function: a return, a tail call. A function that is left by longjmp(3) or an exception
-    /// does not come by.
+    /// Before what leaves a function: a return, a tail call; on its way out, where that is conditional. A function
+    /// that is left by longjmp(3) or an exception does not come by.
     FunctionExit,
     /// The first instruction of a block: of code that is entered at its start only, and left at its end only.
     BlockEntry,
@@ -24,8 +25,20 @@ pub enum PointKind {
     BlockExit,
     /// Before a call.
     BeforeCall,
+    /// Behind a call that came back: see [`Placement::Returned`].
+    AfterCall,
     /// Before one instruction.
     BeforeInstruction,
+    /// On an edge between two blocks of a function, calls left out: a conditional branch that is taken or not, a jump,
+    /// one target of a jump table, the way from one block into the next.
+    Edge,
+    /// On an edge by which control enters a loop.
+    LoopEntry,
+    /// On an edge by which control leaves a loop.
+    LoopExit,
+    /// The first instruction of a loop's header: each pass, the first included. Where the condition is tested there,
+    /// the pass that finds it false counts too.
+    LoopIteration,
 }
 
 /// A place in a program's control flow.
@@ -35,6 +48,8 @@ pub struct Point {
     pub kind: PointKind,
     /// The instruction.
     pub addr: Addr,
+    /// On which way in or out of the instruction.
+    pub placement: Placement,
     /// File name of the module, such as `libc.so.6`.
     pub module: String,
     /// The name that was asked for; for an indirect function its own, not its implementation's.
@@ -45,6 +60,13 @@ pub struct Point {
     pub implementation: Option<String>,
     /// All symbols of the function.
     pub names: Vec<String>,
+}
+
+impl Point {
+    /// The instruction and the way in or out of it.
+    pub fn place(&self) -> Place {
+        Place { at: self.addr, placement: self.placement }
+    }
 }
 
 /// An indirect function whose implementation is not known.
@@ -206,6 +228,7 @@ fn point(module: &Module, target: &Target) -> Point {
     Point {
         kind: if inside { PointKind::BeforeInstruction } else { PointKind::FunctionEntry },
         addr: target.addr,
+        placement: Placement::Before,
         module: module.name.clone(),
         name: target.name.clone(),
         display_name: target.display_name().into_owned(),
@@ -214,12 +237,12 @@ fn point(module: &Module, target: &Target) -> Point {
     }
 }
 
-/// One point per address: the implementation of an indirect function that also matched by its own name takes
+/// One point per place: the implementation of an indirect function that also matched by its own name takes
 /// the name the programmer calls it by.
 fn merge(points: &mut Vec<Point>) {
-    points.sort_by_key(|point| (point.addr, point.implementation.is_none()));
+    points.sort_by_key(|point| (point.place(), point.implementation.is_none()));
     points.dedup_by(|later, first| {
-        let same = later.addr == first.addr;
+        let same = later.place() == first.place();
         if same {
             for name in later.names.drain(..) {
                 if !first.names.contains(&name) {

@@ -377,12 +377,12 @@ impl<S: AddressSpace> Batch<S> {
 
     /// Runs `snippet` at `point`, after those that are there.
     pub fn push_back(&mut self, point: &Point, snippet: Snippet) -> InstanceId {
-        self.insert(point.addr, snippet, Position::Last)
+        self.insert(point.place(), snippet, Position::Last)
     }
 
     /// Runs `snippet` at `point`, before those that are there.
     pub fn push_front(&mut self, point: &Point, snippet: Snippet) -> InstanceId {
-        self.insert(point.addr, snippet, Position::First)
+        self.insert(point.place(), snippet, Position::First)
     }
 
     /// Runs `snippet` before the instruction at an address, or on another way in or out of it: see [`Placement`].

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use incise_image::{Pattern, PatternError};
 use incise_isa::Addr;
-use incise_patch::{Atomicity, Batch, CounterId, Engine, Policy, Position, Snippet};
+use incise_patch::{Atomicity, Batch, CounterId, Engine, Place, Placement, Policy, Position, Snippet};
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
@@ -23,7 +23,7 @@ pub(super) struct Process {
     /// Counters of this process and, shared, those it inherited.
     ledgers: Vec<Rc<Ledger>>,
     own: Vec<(usize, CounterId)>,
-    installed: HashSet<Addr>,
+    installed: HashSet<Place>,
     /// Where the process reports.
     pub gate: Vec<Addr>,
     /// The dynamic linker's `_r_debug`, if it has one.
@@ -129,7 +129,7 @@ impl Process {
         for old in self.program.gone_in(&program) {
             self.engine.forget(old.range.clone());
             space.forget(&old.range)?;
-            self.installed.retain(|at| !old.range.contains(at));
+            self.installed.retain(|place| !old.range.contains(&place.at));
             self.searched.remove(&(old.path.clone(), old.bias));
             self.unresolved.retain(|ifunc| !old.range.contains(&ifunc.resolver));
         }
@@ -150,9 +150,9 @@ impl Process {
         let mut batch = Batch::default();
         let mut placed = Vec::new();
         for point in points {
-            if self.installed.insert(point.addr) {
+            if self.installed.insert(point.place()) {
                 let counter = self.engine.counter();
-                batch.insert(point.addr, Snippet::Counter(counter), Position::Last);
+                batch.insert(point.place(), Snippet::Counter(counter), Position::Last);
                 placed.push((point, counter));
             }
         }
@@ -164,7 +164,7 @@ impl Process {
         tally.note(&report);
         tally.mappings = tally.mappings.max(report.mappings);
         for ((point, counter), entry) in placed.iter().zip(&report.entries) {
-            let key = self.key(point.addr);
+            let key = self.key(point.place());
             match Tally::outcome(&entry.outcome) {
                 Ok(tactic) => {
                     tally.accept(&key);
@@ -217,11 +217,14 @@ impl Process {
         Ok(inside(points, options.points, &self.program, &mut tally.incomplete))
     }
 
-    fn key(&self, at: Addr) -> Key {
-        match self.program.module_at(at) {
-            Some(module) => (module.path.clone(), at.0.wrapping_sub(module.bias)),
-            None => (String::new(), at.0),
-        }
+    fn key(&self, Place { at, placement }: Place) -> Key {
+        let Some(module) = self.program.module_at(at) else { return (String::new(), at.0, placement) };
+        let link = |at: Addr| at.0.wrapping_sub(module.bias);
+        let placement = match placement {
+            Placement::Toward(to) => Placement::Toward(Addr(link(to))),
+            other => other,
+        };
+        (module.path.clone(), link(at), placement)
     }
 
     /// What a forked child has: the same patches, the same counters.
@@ -266,7 +269,7 @@ impl Process {
             tally.add(entry, self.engine.read(counter));
         }
         for ifunc in &self.unresolved {
-            let key = (ifunc.module.clone(), ifunc.resolver.0);
+            let key = (ifunc.module.clone(), ifunc.resolver.0, Placement::Before);
             let reason = "indirect function: nothing in the program refers to it".to_owned();
             tally.refuse(key, &ifunc.module, &ifunc.name, ifunc.resolver, reason);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use incise_image::PatternError;
 use incise_isa::Addr;
-use incise_patch::{Outcome, Report, Tactic};
+use incise_patch::{Outcome, Placement, Report, Tactic};
 
 use crate::point::{Incomplete, Point};
 
@@ -33,8 +33,8 @@ pub struct NotCounted {
     pub reason: String,
 }
 
-/// What makes two functions in two processes the same: file and link address.
-pub(super) type Key = (String, u64);
+/// What makes two points in two processes the same: file, link address, and the way; in it a link address too.
+pub(super) type Key = (String, u64, Placement);
 
 #[derive(Default)]
 pub(super) struct Tally {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use incise_isa::Addr;
-use incise_patch::Tactic;
+use incise_patch::{Placement, Tactic};
 use incise_space::file::{Counting, Counts, FileError, Record, counts};
 
 use crate::count::{Counted, NotCounted};
@@ -103,6 +103,7 @@ fn report(program: &Path, counting: Counting, read: Vec<Counts>) -> CountsReport
     let counted = counting.probes.iter().enumerate().map(|(n, probe)| Counted {
         point: Point {
             kind: PointKind::FunctionEntry,
+            placement: Placement::Before,
             addr: probe.at,
             module: module.clone(),
             name: probe.function.clone(),
