@@ -368,6 +368,52 @@ fn every_thread_has_its_place() {
     waiting.finish(1);
 }
 
+/// Whenever the tool is killed while it changes a running program: a thread that comes by runs the old code or the
+/// new, and the next run of the tool takes over.
+#[test]
+fn killed_patches_leave_a_right_program() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2", "-static"]);
+    let mut waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    let rounds = if incise_tests::long() { 200 } else { 10 };
+    let began = Instant::now();
+    said(&["patch", "-p", &pid, "answer", "--return", "77"]);
+    said(&["undo", "-p", &pid]);
+    let whole = began.elapsed() / 2;
+    let mut seen = [0; 2];
+    for round in 0..rounds {
+        let arguments: [&[&str]; 2] =
+            [&["patch", "-p", &pid, "answer", "--return", "77"], &["undo", "-p", &pid]];
+        let mut tool = Command::new(incise());
+        tool.args(arguments[round % 2]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut tool = tool.spawn().expect("the tool");
+        // Spread evenly over the whole of a run, and a little more.
+        std::thread::sleep(whole.mul_f64(1.2 * (round * 7 % rounds) as f64 / rounds as f64));
+        tool.kill().expect("a child");
+        tool.wait().expect("a child");
+        let (told, own) = waiting.knock();
+        assert_eq!(told, LOST, "round {round}");
+        let index =
+            ["42 a greeting in data\n", "77 a greeting in data\n"].iter().position(|text| *text == own);
+        seen[index.unwrap_or_else(|| panic!("round {round}: {own:?}"))] += 1;
+    }
+    println!("{rounds} kills within {whole:?}: old code {} times, new {} times", seen[0], seen[1]);
+    // What a killed run left does not hinder the next: what is listed is what is there, where an undo was killed one
+    // patch over another.
+    let count = || lines(&["patches", "--json", "-p", &pid]).len();
+    while count() > 0 {
+        assert!(waiting.knock().1.starts_with("77"), "a patch that is listed is there");
+        said(&["undo", "-p", &pid]);
+    }
+    assert!(waiting.knock().1.starts_with("42"));
+    said(&["patch", "-p", &pid, "answer", "--return", "77"]);
+    assert!(waiting.knock().1.starts_with("77"));
+    said(&["undo", "-p", &pid]);
+    assert!(waiting.knock().1.starts_with("42"));
+    waiting.finish(1);
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_in_words() {
     let scratch = Scratch::new();

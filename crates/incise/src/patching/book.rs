@@ -3,12 +3,14 @@
 //! A *book* is 1 MiB of executable, never writable memory near the code that is patched. It begins with a magic and the
 //! patches as text, one a line; behind [`CODE`] lies the code of detours. The memory costs the pages that are used.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
 
 use super::View;
+use super::live::differing;
 
 /// The first bytes of a book.
 const MAGIC: [u8; 16] = *b"incise patches 1";
@@ -34,7 +36,7 @@ pub struct Patch {
     pub at: Addr,
     /// What was there.
     pub old: Vec<u8>,
-    /// What is there.
+    /// What is there; nothing while the change is being made and its bytes are not known.
     pub new: Vec<u8>,
     /// Offsets of instructions among the bytes, before or after; none for data.
     pub heads: Vec<usize>,
@@ -50,6 +52,18 @@ impl Patch {
     /// What is free when the patch is undone and no thread is inside: its code, and its memory.
     fn holdings(&self) -> Vec<Range<Addr>> {
         self.detour.iter().chain(&self.memory).cloned().collect()
+    }
+
+    /// Takes what is at its place after the change for its new bytes.
+    fn complete(&mut self, there: &[u8]) {
+        let differs = differing(self.at, &self.old, there);
+        let from = differs.start.offset_from(self.at) as usize;
+        let part = from..differs.end.offset_from(self.at) as usize;
+        self.at = differs.start;
+        self.old = self.old[part.clone()].to_vec();
+        self.new = there[part].to_vec();
+        // A trap, or an instruction of the original, may be anywhere in it.
+        self.heads = (0..self.new.len()).collect();
     }
 }
 
@@ -151,8 +165,61 @@ impl Book {
     }
 }
 
-/// The books of a process.
+/// The books of a process, without what never took place.
+///
+/// A run of the tool may be killed between any two steps. A patch is recorded before it is made, and struck after it was
+/// undone, so what is recorded is more than what is there, never less.
 pub(super) fn books(view: &View) -> Vec<Book> {
+    let mut books = recorded(view);
+    reconcile(&mut books, |at, len| {
+        let mut bytes = vec![0; len];
+        view.read(at, &mut bytes).then_some(bytes)
+    });
+    books
+}
+
+/// Compares the patches with what is there, the latest first, each as it was before those that came later:
+///
+/// 1. Its new bytes are there: it stands.
+/// 2. Its old bytes are there: it was not made, or is undone. It is struck.
+/// 3. It was begun, and its new bytes were not known yet: they are those that are there.
+/// 4. Others are there, or none: not ours to judge.
+fn reconcile(books: &mut [Book], read: impl Fn(Addr, usize) -> Option<Vec<u8>>) {
+    let mut order: Vec<(u32, usize)> = Vec::new();
+    for (index, book) in books.iter().enumerate() {
+        order.extend(book.patches.iter().map(|patch| (patch.id, index)));
+    }
+    order.sort_unstable_by(|a, b| b.cmp(a));
+    // What was there before the patches that were looked at.
+    let mut before: BTreeMap<Addr, u8> = BTreeMap::new();
+    for (id, index) in order {
+        let book = &mut books[index];
+        let Some(position) = book.patches.iter().position(|patch| patch.id == id) else { continue };
+        let patch = &mut book.patches[position];
+        let Some(mut there) = read(patch.at, patch.old.len()).filter(|there| !there.is_empty()) else {
+            if patch.new.is_empty() {
+                book.strike(position);
+            }
+            continue;
+        };
+        for (byte, at) in there.iter_mut().zip((patch.at.0..).map(Addr)) {
+            *byte = before.get(&at).copied().unwrap_or(*byte);
+        }
+        if there == patch.old && there != patch.new {
+            book.strike(position);
+            continue;
+        }
+        let stands = there == patch.new || patch.new.is_empty();
+        if patch.new.is_empty() {
+            patch.complete(&there);
+        }
+        if stands {
+            before.extend((patch.at.0..).map(Addr).zip(patch.old.iter().copied()));
+        }
+    }
+}
+
+fn recorded(view: &View) -> Vec<Book> {
     let ours = view
         .regions()
         .iter()
@@ -210,7 +277,17 @@ fn parsed(line: &str) -> Option<Patch> {
     let detour = parsed_ranges(words.next()?)?.pop();
     let memory = parsed_ranges(words.next()?)?;
     let text = unescaped(words.next()?);
-    (old.len() == new.len()).then_some(Patch { id, text, at, old, new, heads, code, detour, memory })
+    (old.len() == new.len() || new.is_empty()).then_some(Patch {
+        id,
+        text,
+        at,
+        old,
+        new,
+        heads,
+        code,
+        detour,
+        memory,
+    })
 }
 
 /// Ranges as words: `start:end,start:end`, or `-` for none.
@@ -314,6 +391,33 @@ mod tests {
         book.left.clear();
         book.recount();
         assert!(book.is_empty() && book.used == 0);
+    }
+
+    #[test]
+    fn what_never_took_place_is_struck() {
+        let patch = |id, old: [u8; 2], new: &[u8]| Patch {
+            id,
+            text: "--nop".to_owned(),
+            at: Addr(0x40_1136),
+            old: old.to_vec(),
+            new: new.to_vec(),
+            heads: vec![0],
+            code: true,
+            detour: None,
+            memory: Vec::new(),
+        };
+        let left = |patches: Vec<Patch>, there: [u8; 2]| {
+            let mut books = [Book { patches, ..Book::new(Addr(0x10_0000)) }];
+            reconcile(&mut books, |_, _| Some(there.to_vec()));
+            books[0].patches.iter().map(|patch| (patch.id, patch.new.clone())).collect::<Vec<_>>()
+        };
+        let two = || vec![patch(1, [1, 2], &[3, 4]), patch(2, [3, 4], &[5, 6])];
+        assert_eq!(left(two(), [5, 6]), [(1, vec![3, 4]), (2, vec![5, 6])]);
+        assert_eq!(left(two(), [3, 4]), [(1, vec![3, 4])]);
+        assert_eq!(left(vec![patch(1, [1, 2], &[3, 4])], [1, 2]), []);
+        assert_eq!(left(vec![patch(1, [1, 2], &[3, 4])], [8, 9]), [(1, vec![3, 4])]);
+        assert_eq!(left(vec![patch(1, [1, 2], &[])], [1, 2]), []);
+        assert_eq!(left(vec![patch(1, [1, 2], &[])], [1, 7]), [(1, vec![7])]);
     }
 
     #[test]

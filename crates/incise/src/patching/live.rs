@@ -352,13 +352,25 @@ impl Session<'_> {
         batch.insert(plan.at, Snippet::Code(snippet), Position::First);
         let around = plan.at - AROUND;
         let before = self.view.bytes(around, 2 * AROUND as usize + plan.old.len());
+        // Its new bytes are known when it is made; until then it is recorded as begun.
+        self.book.patches.push(Patch {
+            id: self.id,
+            text: text.to_owned(),
+            at: around,
+            old: before.clone(),
+            new: Vec::new(),
+            heads: Vec::new(),
+            code: true,
+            detour: Some(range.clone()),
+            memory: self.memory.clone(),
+        });
         self.write()?;
         let report = match engine.commit(self.space, self.view.program(), &batch, Policy::default()) {
             Ok(report) => report,
             Err(error) => {
                 // Otherwise it stays, unused.
                 let _ = engine.release(self.space);
-                return Err(error.into());
+                return self.forget().and(Err(error.into()));
             }
         };
         self.space.keep_landings()?;
@@ -369,6 +381,7 @@ impl Session<'_> {
         let part = differs.start.offset_from(around) as usize..differs.end.offset_from(around) as usize;
         // Every byte of it may be a head: a trap, or an instruction of the original.
         let heads: Vec<usize> = (0..part.len()).collect();
+        self.book.patches.pop();
         let mut made =
             self.record(differs.start, &before[part.clone()], &after[part], &heads, true, Some(range), text)?;
         made.stop = report.stop;
