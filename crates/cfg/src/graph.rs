@@ -63,6 +63,8 @@ pub(crate) const TO_IMPORT: u8 = 2;
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Cfg {
     pub(crate) base: u64,
+    /// It is of the whole program, not of single functions.
+    pub(crate) whole: bool,
     pub(crate) functions: Vec<FunctionData>,
     pub(crate) blocks: Vec<BlockData>,
     pub(crate) edges: Vec<EdgeData>,
@@ -98,6 +100,11 @@ impl Cfg {
         let (first, order) = group(self.blocks.len(), self.members.iter().copied());
         self.owners = order.iter().map(|&i| function_of.get(i as usize).copied().unwrap_or(0)).collect();
         self.first_owner = first;
+    }
+
+    /// Whether it is of the whole program; else of the functions that were asked for.
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// The functions, ascending by entry.

@@ -28,11 +28,13 @@ struct Piece {
     edges_of: u32,
 }
 
-/// The graph of `functions`, which ascend by entry, with what `returning` says is reached.
+/// The graph of `functions`, which ascend by entry, with what `returning` says is reached. `whole`: they are
+/// all of the program.
 pub(crate) fn join(
     context: &Context<'_>,
     functions: &[Joined<'_>],
     returning: &Returning,
+    whole: bool,
 ) -> Result<Cfg, ParseError> {
     let mut pieces: Vec<Piece> = Vec::with_capacity(returning.first_block.last().map_or(0, |&n| n as usize));
     for (index, function) in functions.iter().enumerate().filter(|(_, f)| f.wanted) {
@@ -43,7 +45,7 @@ pub(crate) fn join(
     let too_many = |what| ParseError::TooMany { what };
     u32::try_from(pieces.len() * 8).map_err(|_| too_many("blocks"))?;
 
-    let mut cfg = Cfg { base: context.code.base().0, ..Cfg::default() };
+    let mut cfg = Cfg { base: context.code.base().0, whole, ..Cfg::default() };
     // Blocks: pieces of several functions that begin at one address are one block.
     let mut block_of_piece: Vec<u32> = Vec::with_capacity(pieces.len());
     for (index, piece) in pieces.iter().enumerate() {

@@ -103,7 +103,7 @@ impl<'a> Parser<'a> {
                         })
                     })
                     .collect();
-                return join(context, &joined, &returning);
+                return join(context, &joined, &returning, true);
             }
             add(&mut known, new);
         }
@@ -309,7 +309,7 @@ impl<'a> Parser<'a> {
                         Some(Joined { entry: k.entry, source: k.source, body: k.body.as_ref()?, wanted })
                     })
                     .collect();
-                return join(context, &joined, &returning).map(Some);
+                return join(context, &joined, &returning, false).map(Some);
             }
             known.extend(new.into_iter().map(|at| Known { entry: at, source: source_of(at), body: None }));
             known.sort_by_key(|k| k.entry);

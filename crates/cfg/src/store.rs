@@ -17,7 +17,7 @@ use crate::graph::{BlockData, Cfg, EdgeData, FunctionData, TO_IMPORT};
 const MAGIC: &[u8; 8] = b"INCISECF";
 
 /// Version of the format, and of what the parser finds. Others are not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Why stored bytes are of no use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -158,6 +158,7 @@ const HAS_BLOCK: u8 = 0x80;
 fn encode(cfg: &Cfg) -> Vec<u8> {
     let mut out = Vec::with_capacity(cfg.blocks.len() * 6 + cfg.edges.len() * 3);
     put(&mut out, cfg.base);
+    out.push(u8::from(cfg.whole));
     for len in
         [cfg.functions.len(), cfg.blocks.len(), cfg.edges.len(), cfg.members.len(), cfg.unresolved.len()]
     {
@@ -258,7 +259,7 @@ impl Payload<'_> {
 
 fn decode(payload: &[u8]) -> Result<Cfg, StoreError> {
     let mut from = Payload(payload);
-    let mut cfg = Cfg { base: from.number()?, ..Cfg::default() };
+    let mut cfg = Cfg { base: from.number()?, whole: from.byte()? == 1, ..Cfg::default() };
     let functions = from.count(5)?;
     let (blocks, edges) = (from.count(4)?, from.count(2)?);
     let (members, unresolved) = (from.count(1)?, from.count(2)?);

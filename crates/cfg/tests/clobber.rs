@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::io::{Read, Seek};
 use std::ops::Range;
 
-use incise_cfg::{Cfg, FunctionId, LiveSet, Liveness, Options, Parser};
-use incise_image::{Image, LinkAddr};
+use incise_cfg::{LiveSet, Liveness, Options, Parser};
+use incise_image::Image;
 use incise_isa::native::Gpr;
 
 #[path = "support/build.rs"]
@@ -17,12 +17,8 @@ mod modules;
 mod step;
 
 struct Module {
-    image: Image,
-    file: Vec<u8>,
-    cfg: Cfg,
-    /// What is live before each instruction of the functions looked at so far.
+    /// What is live before each instruction.
     live: HashMap<u64, LiveSet>,
-    solved: HashMap<FunctionId, ()>,
 }
 
 impl Module {
@@ -30,21 +26,15 @@ impl Module {
         let file = std::fs::read(path).ok()?;
         let image = Image::parse(&file).ok()?;
         let cfg = Parser::new(&image, &file).ok()?.parse(&Options { threads: 2, progress: None }).ok()?;
-        Some(Module { image, file, cfg, live: HashMap::new(), solved: HashMap::new() })
+        let liveness = Liveness::of(&cfg, &image, &file, 2);
+        let mut live: HashMap<u64, LiveSet> = HashMap::new();
+        for (at, set) in cfg.blocks().flat_map(|block| liveness.instructions(block)) {
+            live.insert(at.0, set);
+        }
+        Some(Module { live })
     }
 
-    /// What is live before the instruction at `at`, in any of its functions.
-    fn live_at(&mut self, at: u64) -> LiveSet {
-        let owners = self.cfg.blocks_over(LinkAddr(at)).flat_map(|block| block.functions());
-        let owners: Vec<_> = owners.filter(|f| !self.solved.contains_key(&f.id())).collect();
-        for function in owners {
-            self.solved.insert(function.id(), ());
-            let liveness = Liveness::of(function, &self.image, &self.file);
-            for (at, live) in function.blocks().flat_map(|block| liveness.instructions(block)) {
-                let all = self.live.entry(at.0).or_default();
-                *all = all.union(live);
-            }
-        }
+    fn live_at(&self, at: u64) -> LiveSet {
         self.live.get(&at).copied().unwrap_or(LiveSet::ALL)
     }
 }

@@ -1,6 +1,6 @@
-//! The same graph for any number of threads, from run to run, and from a store.
+//! The same graph for any number of threads, from run to run, and from a store; hints that say what it says.
 
-use incise_cfg::{Cfg, Options, Parser, Store, StoreError};
+use incise_cfg::{Cfg, EdgeKind, Hint, Hints, Liveness, Options, Parser, Store, StoreError};
 use incise_image::Image;
 
 const PROGRAMS: [&str; 4] =
@@ -130,4 +130,34 @@ fn functions_on_demand_have_all_their_edges() {
         }
     }
     assert!(checked > 5000, "only {checked} edges");
+}
+
+/// Hints say of every boundary what the graph says, for any number of threads.
+#[test]
+fn hints_are_what_the_graph_says() {
+    let Some((image, file)) = load("/usr/bin/git") else { return };
+    let cfg = parse(&image, &file, 2);
+    let hints = Hints::of(&cfg, &image, &file, 1);
+    assert!(Hints::of(&cfg, &image, &file, 3) == hints, "threads make a difference");
+    let counted: usize = cfg.blocks().map(|block| block.insn_count()).sum();
+    assert_eq!(hints.len(), counted, "every instruction has one hint");
+    for function in cfg.functions().filter(|f| f.entry_block().is_some()) {
+        assert!(hints.at(function.entry()).is_some_and(Hint::is_entry), "{function:?}");
+    }
+    for edge in cfg.edges() {
+        let Some(hint) = edge.target().and_then(|block| hints.at(block.start())) else { continue };
+        let said = match edge.kind() {
+            EdgeKind::Taken | EdgeKind::Direct => hint.is_branch_target(),
+            EdgeKind::Indirect => hint.is_table_target(),
+            EdgeKind::CallFallThrough => hint.is_return_site(),
+            EdgeKind::Catch => hint.is_landing_pad(),
+            _ => hint.is_block_start(),
+        };
+        assert!(said, "{edge:?}: {hint:?}");
+    }
+    let liveness = Liveness::of(&cfg, &image, &file, 2);
+    for (at, live) in cfg.blocks().step_by(7).flat_map(|block| liveness.instructions(block)) {
+        let hint = hints.at(at).expect("a boundary");
+        assert_eq!((hint.live_gprs(), hint.live_flags()), (live.gprs, live.flags), "{at}");
+    }
 }

@@ -96,6 +96,16 @@ impl GprSet {
         GprSet(bits)
     }
 
+    /// The set whose members have their bits set in `bits`, by hardware number.
+    pub const fn from_bits(bits: u16) -> GprSet {
+        GprSet(bits)
+    }
+
+    /// A bit for each member, by hardware number.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
     /// Whether `register` is a member.
     pub const fn contains(self, register: Gpr) -> bool {
         self.0 & 1 << register as u16 != 0

@@ -237,17 +237,32 @@ pub struct RegisterUse {
 /// What `insn` does with registers; `None` if it is not known to read and write exactly what it names.
 /// Calls and system calls count as instructions by themselves, without what they run.
 pub fn register_use(insn: &Insn) -> Option<RegisterUse> {
-    if is_opaque(insn.iced()) {
-        return None;
+    RegisterUses::default().of(insn)
+}
+
+/// [`register_use`] for many instructions, with working memory that is used again.
+pub struct RegisterUses(InstructionInfoFactory);
+
+impl Default for RegisterUses {
+    fn default() -> RegisterUses {
+        RegisterUses(InstructionInfoFactory::new())
     }
-    let (gprs, vectors) = register_bits(insn.iced(), &mut InstructionInfoFactory::new());
-    let set = |bits: u32| Gpr::ALL.into_iter().filter(|gpr| bits & 1 << gpr.number() != 0).collect();
-    Some(RegisterUse {
-        read: set(gprs.0),
-        overwritten: set(gprs.1),
-        vectors_read: vectors.0,
-        vectors_overwritten: vectors.1,
-    })
+}
+
+impl RegisterUses {
+    /// The same as [`register_use`].
+    pub fn of(&mut self, insn: &Insn) -> Option<RegisterUse> {
+        if is_opaque(insn.iced()) {
+            return None;
+        }
+        let (gprs, vectors) = register_bits(insn.iced(), &mut self.0);
+        Some(RegisterUse {
+            read: GprSet::from_bits(gprs.0 as u16),
+            overwritten: GprSet::from_bits(gprs.1 as u16),
+            vectors_read: vectors.0,
+            vectors_overwritten: vectors.1,
+        })
+    }
 }
 
 /// General-purpose and vector registers, read and overwritten.
