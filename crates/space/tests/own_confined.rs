@@ -1,4 +1,8 @@
 //! Code is changed also where the system allows little.
+//!
+//! # Safety
+//!
+//! Filters and limits are set in forked children only, with structures that live during the call.
 
 #![allow(unsafe_code, reason = "confines forked children")]
 

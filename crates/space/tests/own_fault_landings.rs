@@ -1,4 +1,9 @@
 //! Faults of code in trampolines go on at their landings; those of the program reach the program.
+//!
+//! # Safety
+//!
+//! Handlers touch atomics and the context they are given only. The hand-made code keeps the C calling convention, also on the way over its fix-up, and
+//! stays mapped while it may run.
 
 #![allow(unsafe_code, reason = "installs signal handlers and runs hand-made code")]
 
