@@ -4,11 +4,12 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use incise_image::MemoryMap;
+use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
-use incise_isa::native::{Insn, MAX_INSN_LEN, decode};
-use incise_space::AddressSpace;
+use incise_isa::native::{Insn, MAX_INSN_LEN, SPRINGBOARD_LEN, decode};
+use incise_space::{Bytes, Edit};
 use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
 
 use crate::arena::PAGE;
 use crate::group::Group;
@@ -72,7 +73,7 @@ struct Stretch {
     start: Addr,
     original: Vec<u8>,
     /// The bytes in place where they differ from the original: patched ranges.
-    patched: Vec<(Addr, [u8; Group::EDIT_MAX], usize)>,
+    patched: Vec<(Addr, Bytes)>,
     /// Found when first asked for: what only goes needs none of it.
     leads: OnceCell<Leads>,
 }
@@ -80,7 +81,7 @@ struct Stretch {
 impl<'a> Code<'a> {
     /// Reads the pages around `sites` (ascending) and takes `groups` back in the copy.
     pub(crate) fn read(
-        space: &dyn AddressSpace,
+        memory: &dyn MemoryReader,
         map: &MemoryMap,
         sites: &[Addr],
         groups: &BTreeMap<Addr, Group>,
@@ -104,7 +105,7 @@ impl<'a> Code<'a> {
                     continue;
                 }
                 let mut original = vec![0; end.offset_from(start) as usize];
-                if space.read(start, &mut original).is_err() {
+                if !memory.read(start, &mut original) {
                     continue;
                 }
                 // A patched page is a mapping of its own: keep neighbours together.
@@ -162,12 +163,12 @@ impl<'a> Code<'a> {
         let stretch = self.stretch(at)?;
         let offset = at.offset_from(stretch.start) as usize;
         let mut bytes = stretch.original.get(offset..offset + len)?.to_vec();
-        let from = stretch.patched.partition_point(|(start, _, n)| *start + *n as u64 <= at);
-        for (start, patch, n) in &stretch.patched[from..] {
+        let from = stretch.patched.partition_point(|(start, patch)| *start + patch.len() as u64 <= at);
+        for (start, patch) in &stretch.patched[from..] {
             if *start >= at + len as u64 {
                 break;
             }
-            for (i, &byte) in patch[..*n].iter().enumerate() {
+            for (i, &byte) in patch.iter().enumerate() {
                 let offset = (*start + i as u64).offset_from(at);
                 if let Some(slot) = usize::try_from(offset).ok().and_then(|o| bytes.get_mut(o)) {
                     *slot = byte;
@@ -181,10 +182,10 @@ impl<'a> Code<'a> {
     pub(crate) fn is_current(&self, at: Addr, bytes: &[u8]) -> bool {
         let Some(stretch) = self.stretch(at) else { return false };
         let end = at + bytes.len() as u64;
-        let index = stretch.patched.partition_point(|(start, _, n)| *start + *n as u64 <= at);
+        let index = stretch.patched.partition_point(|(start, patch)| *start + patch.len() as u64 <= at);
         match stretch.patched.get(index).filter(|(start, ..)| *start < end) {
             None => self.original(at).starts_with(bytes),
-            Some((start, patch, n)) => *start == at && &patch[..*n] == bytes,
+            Some((start, patch)) => *start == at && **patch == *bytes,
         }
     }
 
@@ -283,33 +284,35 @@ impl Stretch {
 
     fn take_back(&mut self, groups: &BTreeMap<Addr, Group>, lost: &mut FxHashSet<Addr>) {
         let end = self.start + self.original.len() as u64;
-        // A group that begins before the stretch may reach into it.
-        let from = Addr(self.start.0.saturating_sub(Group::EDIT_MAX as u64));
-        for group in groups.range(from..end).map(|(_, group)| group) {
-            let edit = group.edit();
-            let mut now = [0; Group::EDIT_MAX];
-            let mut whole = true;
-            for (i, &byte) in edit.old.iter().enumerate() {
-                match usize::try_from((edit.at + i as u64).offset_from(self.start)) {
-                    Ok(offset) if offset < self.original.len() => {
-                        now[i] = std::mem::replace(&mut self.original[offset], byte);
-                    }
-                    _ => {
-                        whole = false;
-                        now[i] = edit.new[i];
-                    }
-                }
-            }
+        // Extents do not overlap, but may begin before their group does: the last group before the stretch may reach
+        // into it, and one behind it as well.
+        let before = groups.range(..self.start).next_back().into_iter();
+        let inside = groups.range(self.start..end + SPRINGBOARD_LEN as u64);
+        for group in before.chain(inside).map(|(_, group)| group) {
+            let edits =
+                || group.edits.iter().filter_map(|edit| self.part_inside(edit).map(|part| (edit, part)));
+            let is_whole = |part: &Range<usize>, edit: &Edit| part.len() == edit.new.len();
             // Our bytes are gone: the module was unloaded or replaced. What is there now is the original.
-            if whole && now[..edit.new.len()] != *edit.new {
-                for (i, &byte) in now[..edit.new.len()].iter().enumerate() {
-                    self.original[(edit.at + i as u64).offset_from(self.start) as usize] = byte;
-                }
+            if edits().any(|(edit, (part, _))| is_whole(&part, edit) && self.original[part] != *edit.new) {
                 lost.extend(group.heads.iter().map(|head| head.at));
                 continue;
             }
-            self.patched.push((edit.at, now, edit.new.len()));
+            let parts: SmallVec<[_; 1]> = edits().map(|(edit, part)| (*edit, part)).collect();
+            for (edit, (part, within)) in parts {
+                let mut now = edit.new.to_vec();
+                now[within.clone()].copy_from_slice(&self.original[part.clone()]);
+                self.original[part].copy_from_slice(&edit.old[within]);
+                self.patched.push((edit.at, Bytes::new(&now)));
+            }
         }
+    }
+
+    /// The bytes of an edit that lie in the stretch, as offsets in the stretch and in the edit.
+    fn part_inside(&self, edit: &Edit) -> Option<(Range<usize>, Range<usize>)> {
+        let end = self.start + self.original.len() as u64;
+        let (from, to) = (edit.at.max(self.start), (edit.at + edit.old.len() as u64).min(end));
+        let part = |base: Addr| from.offset_from(base) as usize..to.offset_from(base) as usize;
+        (from < to).then(|| (part(self.start), part(edit.at)))
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use incise_image::MemoryMap;
+use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
-use incise_space::{AddressSpace, Landing, SpaceError};
+use incise_space::{AddressSpace, Features, Landing, SpaceError};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -178,19 +178,14 @@ impl Engine {
     pub fn translate(&self, ip: Addr) -> Option<Addr> {
         let (place, start) = self.places.range(..=ip).next_back()?;
         let group = self.groups.get(start)?;
-        let offset = ip.offset_from(*place) as u64;
-        if *place != group.trampoline {
-            return (offset < incise_isa::native::SPRINGBOARD_LEN as u64).then_some(group.start);
-        }
-        let head = group.heads.iter().rev().find(|head| u64::from(head.landing) <= offset);
-        (offset < u64::from(group.len)).then(|| head.map_or(group.start, |head| head.at))
+        group.original_of(*place, ip.offset_from(*place) as u64)
     }
 
     /// Takes a group out of what is in place.
     fn take_group(&mut self, start: Addr) -> Option<Group> {
         let group = self.groups.remove(&start)?;
-        for place in std::iter::once(group.trampoline).chain(group.stub) {
-            self.places.remove(&place);
+        for place in group.places() {
+            self.places.remove(&place.start);
         }
         Some(group)
     }
@@ -239,49 +234,8 @@ impl Engine {
         batch: &Batch,
         policy: Policy,
     ) -> Result<Report, CommitError> {
-        let mut sites = self.sites(batch);
-        let mut code = Code::read(space, map, &sites, &self.groups, facts);
-        let next = Draft::new(self, batch, &code);
-        let counters = self.unplaced(&next);
-        let missing = self.memory.missing(map, &sites, counters.len());
-        let mut mappings = self.memory.reserve(space, &missing)?;
-        for (counter, near) in counters {
-            self.counters[counter.0 as usize] = self.memory.quadword(near);
-        }
-        let dirty: Vec<Addr> = next.lists.iter().map(|(head, _)| *head).collect();
         let features = space.features();
-        let mut widened = 0;
-        let plan = loop {
-            let (instances, counters) = (&self.instances, &self.counters);
-            let input = Input {
-                code: &code,
-                groups: &self.groups,
-                snippets: &|head| {
-                    let present = || instances.get(&head).filter(|_| !code.lost.contains(&head));
-                    let list = next.at(head).or_else(|| present().map(|list| &**list));
-                    ready(list.unwrap_or_default(), counters)
-                },
-                dirty: &dirty,
-                policy: policy.traps,
-                features,
-            };
-            let formed = form(&input);
-            if !formed.unread.is_empty() {
-                // Groups further and further away have to be formed anew.
-                self.widen(&mut sites, &formed.unread, widened);
-                widened += 1;
-                code = Code::read(space, map, &sites, &self.groups, facts);
-                continue;
-            }
-            let lacking = formed.lacking(&self.memory);
-            if !lacking.is_empty() {
-                let code = self.memory.scattered(&space.mappings()?, lacking);
-                // Without it there are traps instead: no reason to fail.
-                let wanted = Reservations { code, ..Reservations::default() };
-                mappings += self.memory.reserve(space, &wanted).unwrap_or(0);
-            }
-            break place(&input, formed, &mut self.memory);
-        };
+        let (next, plan, mappings) = self.prepare(&mut Live(space), map, facts, batch, policy, features)?;
         let mut report = next.report(self, batch, &plan);
         if policy.atomicity == Atomicity::AllOrNothing && report.refusals().next().is_some() {
             plan.give_back(&mut self.memory);
@@ -313,6 +267,91 @@ impl Engine {
         report.trampoline_bytes = self.memory.used() - self.retired_bytes;
         report.retired_bytes = self.retired_bytes;
         Ok(report)
+    }
+
+    /// What [`commit`](Self::commit) would do, planned on `memory` and `map` alone: nothing is reserved or changed but
+    /// what this engine notes of memory in use, so that it should be one for planning only.
+    ///
+    /// The report tells every site's tactic or refusal, the bytes of trampolines, and in `mappings` the mappings that
+    /// trampolines and data would take.
+    ///
+    /// # Errors
+    /// [`CommitError::Refused`] under [`Atomicity::AllOrNothing`].
+    pub fn plan(
+        &mut self,
+        memory: &dyn MemoryReader,
+        map: &MemoryMap,
+        facts: &dyn Facts,
+        batch: &Batch,
+        policy: Policy,
+        features: Features,
+    ) -> Result<Report, CommitError> {
+        let (next, plan, mappings) = self.prepare(&mut Dry(memory), map, facts, batch, policy, features)?;
+        let mut report = next.report(self, batch, &plan);
+        report.mappings = mappings;
+        report.trampoline_bytes = self.memory.used();
+        plan.give_back(&mut self.memory);
+        if policy.atomicity == Atomicity::AllOrNothing && report.refusals().next().is_some() {
+            return Err(CommitError::Refused(report.refusals().map(|(entry, _)| entry.clone()).collect()));
+        }
+        Ok(report)
+    }
+
+    /// Steps 1 and 2, up to the writing: the wanted instances, the plan, and how many mappings it took.
+    fn prepare(
+        &mut self,
+        source: &mut dyn Source,
+        map: &MemoryMap,
+        facts: &dyn Facts,
+        batch: &Batch,
+        policy: Policy,
+        features: Features,
+    ) -> Result<(Draft, Plan, usize), SpaceError> {
+        let mut sites = self.sites(batch);
+        let mut code =
+            Code::read(&|at, into: &mut [u8]| source.read(at, into), map, &sites, &self.groups, facts);
+        let next = Draft::new(self, batch, &code);
+        let counters = self.unplaced(&next);
+        let missing = self.memory.missing(map, &sites, counters.len());
+        let mut mappings = source.reserve(&mut self.memory, &missing)?;
+        for (counter, near) in counters {
+            self.counters[counter.0 as usize] = self.memory.quadword(near);
+        }
+        let dirty: Vec<Addr> = next.lists.iter().map(|(head, _)| *head).collect();
+        let mut widened = 0;
+        let plan = loop {
+            let (instances, counters) = (&self.instances, &self.counters);
+            let input = Input {
+                code: &code,
+                groups: &self.groups,
+                snippets: &|head| {
+                    let present = || instances.get(&head).filter(|_| !code.lost.contains(&head));
+                    let list = next.at(head).or_else(|| present().map(|list| &**list));
+                    ready(list.unwrap_or_default(), counters)
+                },
+                dirty: &dirty,
+                policy: policy.traps,
+                features,
+            };
+            let formed = form(&input);
+            if !formed.unread.is_empty() {
+                // Groups further and further away have to be formed anew.
+                self.widen(&mut sites, &formed.unread, widened);
+                widened += 1;
+                let read = |at: Addr, into: &mut [u8]| source.read(at, into);
+                code = Code::read(&read, map, &sites, &self.groups, facts);
+                continue;
+            }
+            let lacking = formed.lacking(&self.memory);
+            if !lacking.is_empty() {
+                let code = self.memory.scattered(map, lacking);
+                // Without it there are traps instead: no reason to fail.
+                let wanted = Reservations { code, ..Reservations::default() };
+                mappings += source.reserve(&mut self.memory, &wanted).unwrap_or(0);
+            }
+            break place(&input, formed, &mut self.memory);
+        };
+        Ok((next, plan, mappings))
     }
 
     /// Frees retired trampolines that no thread is in.
@@ -499,9 +538,8 @@ impl Engine {
             }
         }
         let place = |group: &Group| {
-            let places = std::iter::once(group.trampoline).chain(group.stub);
             let start = group.start;
-            places.map(move |place| (place, start)).collect::<SmallVec<[_; 2]>>()
+            group.places().map(move |place| (place.start, start)).collect::<SmallVec<[_; 2]>>()
         };
         let mut places: Vec<(Addr, Addr)> = plan.added.iter().flat_map(place).collect();
         places.sort_unstable();
@@ -532,9 +570,7 @@ impl Engine {
 
     /// Keeps the trampoline of `group`, which goes, until no thread is inside.
     fn retire(&mut self, group: &Group) {
-        let stub = group.stub.map(|stub| stub.span(incise_isa::native::SPRINGBOARD_LEN as u64));
-        let trampoline = group.trampoline.span(u64::from(group.len));
-        self.keep(std::iter::once(trampoline).chain(stub).collect(), group.landings());
+        self.keep(group.places().collect(), group.landings());
     }
 
     /// Keeps the trampolines of a plan that never came to be until no thread is inside.
@@ -548,6 +584,36 @@ impl Engine {
         self.retired_bytes += retired.iter().map(len).sum::<u64>();
         self.retired.push(retired);
         self.retired_landings.extend(landings.map(|landing| (landing.trap, landing.landing)));
+    }
+}
+
+/// What a plan is made from.
+trait Source {
+    fn read(&self, at: Addr, into: &mut [u8]) -> bool;
+    fn reserve(&mut self, memory: &mut Memory, wanted: &Reservations) -> Result<usize, SpaceError>;
+}
+
+/// Memory is reserved as it is planned.
+struct Live<'a>(&'a mut dyn AddressSpace);
+
+impl Source for Live<'_> {
+    fn read(&self, at: Addr, into: &mut [u8]) -> bool {
+        self.0.read(at, into).is_ok()
+    }
+    fn reserve(&mut self, memory: &mut Memory, wanted: &Reservations) -> Result<usize, SpaceError> {
+        memory.reserve(self.0, wanted)
+    }
+}
+
+/// Nothing is done.
+struct Dry<'a>(&'a dyn MemoryReader);
+
+impl Source for Dry<'_> {
+    fn read(&self, at: Addr, into: &mut [u8]) -> bool {
+        self.0.read(at, into)
+    }
+    fn reserve(&mut self, memory: &mut Memory, wanted: &Reservations) -> Result<usize, SpaceError> {
+        Ok(memory.assume(wanted))
     }
 }
 

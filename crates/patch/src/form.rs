@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use incise_isa::Addr;
+use incise_isa::native::SPRINGBOARD_LEN;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::group::{Board, Group, Shape, shape, trap};
@@ -172,13 +173,13 @@ impl<'a> Former<'_, 'a> {
 
     /// A group whose extent overlaps `range`, other than those already taken apart.
     fn touching(&self, range: Range<Addr>) -> Option<&'a Group> {
-        const LONGEST: u64 = 32;
-        let near = Addr(range.start.0.saturating_sub(LONGEST))..Addr(range.end.0.saturating_add(LONGEST));
-        let near = near.start.min(near.end)..near.end;
-        self.input.groups.range(near).map(|(_, group)| group).find(|group| {
-            let extent = &group.extent;
-            extent.start < range.end && range.start < extent.end && !self.gone.contains(&group.start)
-        })
+        // Extents do not overlap, so that their ends ascend as their starts do; one may begin with padding before its
+        // start.
+        let near = ..range.end + SPRINGBOARD_LEN as u64;
+        let groups = self.input.groups.range(near).rev().map(|(_, group)| group);
+        groups
+            .take_while(|group| range.start < group.extent.end)
+            .find(|group| group.extent.start < range.end && !self.gone.contains(&group.start))
     }
 
     fn take_apart(&mut self, group: &Group) {

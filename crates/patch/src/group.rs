@@ -25,6 +25,17 @@ pub(crate) struct Head {
     pub landing: u32,
 }
 
+/// From an offset in a trampoline on, its code belongs to a head.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Mark {
+    pub offset: u32,
+    /// The head's index in the group.
+    pub head: u32,
+}
+
+/// The marks of a trampoline, ascending.
+pub(crate) type Marks = SmallVec<[Mark; 2]>;
+
 /// The heads of a group, ascending.
 pub(crate) type Heads = SmallVec<[Head; 2]>;
 
@@ -38,9 +49,12 @@ pub(crate) struct Group {
     /// Where the trampoline's code begins, and its length.
     pub trampoline: Addr,
     pub len: u32,
-    /// A jump to the trampoline at the only place the springboard reaches.
-    pub stub: Option<Addr>,
-    edit: Edit,
+    /// Jumps into the trampoline at places that springboards reach, ascending, each with the index of the head it is
+    /// for.
+    pub stubs: SmallVec<[(Addr, u32); 1]>,
+    pub marks: Marks,
+    /// Ascending.
+    pub edits: SmallVec<[Edit; 1]>,
 }
 
 /// How the bytes at a site lead to the trampoline.
@@ -74,17 +88,28 @@ pub(crate) struct Shape {
 pub(crate) struct Built {
     pub code: Vec<u8>,
     pub heads: Heads,
+    pub marks: Marks,
     /// Offset of the address the springboard leads to.
     pub entry: u32,
 }
 
 impl Group {
-    /// The most bytes a group's edit covers: five of padding and two at the site.
-    pub(crate) const EDIT_MAX: usize = 7;
+    /// The trampoline and the stubs, each with its length.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Range<Addr>> + '_ {
+        let stubs = self.stubs.iter().map(|(stub, _)| stub.span(SPRINGBOARD_LEN as u64));
+        std::iter::once(self.trampoline.span(u64::from(self.len))).chain(stubs)
+    }
 
-    /// The change that puts the group in place of the original bytes.
-    pub(crate) fn edit(&self) -> Edit {
-        self.edit
+    /// The original address that stands behind `offset` in the trampoline or stub at `place`.
+    pub(crate) fn original_of(&self, place: Addr, offset: u64) -> Option<Addr> {
+        let (len, head) = if place == self.trampoline {
+            let index = self.marks.partition_point(|mark| u64::from(mark.offset) <= offset);
+            (u64::from(self.len), index.checked_sub(1).map_or(0, |index| self.marks[index].head))
+        } else {
+            let index = self.stubs.binary_search_by_key(&place, |(stub, _)| *stub).ok()?;
+            (SPRINGBOARD_LEN as u64, self.stubs[index].1)
+        };
+        (offset < len).then(|| self.heads.get(head as usize).map_or(self.start, |head| head.at))
     }
 
     /// Where each head leads.
@@ -95,8 +120,8 @@ impl Group {
 
     /// The address that stands for the original instruction at `at`.
     pub(crate) fn landing_of(&self, at: Addr) -> Option<Addr> {
-        let head = self.heads.iter().find(|head| head.at == at)?;
-        Some(self.trampoline + u64::from(head.landing))
+        let head = self.heads.binary_search_by_key(&at, |head| head.at).ok()?;
+        Some(self.trampoline + u64::from(self.heads[head].landing))
     }
 }
 
@@ -327,6 +352,7 @@ fn assemble<'s>(
     let mut asm = Assembler::resume(buffer, at);
     let mut literals = Literals::default();
     let mut heads = Heads::with_capacity(shape.insns.len());
+    let mut marks = Marks::with_capacity(shape.insns.len());
     let resolve = |target: Addr| {
         landings.iter().find(|head| head.at == target).map_or(target, |head| at + u64::from(head.landing))
     };
@@ -350,6 +376,7 @@ fn assemble<'s>(
             }
         }
         heads.push(Head { at: insn.addr(), landing });
+        marks.push(Mark { offset: landing, head: index as u32 });
         let detour = here.filter(|here| taken(insn, here).is_some());
         if shape.board == Board::Retarget {
             asm.jump(insn.flow().target().unwrap_or(insn.end()));
@@ -378,14 +405,15 @@ fn assemble<'s>(
         asm.jump(last.end());
     }
     let mut stubs = Stubs::new();
-    for insn in &shape.insns {
+    for (index, insn) in shape.insns.iter().enumerate() {
         let Some(sequence) = snippets(insn.addr()).and_then(|here| taken(insn, here)) else { continue };
         let target = insn.flow().target().map_or(insn.end(), resolve);
+        marks.push(Mark { offset: asm.bytes().len() as u32, head: index as u32 });
         stubs.push(stub(&mut asm, insn, sequence, target, code, features.moves, &mut literals)?);
     }
     let mut code = asm.into_bytes();
     literals.place(at, &mut code);
-    Ok((Built { code, heads, entry: 0 }, stubs))
+    Ok((Built { code, heads, marks, entry: 0 }, stubs))
 }
 
 /// Appends `insn` so that it has its effect from where it stands now.
@@ -497,8 +525,9 @@ impl Shape {
             heads: built.heads,
             trampoline,
             len: built.code.len() as u32,
-            stub,
-            edit: Edit { at, old, new, heads },
+            stubs: stub.map(|stub| (stub, 0)).into_iter().collect(),
+            marks: built.marks,
+            edits: smallvec![Edit { at, old, new, heads }],
         });
         Some(built.code)
     }

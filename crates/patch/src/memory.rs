@@ -37,8 +37,16 @@ pub(crate) struct Memory {
 }
 
 struct Data {
-    mapping: Arc<DataMapping>,
+    range: Range<Addr>,
+    /// Nothing where memory is only planned.
+    mapping: Option<Arc<DataMapping>>,
     used: u64,
+}
+
+impl Data {
+    fn len(&self) -> u64 {
+        len(&self.range)
+    }
 }
 
 /// New reservations that a plan needs.
@@ -73,7 +81,7 @@ impl Memory {
             };
             let near = arena.map_or(cluster.start, |arena| arena.end);
             let room = self.data.iter().any(|data| {
-                data.mapping.addr().in_rel32_of(near) && data.used + counters as u64 * 8 <= data.mapping.len()
+                data.range.start.in_rel32_of(near) && data.used + counters as u64 * 8 <= data.len()
             });
             if counters > 0 && !room && !wanted.data.iter().any(|data| data.start.in_rel32_of(near)) {
                 let len = DATA_LEN.max((Addr(counters as u64 * 8)).align_up(PAGE).0);
@@ -99,15 +107,18 @@ impl Memory {
     /// Arenas for scattered `windows`: joined where the memory between them is free, so that there are few.
     pub(crate) fn scattered(&self, map: &MemoryMap, mut windows: Vec<Range<Addr>>) -> Vec<Range<Addr>> {
         windows.sort_by_key(|window| window.start);
+        // Nor what was reserved since the map was read.
+        let ours =
+            || self.arenas.iter().map(Arena::range).chain(self.data.iter().map(|data| data.range.clone()));
+        let is_free = |range: &Range<Addr>| map.is_free(range) && !ours().any(|held| overlap(&held, range));
         let mut joined: Vec<Range<Addr>> = Vec::new();
         for window in windows {
-            if !map.is_free(&window) {
+            if !is_free(&window) {
                 continue;
             }
             match joined.last_mut() {
                 Some(last)
-                    if map.is_free(&(last.start..window.end))
-                        && window.end.offset_from(last.start) < JOIN =>
+                    if is_free(&(last.start..window.end)) && window.end.offset_from(last.start) < JOIN =>
                 {
                     last.end = last.end.max(window.end);
                 }
@@ -150,7 +161,8 @@ impl Memory {
 
     /// The same for a forked child: trampolines are its own copies, data is shared and counts as full.
     pub(crate) fn for_child(&self) -> Memory {
-        let full = |data: &Data| Data { mapping: data.mapping.clone(), used: data.mapping.len() };
+        let full =
+            |data: &Data| Data { range: data.range.clone(), mapping: data.mapping.clone(), used: data.len() };
         Memory {
             arenas: self.arenas.clone(),
             data: self.data.iter().map(full).collect(),
@@ -208,6 +220,14 @@ impl Memory {
         Ok(done.len())
     }
 
+    /// Notes what is wanted as if it had been reserved. Returns the number of mappings.
+    pub(crate) fn assume(&mut self, wanted: &Reservations) -> usize {
+        self.add_arenas(wanted);
+        let planned = |range: &Range<Addr>| Data { range: range.clone(), mapping: None, used: 0 };
+        self.data.extend(wanted.data.iter().map(planned));
+        wanted.code.len() + wanted.data.len()
+    }
+
     /// Takes over arenas that were reserved.
     fn add_arenas(&mut self, reservations: &Reservations) {
         self.arenas.extend(reservations.code.iter().cloned().map(Arena::new));
@@ -216,27 +236,27 @@ impl Memory {
 
     /// Takes over a data mapping.
     fn add_data(&mut self, mapping: DataMapping) {
-        self.data.push(Data { mapping: Arc::new(mapping), used: 0 });
+        let range = mapping.addr().span(mapping.len());
+        self.data.push(Data { range, mapping: Some(Arc::new(mapping)), used: 0 });
     }
 
     /// A fresh quadword, in reach of `near` if there is one.
     pub(crate) fn quadword(&mut self, near: Addr) -> Option<Addr> {
-        let fits = |data: &Data| data.used + 8 <= data.mapping.len();
+        let fits = |data: &Data| data.used + 8 <= data.len();
         let index = self
             .data
             .iter()
-            .position(|data| fits(data) && data.mapping.addr().in_rel32_of(near))
+            .position(|data| fits(data) && data.range.start.in_rel32_of(near))
             .or_else(|| self.data.iter().position(fits))?;
         let data = &mut self.data[index];
-        let at = data.mapping.addr() + data.used;
+        let at = data.range.start + data.used;
         data.used += 8;
         Some(at)
     }
 
     /// The data mapping that holds `at`.
     pub(crate) fn mapping_of(&self, at: Addr) -> Option<&DataMapping> {
-        let holds = |m: &DataMapping| (m.addr()..m.addr() + m.len()).contains(&at);
-        self.data.iter().map(|data| &*data.mapping).find(|m| holds(m))
+        self.data.iter().find(|data| data.range.contains(&at))?.mapping.as_deref()
     }
 
     /// Gives all reservations back. What cannot be unmapped stays.
@@ -247,7 +267,7 @@ impl Memory {
             self.arenas.pop();
         }
         while let Some(data) = self.data.last() {
-            space.unmap(data.mapping.addr(), data.mapping.len())?;
+            space.unmap(data.range.start, data.len())?;
             self.data.pop();
         }
         Ok(())

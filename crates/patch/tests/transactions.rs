@@ -9,8 +9,9 @@ use incise_isa::Addr;
 use incise_isa::native::{GprSet, decode};
 use incise_patch::{
     Atomicity, Batch, CommitError, Engine, Facts, MachineCode, NoFacts, Outcome, Policy, Position, Refusal,
-    Snippet, Tactic, TrapPolicy,
+    Report, Snippet, Tactic, TrapPolicy,
 };
+use incise_space::AddressSpace;
 
 const TEXT: u64 = 0x7f00_1234_5000;
 const BEST: Policy = Policy { atomicity: Atomicity::BestEffort, traps: TrapPolicy::Fallback };
@@ -442,4 +443,35 @@ fn a_probe_in_a_replaced_module_does_not_come_back_with_a_new_one() {
     assert_eq!(space.bytes(TEXT, 1), [FUNCTION[0]], "loaded anew: only the new probe is there");
     remove_all(&mut engine, &mut space);
     assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+}
+
+#[test]
+fn a_plan_tells_what_a_commit_would_do_and_does_nothing() {
+    let code: Vec<u8> = [0x48, 0x89, 0xE5, 0x31, 0xC0, 0x55, 0xE8, 1, 0, 0, 0, 0xC3].repeat(20);
+    let at = 0x7f00_1234_5000;
+    let mut space = FakeSpace::new(at, &code);
+    let plan = |engine: &mut Engine, space: &mut FakeSpace, commit: bool| {
+        let mut batch = Batch::default();
+        for head in heads(&code, at) {
+            batch.insert(Addr(head), Snippet::Counter(engine.counter()), Position::Last);
+        }
+        let policy = Policy { atomicity: Atomicity::BestEffort, traps: TrapPolicy::Fallback };
+        let report = if commit {
+            engine.commit(space, &NoFacts, &batch, policy)
+        } else {
+            let map = space.mappings().expect("a map");
+            let read = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
+            engine.plan(&read, &map, &NoFacts, &batch, policy, space.features())
+        };
+        report.expect("a report")
+    };
+    let planned = plan(&mut Engine::new(), &mut space, false);
+    assert_eq!(space.bytes(at, code.len()), code);
+    assert!(space.mapped.is_empty() && space.landings.is_empty() && space.calls == 0);
+    let done = plan(&mut Engine::new(), &mut space, true);
+    let outcomes =
+        |report: &Report| report.entries.iter().map(|e| (e.at, e.outcome.clone())).collect::<Vec<_>>();
+    assert_eq!(outcomes(&planned), outcomes(&done));
+    assert_eq!(planned.trampoline_bytes, done.trampoline_bytes);
+    assert!(planned.trampoline_bytes > 0 && planned.mappings == done.mappings);
 }
