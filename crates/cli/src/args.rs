@@ -40,6 +40,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Give back the original of a file that was rewritten, or take patches back.
     Undo(UndoArgs),
+    /// Tell how all instructions of programs would be patched, without running anything.
+    Coverage(CoverageArgs),
     /// Look at a program: disassembly, memory, strings.
     Inspect(InspectArgs),
     /// Find a string or constant, who uses it, and which branches decide that.
@@ -208,6 +210,31 @@ pub struct UndoArgs {
     pub output: Option<PathBuf>,
 }
 
+/// Arguments of `coverage`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "A counter at every point of the file's code is planned, as if it were loaded; nothing is run or changed.
+Addresses are link addresses. With --json there is one line for each site, with its tactic or the
+reason why it is refused, and a summary behind those of each file."
+)]
+pub struct CoverageArgs {
+    /// Programs and libraries.
+    #[arg(value_name = "BINARY", required = true)]
+    pub binaries: Vec<PathBuf>,
+    /// Where the probes would be.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = CoveragePoints::Instruction)]
+    pub points: CoveragePoints,
+    /// What to do where only a trap fits.
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Fallback)]
+    pub trap: Trap,
+    /// Number of threads; all cores if not given. The plan is the same for any.
+    #[arg(short = 'j', long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print JSON Lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `doctor`.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
@@ -278,6 +305,37 @@ impl From<Points> for PointKind {
             Points::LoopEntry => PointKind::LoopEntry,
             Points::LoopExit => PointKind::LoopExit,
             Points::LoopIteration => PointKind::LoopIteration,
+        }
+    }
+}
+
+/// Which points of all functions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum CoveragePoints {
+    /// Every instruction.
+    Instruction,
+    /// The first instruction of each block.
+    Block,
+    /// The first instruction of each function.
+    Function,
+}
+
+impl CoveragePoints {
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            CoveragePoints::Instruction => "instructions",
+            CoveragePoints::Block => "blocks",
+            CoveragePoints::Function => "entries",
+        }
+    }
+}
+
+impl From<CoveragePoints> for PointKind {
+    fn from(points: CoveragePoints) -> PointKind {
+        match points {
+            CoveragePoints::Instruction => PointKind::BeforeInstruction,
+            CoveragePoints::Block => PointKind::BlockEntry,
+            CoveragePoints::Function => PointKind::FunctionEntry,
         }
     }
 }

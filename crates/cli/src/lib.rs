@@ -5,6 +5,7 @@
 pub mod args;
 mod count;
 mod counts;
+mod coverage;
 mod doctor;
 pub mod flow;
 mod list;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
         Command::Rewrite(args) => rewrite::run(&args),
         Command::Report(args) => counts::run(&args),
         Command::Undo(args) => undo::run(&args),
+        Command::Coverage(args) => coverage::run(&args),
         Command::Inspect(args) => patching::inspect(&args),
         Command::Find(args) => patching::find(&args),
         Command::Patch(args) => patching::patch(&args),

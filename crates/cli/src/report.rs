@@ -177,7 +177,7 @@ impl Report {
 }
 
 /// A number with its thousands set apart.
-fn group(number: u64) -> String {
+pub(crate) fn group(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -190,7 +190,7 @@ fn group(number: u64) -> String {
 }
 
 /// A bar of up to [`BAR`] columns, in eighths of a column.
-fn bar(value: u64, most: u64) -> String {
+pub(crate) fn bar(value: u64, most: u64) -> String {
     const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     if most == 0 {
         return String::new();

@@ -23,6 +23,7 @@
 
 pub mod callback;
 mod count;
+mod coverage;
 mod file;
 mod flow;
 pub mod patching;
@@ -31,6 +32,7 @@ mod program;
 mod session;
 
 pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};
+pub use coverage::{Coverage, CoverageError, CoverageOptions, CoverageProgress, CoverageSite, coverage};
 pub use file::{CountsReport, ProcessCounts, RewriteOptions, Rewritten, read_counts, rewrite};
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};

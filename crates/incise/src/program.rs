@@ -96,13 +96,18 @@ impl Program {
     /// # Errors
     /// If it is not an x86-64 ELF program or library.
     pub fn of_file(path: &Path, bytes: &[u8]) -> Result<Program, ImageError> {
-        let image = Arc::new(Image::parse(bytes)?);
-        let text: Vec<_> = image.text_segments().map(|r| Addr(r.start.0)..Addr(r.end.0)).collect();
-        let ends = image.segments().iter().map(|s| Addr(s.range().start.0)..Addr(s.range().end.0));
+        Ok(Program::of_image(path, Arc::new(Image::parse(bytes)?), 0))
+    }
+
+    /// The program `image` from the file `path`, mapped `bias` behind its link addresses.
+    pub(crate) fn of_image(path: &Path, image: Arc<Image>, bias: u64) -> Program {
+        let at = |link: LinkAddr| Addr(link.0.wrapping_add(bias));
+        let text: Vec<_> = image.text_segments().map(|r| at(r.start)..at(r.end)).collect();
+        let ends = image.segments().iter().map(|s| at(s.range().start)..at(s.range().end));
         let range = ends.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or_default();
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let path = path.to_string_lossy().into_owned();
-        Ok(Program::new(vec![Module { name, path, deleted: false, bias: 0, image, range, text, main: true }]))
+        Program::new(vec![Module { name, path, deleted: false, bias, image, range, text, main: true }])
     }
 
     fn new(modules: Vec<Module>) -> Program {

@@ -117,6 +117,32 @@ pub enum Refusal {
     Gone(Addr),
 }
 
+impl Refusal {
+    /// The reason without addresses: the same for all sites that are refused for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Refusal::NotExecutable(_) => "not in executable memory",
+            Refusal::Undecodable(_) => "no instruction can be decoded",
+            Refusal::NotABoundary { .. } => "inside an instruction that is patched",
+            Refusal::Immovable(_) => "the instruction cannot run elsewhere",
+            Refusal::RestartableSequence(_) => "in a restartable sequence",
+            Refusal::Copied(_) => "the program copies this code",
+            Refusal::Machinery(_) => "part of what runs the probes",
+            Refusal::LoopBehindEndbr(_) => "behind the endbr64 is the head of a loop",
+            Refusal::TrapForbidden { why, .. } => match why {
+                Obstacle::BranchTarget(_) => "no jump fits: it would cover a branch target",
+                Obstacle::FunctionEntry(_) => "no jump fits: another function begins there",
+                Obstacle::Immovable(_) => "no jump fits: what it would cover cannot be displaced",
+                Obstacle::PathEnd(_) => "no jump fits: what it would cover may be data",
+                Obstacle::NoPlace => "no jump fits: no free place for its trampoline",
+            },
+            Refusal::NoRoom(_) => "no free memory within reach",
+            Refusal::NoSuchWay { .. } => "no such way in or out of the instruction",
+            Refusal::Gone(_) => "the code was unmapped or replaced",
+        }
+    }
+}
+
 /// What keeps a jump from fitting at a site.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Obstacle {

@@ -12,3 +12,4 @@ pub(crate) use disasm::run as disasm;
 pub(crate) use functions::run as functions;
 pub(crate) use graph::run as cfg;
 pub(crate) use parse::run as parse;
+pub(crate) use program::{Binary, threads};

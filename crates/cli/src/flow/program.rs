@@ -9,7 +9,7 @@ use incise_cfg::{Cfg, Options, Parser, Store};
 
 use crate::Failure;
 
-pub(super) struct Binary {
+pub(crate) struct Binary {
     pub path: PathBuf,
     pub file: Vec<u8>,
     pub image: Image,
@@ -18,7 +18,7 @@ pub(super) struct Binary {
 }
 
 impl Binary {
-    pub(super) fn open(path: &Path) -> Result<Binary, Failure> {
+    pub(crate) fn open(path: &Path) -> Result<Binary, Failure> {
         let shown = path.display();
         let file = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
         let mut image = Image::parse(&file).map_err(|error| format!("{shown}: {error}"))?;
@@ -90,7 +90,7 @@ impl Binary {
     }
 
     /// The name of the function at `entry`, as its programmer wrote it; of the import for a linkage stub.
-    pub(super) fn name(&self, entry: LinkAddr) -> String {
+    pub(crate) fn name(&self, entry: LinkAddr) -> String {
         let Some(function) = self.image.function_starting_at(entry) else {
             let import = self.import_behind(entry);
             return import.map_or_else(|| format!("sub_{:x}", entry.0), |import| format!("{import}@plt"));
@@ -138,6 +138,6 @@ impl Lines {
 }
 
 /// Cores to work on.
-pub(super) fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -14,6 +14,7 @@ mod data;
 mod dynamic;
 mod elf;
 mod error;
+mod loaded;
 mod output;
 mod record;
 mod space;
@@ -21,6 +22,7 @@ mod start;
 
 pub use counts::Counts;
 pub use error::FileError;
+pub use loaded::Loaded;
 pub use output::{Output, undo};
 pub use record::{Counting, PatchEntry, Probe, Record, Refused, original};
 pub use space::{FileSpace, Saved};

@@ -1,0 +1,210 @@
+//! Coverage: what a transaction on all of a program's instructions would do, planned from its file.
+//!
+//! ```no_run
+//! use incise::{CoverageOptions, coverage};
+//!
+//! let path = std::path::Path::new("/bin/bash");
+//! let coverage = coverage(path, &std::fs::read(path)?, &CoverageOptions::default())?;
+//! println!("{} of {} sites without a trap", coverage.patched(), coverage.sites.len());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use incise_cfg::{Cfg, Options, ParseError, Parser};
+use incise_image::{Image, ImageError, LinkAddr};
+use incise_isa::Addr;
+use incise_patch::{
+    Atomicity, Batch, CommitError, Engine, Outcome, Policy, Position, Refusal, Snippet, Tactic, TrapPolicy,
+};
+use incise_space::SpaceError;
+use incise_space::file::Loaded;
+
+use crate::point::PointKind;
+use crate::program::Program;
+
+/// What to plan.
+#[derive(Clone, Copy)]
+pub struct CoverageOptions<'o> {
+    /// [`PointKind::BeforeInstruction`], [`PointKind::BlockEntry`] or [`PointKind::FunctionEntry`]; all others mean
+    /// instructions.
+    pub points: PointKind,
+    /// What to do where only a trap fits.
+    pub traps: TrapPolicy,
+    /// Number of threads; the result is the same for any.
+    pub threads: usize,
+    /// Called now and then, on any thread.
+    pub progress: Option<&'o (dyn Fn(CoverageProgress) + Sync)>,
+}
+
+impl Default for CoverageOptions<'_> {
+    fn default() -> Self {
+        let points = PointKind::BeforeInstruction;
+        CoverageOptions { points, traps: TrapPolicy::default(), threads: 1, progress: None }
+    }
+}
+
+/// How far it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CoverageProgress {
+    /// So many functions are parsed, of those known so far.
+    Parsing(usize, usize),
+    /// A plan for so many sites is being made.
+    Planning(usize),
+}
+
+/// A place for a probe and what would become of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CoverageSite {
+    /// Where it is linked.
+    pub addr: LinkAddr,
+    /// The entry of the function it is in: of the first one, if several share it.
+    pub function: LinkAddr,
+    /// The tactic, or why there is none.
+    pub outcome: Result<Tactic, Refusal>,
+}
+
+/// A plan for all sites of a program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Coverage {
+    /// Every site, ascending.
+    pub sites: Vec<CoverageSite>,
+    /// How many functions they are in.
+    pub functions: usize,
+    /// Mappings a process would gain.
+    pub mappings: usize,
+    /// Bytes of trampolines, a counter at each site included.
+    pub trampoline_bytes: u64,
+    /// How long parsing took.
+    pub parsing: Duration,
+    /// How long planning took.
+    pub planning: Duration,
+}
+
+impl Coverage {
+    /// How many sites would be patched without a trap.
+    pub fn patched(&self) -> usize {
+        self.with(|outcome| matches!(outcome, Ok(tactic) if *tactic != Tactic::Trap))
+    }
+
+    /// How many sites would be traps.
+    pub fn trapped(&self) -> usize {
+        self.with(|outcome| *outcome == Ok(Tactic::Trap))
+    }
+
+    /// How many sites would be refused.
+    pub fn refused(&self) -> usize {
+        self.with(Result::is_err)
+    }
+
+    fn with(&self, is: impl Fn(&Result<Tactic, Refusal>) -> bool) -> usize {
+        self.sites.iter().filter(|site| is(&site.outcome)).count()
+    }
+
+    /// Bytes of trampolines by site that would get one.
+    pub fn bytes_per_site(&self) -> f64 {
+        self.trampoline_bytes as f64 / (self.sites.len() - self.refused()).max(1) as f64
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CoverageError {
+    /// The file is no program or library for x86-64.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Its code cannot be parsed.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// There is no instruction in it.
+    #[error("there is no code in it: is it a file of debug information, or only of data?")]
+    NoCode,
+    /// It cannot be loaded, or there is no memory for the plan.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+}
+
+/// Plans a counter at every point of the program in `file`, as if it were loaded. Nothing is run or changed; `path` is
+/// for names only.
+///
+/// # Errors
+/// [`CoverageError`] tells what is wrong with the file.
+pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Result<Coverage, CoverageError> {
+    let began = Instant::now();
+    let image = Arc::new(Image::parse(file)?);
+    let mut space = Loaded::new(&image, file)?;
+    let told = |progress| {
+        if let Some(tell) = options.progress {
+            tell(progress);
+        }
+    };
+    let parsed = |done, of| told(CoverageProgress::Parsing(done, of));
+    let parser = Parser::new(&image, file)?;
+    let cfg = parser.parse(&Options { threads: options.threads, progress: Some(&parsed) })?;
+    let sites = sites(&cfg, &image, file, options.points);
+    if sites.is_empty() {
+        return Err(CoverageError::NoCode);
+    }
+    let mut functions: Vec<LinkAddr> = sites.iter().map(|(_, function)| *function).collect();
+    functions.sort_unstable();
+    functions.dedup();
+    drop(parser);
+    told(CoverageProgress::Planning(sites.len()));
+    let parsing = began.elapsed();
+    let program = Program::of_image(path, image, space.bias());
+    let mut engine = Engine::new();
+    let mut batch = Batch::default();
+    for (addr, _) in &sites {
+        let counter = engine.counter();
+        batch.insert(Addr(addr.0 + space.bias()), Snippet::Counter(counter), Position::Last);
+    }
+    let began = Instant::now();
+    let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };
+    let report = engine.commit(&mut space, &program, &batch, policy).map_err(|error| match error {
+        CommitError::Space(error) => error,
+        // Refusals do not fail a transaction of this policy.
+        other => SpaceError::system("planning", std::io::Error::other(other)),
+    })?;
+    let planning = space.planned().map_or_else(|| began.elapsed(), |end| end.duration_since(began));
+    let sites = sites.into_iter().zip(report.entries).map(|((addr, function), entry)| {
+        let outcome = match entry.outcome {
+            Outcome::Installed(tactic) => Ok(tactic),
+            Outcome::Refused(refusal) => Err(refusal),
+        };
+        CoverageSite { addr, function, outcome }
+    });
+    Ok(Coverage {
+        sites: sites.collect(),
+        functions: functions.len(),
+        mappings: report.mappings,
+        trampoline_bytes: report.trampoline_bytes,
+        parsing,
+        planning,
+    })
+}
+
+/// The points, ascending, each with the entry of a function it is in.
+fn sites(cfg: &Cfg, image: &Image, file: &[u8], points: PointKind) -> Vec<(LinkAddr, LinkAddr)> {
+    if points == PointKind::FunctionEntry {
+        let entries = cfg.functions().filter(|function| function.entry_block().is_some());
+        return entries.map(|function| (function.entry(), function.entry())).collect();
+    }
+    let mut sites = Vec::new();
+    for block in cfg.blocks() {
+        let Some(function) = block.functions().next() else { continue };
+        let function = function.entry();
+        match points {
+            PointKind::BlockEntry => sites.push((block.start(), function)),
+            _ => {
+                let instructions = block.instructions(image, file);
+                sites.extend(instructions.map(|insn| (LinkAddr(insn.addr().0), function)));
+            }
+        }
+    }
+    sites.sort_unstable();
+    sites.dedup_by_key(|(addr, _)| *addr);
+    sites
+}
