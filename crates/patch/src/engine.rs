@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
-use incise_space::{AddressSpace, Features, Landing, SpaceError};
+use incise_space::{AddressSpace, Displaced, Features, Landing, SpaceError};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -499,6 +499,8 @@ impl Engine {
                 let runs: Vec<(Addr, &[u8])> = joined.iter().map(|(at, bytes)| (*at, &**bytes)).collect();
                 space.write_code(&runs).map_err(early)?;
             }
+            let displaced: Vec<Displaced> = plan.added.iter().flat_map(Group::displaced).collect();
+            space.note_displaced(&displaced);
         }
         if !plan.added.is_empty() {
             space.publish_landings(&self.landings(&plan.added)).map_err(early)?;

@@ -7,7 +7,7 @@ use incise_isa::native::{
     Assembler, Flow, Insn, Live, MAX_GUARD_LEN, Relocation, SPRINGBOARD_LEN, Springboard, TRAP,
     flags_live_through, live_before, relocate,
 };
-use incise_space::{Bytes, Edit, Features, Landing};
+use incise_space::{Bytes, Displaced, Edit, Features, Landing};
 use smallvec::{SmallVec, smallvec};
 
 use crate::code::{Code, LOOKAHEAD};
@@ -17,12 +17,18 @@ use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 use crate::ways::{Stubs, after, stub, taken, way_in};
 
 /// An instruction head of a group and the places that stand for it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Head {
     /// The original address.
     pub at: Addr,
     /// Offset of its landing in the trampoline: snippets, then the instruction.
     pub landing: u32,
+    /// Bytes from the landing to the copy of the instruction; `u16::MAX` if there are more.
+    pub copy: u16,
+    /// Length of the copy in bytes.
+    pub copied: u8,
+    /// Length of the instruction in bytes.
+    pub len: u8,
 }
 
 /// From an offset in a trampoline on, its code belongs to a head.
@@ -116,6 +122,32 @@ impl Group {
     pub(crate) fn landings(&self) -> impl Iterator<Item = Landing> + '_ {
         let landing = |head: &Head| self.trampoline + u64::from(head.landing);
         self.heads.iter().map(move |head| Landing { trap: head.at, landing: landing(head) })
+    }
+
+    /// What lies where in the trampoline and the stubs.
+    pub(crate) fn displaced(&self) -> impl Iterator<Item = Displaced> + '_ {
+        let ends = self.marks.iter().skip(1).map(|mark| mark.offset).chain([self.len]);
+        let inside = self.marks.iter().zip(ends).map(|(mark, end)| {
+            let head = &self.heads[mark.head as usize];
+            let whole = if head.landing == mark.offset { *head } else { Head { copied: 0, len: 0, ..*head } };
+            Displaced {
+                landing: self.trampoline + u64::from(mark.offset),
+                len: end.saturating_sub(mark.offset),
+                original: head.at,
+                original_len: whole.len,
+                copy: whole.copy,
+                copied: whole.copied,
+            }
+        });
+        let detour = |landing, len, original| Displaced { landing, len, original, ..Displaced::default() };
+        let first = self.marks.first().map_or(0, |mark| mark.offset);
+        // The snippets of a retargeted call.
+        let thunk = (first > 0).then(|| detour(self.trampoline, first, self.start));
+        let stubs = self
+            .stubs
+            .iter()
+            .map(move |&(stub, head)| detour(stub, SPRINGBOARD_LEN as u32, self.heads[head as usize].at));
+        stubs.chain(thunk).chain(inside)
     }
 
     /// The address that stands for the original instruction at `at`.
@@ -327,7 +359,7 @@ pub(crate) fn build<'s>(
     buffer: Vec<u8>,
 ) -> Result<Built, Refusal> {
     // Landings and stubs are known after a first round; their distance, and so all sizes, are the same in both.
-    let unknown = shape.insns.iter().map(|insn| Head { at: insn.addr(), landing: 0 }).collect();
+    let unknown = shape.insns.iter().map(|insn| Head { at: insn.addr(), ..Head::default() }).collect();
     let (mut built, stubs) =
         assemble(shape, at, code, snippets, features, buffer, (&unknown, &Stubs::new()))?;
     let refers_inside = shape.insns.iter().any(|insn| {
@@ -375,8 +407,8 @@ fn assemble<'s>(
                 way_in(&mut asm, insn, (*way, sequence), live, features.moves, &mut literals)?;
             }
         }
-        heads.push(Head { at: insn.addr(), landing });
         marks.push(Mark { offset: landing, head: index as u32 });
+        let copy = distance(landing, &asm);
         let detour = here.filter(|here| taken(insn, here).is_some());
         if shape.board == Board::Retarget {
             asm.jump(insn.flow().target().unwrap_or(insn.end()));
@@ -386,6 +418,8 @@ fn assemble<'s>(
         } else if !insn.is_nop() {
             asm = displace(asm, insn, &resolve, features)?;
         }
+        let copied = (distance(landing, &asm) - copy) as u8;
+        heads.push(Head { at: insn.addr(), landing, copy, copied, len: insn.len() as u8 });
         if let Some(here) = here {
             after(&mut asm, insn, here, code, &mut literals);
         }
@@ -394,8 +428,10 @@ fn assemble<'s>(
     if shape.board == Board::Retarget {
         // A thread that meets a trap at the site still has to make the call.
         if let Flow::Call(_) = last.flow() {
-            heads[0].landing = asm.bytes().len() as u32;
+            let landing = asm.bytes().len() as u32;
             asm = displace(asm, last, &|_| at, Features { shadow_stack: false, ..features })?;
+            heads[0] = Head { landing, copy: 0, copied: distance(landing, &asm) as u8, ..heads[0] };
+            marks[0].offset = landing;
         }
     } else if last.flow().falls_through() && !matches!(last.flow(), Flow::Call(_) | Flow::IndirectCall) {
         // A displaced call comes back to the original code by itself.
@@ -414,6 +450,11 @@ fn assemble<'s>(
     let mut code = asm.into_bytes();
     literals.place(at, &mut code);
     Ok((Built { code, heads, marks, entry: 0 }, stubs))
+}
+
+/// Bytes from `landing` to the end of the code so far; `u16::MAX` if there are more.
+fn distance(landing: u32, asm: &Assembler) -> u16 {
+    u16::try_from(asm.bytes().len() - landing as usize).unwrap_or(u16::MAX)
 }
 
 /// Appends `insn` so that it has its effect from where it stands now.

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod data;
+mod displaced;
 mod edit;
 mod error;
 pub mod faults;
@@ -16,6 +17,7 @@ mod sys;
 pub mod trap;
 
 pub use data::DataMapping;
+pub use displaced::Displaced;
 pub use edit::{Bytes, Edit};
 pub use error::{Fault, SpaceError};
 
@@ -119,6 +121,10 @@ pub trait AddressSpace {
     /// Writes into memory reserved by [`map_code`](Self::map_code) that no thread can be running. Each
     /// element is one run of bytes; they are sorted by address and do not overlap.
     fn write_code(&mut self, runs: &[(Addr, &[u8])]) -> Result<(), SpaceError>;
+
+    /// Tells what lies where in trampolines that were just written; what was told of the same memory before holds no
+    /// longer. With it a space can show the program original instruction pointers where it sees those of trampolines.
+    fn note_displaced(&mut self, _displaced: &[Displaced]) {}
 
     /// Replaces the table of landings. `landings` is sorted by `trap` and has no duplicates. After this
     /// returns, every listed trap byte is handled, whoever runs it, and every listed fault; installs the handler on
