@@ -37,8 +37,9 @@ pub use file::{CountsReport, ProcessCounts, RewriteOptions, Rewritten, read_coun
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};
 pub use incise_patch::{
-    Atomicity, CommitError, CounterId, Engine, Entry, InstanceId, MachineCode, Obstacle, Outcome, Place,
-    Placement, Policy, Position, Refusal, Report, Snippet, Tactic, TrapPolicy,
+    Argument, Atomicity, CommitError, CounterId, Effects, Engine, Entry, Generate, Generated, InstanceId,
+    MachineCode, Obstacle, Outcome, Output, Place, Placement, PointContext, Policy, Position, Refusal,
+    Report, Snippet, Tactic, TrapPolicy, Vectors,
 };
 pub use incise_space as space;
 pub use point::{Found, Incomplete, Point, PointKind, Query, Unresolved};

@@ -336,6 +336,11 @@ impl<S: AddressSpace> Counter<S> {
         Snippet::Counter(self.id)
     }
 
+    /// Its number, for snippets that generate code.
+    pub fn id(&self) -> CounterId {
+        self.id
+    }
+
     /// The value now; after the probes were removed, what it was then.
     pub fn read(&self) -> u64 {
         self.session.state().engine.read(self.id)

@@ -15,7 +15,8 @@ use std::time::Duration;
 use incise::callback::{Context, VectorState, callback};
 use incise::isa::native::{Gpr, GprSet};
 use incise::{
-    Addr, Images, InstanceId, MachineCode, Outcome, Position, Program, Session, Snippet, TrapPolicy,
+    Addr, Argument, Effects, Generate, Images, InstanceId, MachineCode, Outcome, Output, PointContext,
+    Position, Program, Refusal, Session, Snippet, TrapPolicy, Vectors,
 };
 use support::{Rng, function, instructions, isolated, shapes};
 
@@ -72,8 +73,9 @@ global_asm!(
     "push r15",
     "mov [rip + machine_at], rdi",
     "mov [rdi + {HOST_RSP}], rsp",
-    "mov eax, -1",
-    "mov edx, -1",
+    // x87, SSE, AVX, AVX-512: other components may need more memory than there is (AMX).
+    "mov eax, 0xE7",
+    "xor edx, edx",
     "xrstor64 [rdi]",
     "mov ecx, 16",
     "2: mov rax, [rdi + rcx * 8 + {RED_ZONE} - 8]",
@@ -129,8 +131,8 @@ global_asm!(
     "mov [rdi + rcx * 8 + {RED_ZONE} - 8], rax",
     "dec ecx",
     "jnz 4b",
-    "mov eax, -1",
-    "mov edx, -1",
+    "mov eax, 0xE7",
+    "xor edx, edx",
     "xsave64 [rdi]",
     "fninit",
     "push 0x1f80",
@@ -280,11 +282,61 @@ fn ravage() -> Snippet {
     Snippet::Code(MachineCode { bytes: bytes.into(), clobbers: GprSet::of(&all), flags: true, stack: true })
 }
 
+/// Generated code that changes every register, the flags and the low halves of all vector registers, uses the stack, and
+/// reads where nothing is mapped.
+#[derive(Debug)]
+struct Ravage;
+
+impl Generate for Ravage {
+    fn effects(&self, _: &PointContext<'_>) -> Effects {
+        let (clobbers, vectors) = (GprSet::ALL, Vectors::Sse(u16::MAX));
+        Effects { clobbers, flags: true, vectors, stack: true, ..Effects::default() }
+    }
+
+    fn generate(&self, _: &PointContext<'_>, out: &mut Output<'_>) -> Result<(), Refusal> {
+        for register in 0..16 {
+            // pcmpeqd xmm, xmm
+            let (high, both) = ((register >> 3) * 5, (register & 7) * 9);
+            out.asm().raw(&[0x66, 0x40 | high, 0x0F, 0x76, 0xC0 | both]);
+        }
+        for register in GprSet::ALL.iter().filter(|register| *register != Gpr::Rsp) {
+            out.asm().mov_imm(register, u64::MAX - 1);
+        }
+        out.asm().push(Gpr::Rax);
+        let load = out.position();
+        out.asm().mov_load(Gpr::Rcx, Gpr::Rax, 0);
+        out.asm().raw(&[0x0F, 0x0B]);
+        let fixup = out.position();
+        out.fault(load, fixup);
+        out.asm().pop(Gpr::Rax);
+        out.asm().raw(&[0x48, 0x83, 0xC0, 0x01]);
+        Ok(())
+    }
+}
+
+/// Generated code that calls [`clobber`], which changes what a function may change.
+#[derive(Debug)]
+struct CallFunction;
+
+impl Generate for CallFunction {
+    fn effects(&self, _: &PointContext<'_>) -> Effects {
+        Effects::CALL
+    }
+
+    fn generate(&self, at: &PointContext<'_>, out: &mut Output<'_>) -> Result<(), Refusal> {
+        let full = STATES.iter().position(|state| *state == VectorState::Full).expect("is there");
+        let arguments = [Argument::Register(Gpr::Rsp), Argument::Immediate(full as u64)];
+        out.call_function(at, Addr(clobber as *const () as u64), &arguments)
+    }
+}
+
 /// All kinds of snippets, with a name.
 fn kinds(session: &Session) -> Vec<(String, Snippet)> {
     let mut kinds = vec![
         ("counter".to_owned(), session.counter("counter").increment()),
         ("machine code".to_owned(), ravage()),
+        ("generated code".to_owned(), Snippet::generated(Ravage)),
+        ("a call from generated code".to_owned(), Snippet::generated(CallFunction)),
     ];
     for (number, state) in STATES.into_iter().enumerate() {
         kinds.push((format!("callback {state:?}"), callback(clobber, number as u64, state)));

@@ -365,9 +365,9 @@ impl Engine {
         if ranges.is_empty() {
             return Ok(());
         }
-        // From here on nothing leads into them.
-        space.publish_landings(&landings(self.groups.values()))?;
-        self.retired_landings.clear();
+        // From here on nothing leads into them; a thread inside may still fault.
+        self.retired_landings.retain(|trap, _| trap.0 & Landing::FAULT != 0);
+        space.publish_landings(&self.landings(&[]))?;
         ranges.sort_by_key(|range| range.start);
         let quiet = space.quiescent(&ranges)?;
         let busy: BTreeSet<Addr> =
@@ -378,6 +378,9 @@ impl Engine {
         self.retired = stay;
         for range in go.into_iter().flatten() {
             self.retired_bytes -= range.end.offset_from(range.start) as u64;
+            let faults =
+                Landing::fault(range.start, range.start).trap..Landing::fault(range.end, range.end).trap;
+            self.retired_landings.extract_if(faults, |_, _| true).for_each(drop);
             self.memory.free(range);
         }
         self.reclaim_at = self.retired_bytes + RECLAIM_BYTES;
@@ -473,10 +476,13 @@ impl Engine {
     fn unplaced(&self, next: &Draft) -> Vec<(CounterId, Addr)> {
         let mut counters: Vec<(CounterId, Addr)> = Vec::new();
         for (head, list) in &next.lists {
-            counters.extend(list.iter().filter_map(|instance| match instance.snippet {
-                Snippet::Counter(id) if self.counters.get(id.0 as usize) == Some(&None) => Some((id, *head)),
-                _ => None,
-            }));
+            let used = list.iter().flat_map(|instance| match &instance.snippet {
+                Snippet::Counter(id) => std::slice::from_ref(id),
+                Snippet::Generated(snippet) => snippet.0.counters(),
+                _ => &[],
+            });
+            let unplaced = |id: &&CounterId| self.counters.get(id.0 as usize) == Some(&None);
+            counters.extend(used.filter(unplaced).map(|id| (*id, *head)));
         }
         counters.sort();
         counters.dedup_by_key(|(id, _)| *id);
@@ -638,6 +644,11 @@ fn ready(instances: &[Instance], counters: &[Option<Addr>]) -> Snippets {
             Snippet::Gate => Some(Ready::Gate),
             Snippet::Callback { entry, payload } => {
                 Some(Ready::Callback { entry: *entry, payload: *payload })
+            }
+            Snippet::Generated(snippet) => {
+                let place = |id: &CounterId| Some((*id, counters.get(id.0 as usize).copied().flatten()?));
+                let placed: Option<_> = snippet.0.counters().iter().map(place).collect();
+                placed.map(|counters| Ready::Generated(snippet.clone(), counters))
             }
         };
         if let Some(ready) = ready {

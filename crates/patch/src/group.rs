@@ -11,7 +11,9 @@ use incise_space::{Bytes, Displaced, Edit, Features, Landing};
 use smallvec::{SmallVec, smallvec};
 
 use crate::code::{Code, LOOKAHEAD};
-use crate::lower::{Literals, Ready, Sequence, Snippets, in_reach, lower};
+use crate::generate::PointContext;
+use crate::literals::{Faults, Literals};
+use crate::lower::{Ready, Sequence, Snippets, in_reach, lower, with_read};
 use crate::placement::Placement;
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 use crate::ways::{Stubs, after, stub, taken, way_in};
@@ -52,6 +54,8 @@ pub(crate) struct Group {
     /// The bytes that are displaced or overwritten, or that the springboard relies on.
     pub extent: Range<Addr>,
     pub heads: Heads,
+    /// Instructions of the trampoline that may fault.
+    pub faults: Faults,
     /// Where the trampoline's code begins, and its length.
     pub trampoline: Addr,
     pub len: u32,
@@ -95,6 +99,7 @@ pub(crate) struct Built {
     pub code: Vec<u8>,
     pub heads: Heads,
     pub marks: Marks,
+    pub faults: Faults,
     /// Offset of the address the springboard leads to.
     pub entry: u32,
 }
@@ -118,10 +123,13 @@ impl Group {
         (offset < len).then(|| self.heads.get(head as usize).map_or(self.start, |head| head.at))
     }
 
-    /// Where each head leads.
+    /// Where each head leads, and each instruction of snippets that may fault.
     pub(crate) fn landings(&self) -> impl Iterator<Item = Landing> + '_ {
-        let landing = |head: &Head| self.trampoline + u64::from(head.landing);
-        self.heads.iter().map(move |head| Landing { trap: head.at, landing: landing(head) })
+        let place = |offset: u32| self.trampoline + u64::from(offset);
+        let heads =
+            self.heads.iter().map(move |head| Landing { trap: head.at, landing: place(head.landing) });
+        let faults = self.faults.iter().map(move |&(at, to)| Landing::fault(place(at), place(to)));
+        heads.chain(faults)
     }
 
     /// What lies where in the trampoline and the stubs.
@@ -393,18 +401,27 @@ fn assemble<'s>(
         let here = snippets(insn.addr());
         if let Some(here) = here {
             // A counter out of reach is told by its address.
-            let far = |ready: &Ready| matches!(ready, Ready::Counter(counter) if !in_reach(&asm, *counter));
+            let far = |ready: &Ready| match ready {
+                Ready::Counter(counter) => !in_reach(&asm, *counter),
+                ready => ready.counters().iter().any(|(_, counter)| !in_reach(&asm, *counter)),
+            };
             if features.moves && here.iter().any(far) {
                 return Err(Refusal::NoRoom(insn.addr()));
             }
-            let live = |sequence: &[Ready], asm: &Assembler| live(code, &shape.insns[index..], sequence, asm);
+            let at = |placement: Placement, sequence: &[Ready], asm: &Assembler| {
+                let live = live(code, &shape.insns[index..], sequence, asm);
+                PointContext { insn, placement, live, features, here: asm.here(), counters: &[] }
+            };
             if !here.before.is_empty() {
-                let live = live(&here.before, &asm);
-                lower(&mut asm, &here.before, live, insn.addr(), &mut literals);
+                let mut point = at(Placement::Before, &here.before, &asm);
+                for (way, sequence) in &here.ways {
+                    point.live = with_read(point.live, sequence, &at(*way, sequence, &asm));
+                }
+                lower(&mut asm, &here.before, point, &mut literals)?;
             }
             for (way, sequence) in &here.ways {
-                let live = live(sequence, &asm);
-                way_in(&mut asm, insn, (*way, sequence), live, features.moves, &mut literals)?;
+                let point = at(*way, sequence, &asm);
+                way_in(&mut asm, sequence, point, &mut literals)?;
             }
         }
         marks.push(Mark { offset: landing, head: index as u32 });
@@ -421,7 +438,7 @@ fn assemble<'s>(
         let copied = (distance(landing, &asm) - copy) as u8;
         heads.push(Head { at: insn.addr(), landing, copy, copied, len: insn.len() as u8 });
         if let Some(here) = here {
-            after(&mut asm, insn, here, code, &mut literals);
+            after(&mut asm, insn, here, code, features, &mut literals)?;
         }
     }
     let last = &shape.insns[shape.insns.len() - 1];
@@ -445,11 +462,12 @@ fn assemble<'s>(
         let Some(sequence) = snippets(insn.addr()).and_then(|here| taken(insn, here)) else { continue };
         let target = insn.flow().target().map_or(insn.end(), resolve);
         marks.push(Mark { offset: asm.bytes().len() as u32, head: index as u32 });
-        stubs.push(stub(&mut asm, insn, sequence, target, code, features.moves, &mut literals)?);
+        stubs.push(stub(&mut asm, insn, sequence, target, code, features, &mut literals)?);
     }
     let mut code = asm.into_bytes();
+    let faults = std::mem::take(&mut literals.faults);
     literals.place(at, &mut code);
-    Ok((Built { code, heads, marks, entry: 0 }, stubs))
+    Ok((Built { code, heads, marks, faults, entry: 0 }, stubs))
 }
 
 /// Bytes from `landing` to the end of the code so far; `u16::MAX` if there are more.
@@ -485,7 +503,8 @@ fn live(code: &Code, insns: &[Insn], snippets: &[Ready], asm: &Assembler) -> Liv
     if snippets.iter().all(only_flags) && !flags_live_through(insns, bytes) {
         // Nothing has to be kept, so no register is needed to keep it in.
         Live { flags: false, ..Live::ALL }
-    } else if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_))) {
+    } else if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_) | Ready::Generated(..)))
+    {
         live_before(bytes, at)
     } else {
         Live::ALL
@@ -564,6 +583,7 @@ impl Shape {
             start: self.start,
             extent,
             heads: built.heads,
+            faults: built.faults,
             trampoline,
             len: built.code.len() as u32,
             stubs: stub.map(|stub| (stub, 0)).into_iter().collect(),

@@ -5,8 +5,12 @@ use incise_isa::native::{Assembler, Gpr, GprSet, Live};
 
 use smallvec::SmallVec;
 
+use crate::generate::{FORGET_RETURN, PointContext};
+use crate::generated::{effects, generated};
+use crate::literals::Literals;
 use crate::placement::Placement;
-use crate::snippet::{CallRecord, MachineCode};
+use crate::snippet::{CallRecord, CounterId, Generated, MachineCode};
+use crate::tactic::Refusal;
 
 /// Snippets that run one after the other.
 pub(crate) type Sequence = SmallVec<[Ready; 1]>;
@@ -48,86 +52,66 @@ pub(crate) enum Ready {
     Code(MachineCode),
     Gate,
     Callback { entry: Addr, payload: [u64; 2] },
+    Generated(Generated, SmallVec<[(CounterId, Addr); 1]>),
 }
 
 impl Ready {
     /// Runs without a call, so that neighbours can share what is saved around it.
     fn is_inline(&self) -> bool {
-        !matches!(self, Ready::Callback { .. })
+        !matches!(self, Ready::Callback { .. } | Ready::Generated(..))
+    }
+
+    /// The counters it increments.
+    pub(crate) fn counters(&self) -> &[(CounterId, Addr)] {
+        match self {
+            Ready::Generated(_, counters) => counters,
+            _ => &[],
+        }
     }
 }
 
 /// Bytes under rsp that a function may use without moving it (psABI x86-64, 3.2.2).
-const RED_ZONE: i32 = 128;
+pub(crate) const RED_ZONE: i32 = 128;
 
-/// `mov [rsp-8], rsp`: overwrites the return address of a call that has returned. A later frame may come to lie over it
-/// without writing there, and who looks for threads in this trampoline would take the rest for a thread that returns.
-const FORGET_RETURN: [u8; 5] = [0x48, 0x89, 0x64, 0x24, 0xF8];
-
-/// Places in the code that hold data put behind it: a 32-bit displacement to a record.
-#[derive(Default)]
-pub(crate) struct Literals {
-    records: Vec<(usize, CallRecord)>,
-    /// Calls through memory: where the displacement is, and the address to call.
-    calls: Vec<(usize, Addr)>,
-}
-
-impl Literals {
-    /// Calls `to` so that the next instruction is the one returned to, near or far.
-    fn call(&mut self, asm: &mut Assembler, to: Addr) {
-        if in_reach(asm, to) {
-            asm.call(to);
-        } else {
-            asm.raw(&[0xFF, 0x15, 0, 0, 0, 0]);
-            self.calls.push((asm.bytes().len() - 4, to));
-        }
-    }
-
-    /// Appends the data and fills in the displacements. Nothing may be appended to `code` behind it.
-    pub(crate) fn place(self, origin: Addr, code: &mut Vec<u8>) {
-        if self.records.is_empty() {
-            return;
-        }
-        while !(origin.0 as usize + code.len()).is_multiple_of(8) {
-            code.push(incise_isa::native::TRAP);
-        }
-        for (field, to) in self.calls {
-            let displacement = (code.len() - field - 4) as i32;
-            code[field..field + 4].copy_from_slice(&displacement.to_le_bytes());
-            code.extend_from_slice(&to.0.to_le_bytes());
-        }
-        for (slot, record) in self.records {
-            let displacement = (code.len() - slot) as i32;
-            let field = slot + CallRecord::DISPLACEMENT;
-            code[field..field + 4].copy_from_slice(&displacement.to_le_bytes());
-            for word in [record.payload[0], record.payload[1], record.site.0] {
-                code.extend_from_slice(&word.to_le_bytes());
-            }
-        }
-    }
-}
-
-/// Appends the code of `snippets`, in order. `live` is what the program still reads at the point; the code
-/// appended so far began at the assembler's origin.
+/// Appends the code of `snippets`, in order. `at` tells where they run, and in `live` what the program still reads there.
 pub(crate) fn lower(
     asm: &mut Assembler,
     snippets: &[Ready],
-    live: Live,
-    site: Addr,
+    at: PointContext<'_>,
     literals: &mut Literals,
-) {
+) -> Result<(), Refusal> {
+    let mut rest = snippets;
     for run in snippets.chunk_by(|a, b| a.is_inline() && b.is_inline()) {
-        if let Ready::Callback { entry, payload } = &run[0] {
-            asm.lea_rsp(-RED_ZONE);
-            literals.call(asm, *entry);
-            literals.records.push((asm.bytes().len(), CallRecord { payload: *payload, site }));
-            asm.raw(&[0x0f, 0x1f, 0x80, 0, 0, 0, 0]);
-            asm.raw(&FORGET_RETURN);
-            asm.lea_rsp(RED_ZONE);
-        } else {
-            inline(asm, run, live);
+        rest = &rest[run.len()..];
+        let live = with_read(at.live, rest, &at);
+        match &run[0] {
+            Ready::Callback { entry, payload } => {
+                asm.lea_rsp(-RED_ZONE);
+                literals.call(asm, *entry);
+                literals.record(asm, &CallRecord { payload: *payload, site: at.addr() });
+                asm.raw(&FORGET_RETURN);
+                asm.lea_rsp(RED_ZONE);
+            }
+            Ready::Generated(snippet, counters) => {
+                let at = PointContext { here: asm.here(), counters, live, ..at };
+                generated(asm, &*snippet.0, &at, literals)?;
+            }
+            _ => inline(asm, run, live),
         }
     }
+    Ok(())
+}
+
+/// What is live before `snippets`, if `live` is behind them: with what they read of the program's.
+pub(crate) fn with_read(mut live: Live, snippets: &[Ready], at: &PointContext<'_>) -> Live {
+    for snippet in snippets {
+        if let Ready::Generated(snippet, counters) = snippet {
+            let effects = effects(&*snippet.0, &PointContext { counters, ..*at });
+            live.gprs = live.gprs.union(effects.reads);
+            live.flags |= effects.reads_flags;
+        }
+    }
+    live
 }
 
 fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
@@ -142,7 +126,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                 flags |= code.flags;
                 stack |= code.stack;
             }
-            Ready::Gate | Ready::Callback { .. } => {}
+            Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) => {}
         }
     }
     let keep_flags = flags && live.flags;
@@ -175,7 +159,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                 }
             }
             Ready::Code(code) => asm.raw(&code.bytes),
-            Ready::Gate | Ready::Callback { .. } => {}
+            Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) => {}
         }
     }
     if keep_flags {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use incise_isa::Addr;
 use incise_isa::native::GprSet;
 
+use crate::generate::Generate;
+
 /// A quadword in the target that probes increment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CounterId(pub(crate) u32);
@@ -39,7 +41,28 @@ pub enum Snippet {
         /// First two quadwords of the record.
         payload: [u64; 2],
     },
+    /// Generates its code at each point.
+    Generated(Generated),
 }
+
+impl Snippet {
+    /// One that generates its code.
+    pub fn generated(snippet: impl Generate + 'static) -> Snippet {
+        Snippet::Generated(Generated(Arc::new(snippet)))
+    }
+}
+
+/// A snippet that generates code. Clones are equal, others are not.
+#[derive(Clone, Debug)]
+pub struct Generated(pub Arc<dyn Generate>);
+
+impl PartialEq for Generated {
+    fn eq(&self, other: &Generated) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Generated {}
 
 /// What a callback entry finds in a trampoline.
 ///

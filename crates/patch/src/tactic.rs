@@ -112,6 +112,17 @@ pub enum Refusal {
         /// The way that was asked for.
         placement: Placement,
     },
+    /// The snippet may change vector registers, and how many the processor has is not known before the program runs.
+    #[error("the vector registers of the program cannot be kept at {0}: it may run on another processor")]
+    NoVectorState(Addr),
+    /// The snippet is not for this point.
+    #[error("the snippet cannot run at {at}: {why}")]
+    Unfit {
+        /// The point.
+        at: Addr,
+        /// What it lacks.
+        why: String,
+    },
     /// The code is not there any more: its module was unloaded or replaced.
     #[error("the code at {0} was unmapped or replaced")]
     Gone(Addr),
@@ -138,6 +149,8 @@ impl Refusal {
             },
             Refusal::NoRoom(_) => "no free memory within reach",
             Refusal::NoSuchWay { .. } => "no such way in or out of the instruction",
+            Refusal::NoVectorState(_) => "the vector registers cannot be kept",
+            Refusal::Unfit { .. } => "the snippet cannot run there",
             Refusal::Gone(_) => "the code was unmapped or replaced",
         }
     }

@@ -3,10 +3,13 @@
 
 use incise_isa::Addr;
 use incise_isa::native::{Assembler, Flow, Guard, Guarded, Insn, Live, flags_live_before, live_before};
+use incise_space::Features;
 use smallvec::SmallVec;
 
 use crate::code::{Code, LOOKAHEAD};
-use crate::lower::{Literals, Ready, Sequence, Snippets, in_reach, lower};
+use crate::generate::PointContext;
+use crate::literals::Literals;
+use crate::lower::{Ready, Sequence, Snippets, in_reach, lower};
 use crate::placement::Placement;
 use crate::tactic::Refusal;
 
@@ -25,20 +28,19 @@ pub(crate) type Stubs = SmallVec<[Stub; 1]>;
 /// taken. `live` is what the program still reads at `insn`.
 pub(crate) fn way_in(
     asm: &mut Assembler,
-    insn: &Insn,
-    (way, snippets): (Placement, &[Ready]),
-    live: Live,
-    moves: bool,
+    snippets: &[Ready],
+    at: PointContext<'_>,
     literals: &mut Literals,
 ) -> Result<(), Refusal> {
-    let wanted = match way {
+    let insn = at.insn;
+    let wanted = match at.placement {
         Placement::Toward(target) => Some(Guarded::Toward(insn, target)),
         Placement::Returned => Some(Guarded::Returned(insn.addr())),
         Placement::Taken if matches!(insn.flow(), Flow::Jump(_)) => None,
         Placement::Before | Placement::After | Placement::Taken => return Ok(()),
     };
-    let guard = wanted.map(|wanted| Guard::open(asm, wanted, moves)).transpose()?;
-    lower(asm, snippets, live, insn.addr(), literals);
+    let guard = wanted.map(|wanted| Guard::open(asm, wanted, at.features.moves)).transpose()?;
+    lower(asm, snippets, at, literals)?;
     if let Some(guard) = guard {
         guard.close(asm);
     }
@@ -51,11 +53,14 @@ pub(crate) fn after(
     insn: &Insn,
     snippets: &Snippets,
     code: &Code,
+    features: Features,
     literals: &mut Literals,
-) {
-    if let Some(sequence) = along(snippets, Placement::After) {
-        lower(asm, sequence, live_at(code, insn.end(), sequence, asm), insn.addr(), literals);
-    }
+) -> Result<(), Refusal> {
+    let Some(sequence) = along(snippets, Placement::After) else { return Ok(()) };
+    let live = live_at(code, insn.end(), sequence, asm);
+    let here = asm.here();
+    let at = PointContext { insn, placement: Placement::After, live, features, here, counters: &[] };
+    lower(asm, sequence, at, literals)
 }
 
 /// The snippets that `insn`, a conditional branch, runs when it is taken.
@@ -73,13 +78,15 @@ pub(crate) fn stub(
     sequence: &Sequence,
     resolved: Addr,
     code: &Code,
-    moves: bool,
+    features: Features,
     literals: &mut Literals,
 ) -> Result<Stub, Refusal> {
     let offset = asm.bytes().len() as u32;
     let target = insn.flow().target().unwrap_or(resolved);
-    lower(asm, sequence, live_at(code, target, sequence, asm), insn.addr(), literals);
-    if moves && !in_reach(asm, resolved) {
+    let (live, here) = (live_at(code, target, sequence, asm), asm.here());
+    let at = PointContext { insn, placement: Placement::Taken, live, features, here, counters: &[] };
+    lower(asm, sequence, at, literals)?;
+    if features.moves && !in_reach(asm, resolved) {
         return Err(Refusal::NoRoom(insn.addr()));
     }
     asm.jump(resolved);
@@ -98,7 +105,8 @@ fn live_at(code: &Code, at: Addr, snippets: &[Ready], asm: &Assembler) -> Live {
     let only_flags = |snippet: &Ready| matches!(snippet, Ready::Counter(counter) if in_reach(asm, *counter));
     if snippets.iter().all(only_flags) && !flags_live_before(bytes, at) {
         Live { flags: false, ..Live::ALL }
-    } else if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_))) {
+    } else if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_) | Ready::Generated(..)))
+    {
         live_before(bytes, at)
     } else {
         Live::ALL

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "reads code by address, waits for processes")]
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod answering;
 pub mod shapes;
 
 use std::env;

@@ -56,7 +56,7 @@ impl Assembler {
     }
 
     /// Changes bytes that were appended before.
-    pub(crate) fn set(&mut self, offset: usize, bytes: &[u8]) {
+    pub fn set(&mut self, offset: usize, bytes: &[u8]) {
         self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
@@ -66,7 +66,7 @@ impl Assembler {
     }
 
     /// Appends `opcode` and the 32-bit displacement to `to`, which must be in reach.
-    pub(crate) fn relative(&mut self, opcode: &[u8], to: Addr) {
+    pub fn relative(&mut self, opcode: &[u8], to: Addr) {
         self.raw(opcode);
         let displacement = to.offset_from(self.here() + 4) as i32;
         self.raw(&displacement.to_le_bytes());

@@ -11,6 +11,7 @@ mod liveness;
 mod relocate;
 mod springboard;
 mod text;
+mod vector;
 
 pub use assemble::{Assembler, OutOfReach};
 pub use assembler::{AsmError, Syntax, assemble};
@@ -27,6 +28,7 @@ pub use springboard::{
     Bound, Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal, trap_displacements,
 };
 pub use text::Constant;
+pub use vector::VectorWidth;
 
 #[cfg(test)]
 mod testing {

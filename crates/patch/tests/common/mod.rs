@@ -157,7 +157,8 @@ impl AddressSpace for FakeSpace {
         self.step()?;
         let busy = |r: &Range<Addr>| self.busy.iter().any(|at| r.contains(at));
         // What the published landings lead to is never idle.
-        let reachable = |r: &Range<Addr>| self.landings.iter().any(|l| r.contains(&l.landing));
+        let reachable =
+            |r: &Range<Addr>| self.landings.iter().any(|l| !l.is_fault() && r.contains(&l.landing));
         Ok(ranges.iter().map(|r| !busy(r) && !reachable(r)).collect())
     }
 

@@ -61,9 +61,9 @@ impl Landings {
         self.current.is_empty() && self.retiring.is_empty()
     }
 
-    /// Whether a published landing is in `range`.
+    /// Whether a published landing leads into `range` (that of a fault leads from inside).
     pub(super) fn leads_into(&self, range: &Range<Addr>) -> bool {
-        !within(&self.by_landing()[0], range).is_empty()
+        within(&self.by_landing()[0], range).iter().any(|landing| !landing.is_fault())
     }
 
     /// The instruction pointers of threads on their way to a landing in `range` that was taken back: behind an
