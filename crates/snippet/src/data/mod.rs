@@ -1,10 +1,14 @@
-//! What snippets leave behind, in memory that the probed program and a reader share: how values are aggregated there.
+//! What snippets leave behind, in memory that the probed program and a reader share: how values are aggregated there, rings of
+//! records, and the machine code that works on them.
 
 mod aggregate;
 mod bucket;
+pub mod operation;
+mod ring;
 
 pub use aggregate::{Aggregate, Value};
 pub use bucket::{Buckets, Linear, Log};
+pub use ring::{MAGIC, RingLayout, RingReader, VERSION};
 
 use std::sync::atomic::AtomicU64;
 
