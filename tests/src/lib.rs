@@ -4,6 +4,7 @@
 //! - `tests/programs.rs`: the programs of `programs/`, whose head comments say what to expect.
 //! - `tests/counts.rs`: counts of real programs against the kernel's uprobes.
 //! - `tests/coverage.rs`: plans for whole programs: sums, reasons, damaged files.
+//! - `tests/ranges.rs`: ranges of instructions as patterns.
 //! - `tests/attach.rs`: processes that run already: nothing is left behind.
 //! - `tests/kill.rs`: the command is killed at any time.
 //! - `tests/rewrite.rs`: programs rewritten with counters, and restored.

@@ -69,6 +69,8 @@ pub enum Command {
   libc!malloc     in modules whose file name is libc, libc.so, libc.so.6, ...; also in one that is loaded later
   main+0x1f       an instruction inside a function
   '*0x401136'     an address
+  main+0..main+END, '*0x401136..*0x401180'
+                  all instructions that begin from the first to before the second
   'std::*'        a pattern with :: or ( matches C++ and Rust names as written
 
 The report goes to standard error (or -o FILE), after the program ends or on Ctrl-C. The exit code is the

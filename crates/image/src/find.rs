@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use incise_isa::Addr;
 use rustc_hash::FxHashMap;
 
-use crate::pattern::{ModuleGlob, NamePattern, What, squeeze};
+use crate::pattern::{ModuleGlob, NamePattern, Until, What, squeeze};
 use crate::{Function, FunctionKind, LinkAddr, Module, Name, Pattern, PatternError, demangle, suggest};
 
 /// An address that patterns name.
@@ -15,6 +15,8 @@ pub struct Target {
     pub module: usize,
     /// The address.
     pub addr: Addr,
+    /// Where the range ends that begins at the address, if a range was asked for.
+    pub end: Option<Addr>,
     /// The symbol that was asked for, or the best known one: with `@VERSION` if that is not the default
     /// version, with `+0x…` if the address is behind the start. `sub_…` where there is no symbol.
     pub name: String,
@@ -29,6 +31,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// What is at an address of a module: in a function with a symbol, in one without, or in neither. `index` is that
+    /// of the module.
+    pub fn at(module: &Module, index: usize, addr: Addr) -> Target {
+        target_at(module, index, addr)
+    }
+
     /// The name as the programmer wrote it.
     pub fn display_name(&self) -> Cow<'_, str> {
         let (symbol, rest) = match self.name.find(['@', '+']) {
@@ -44,7 +52,7 @@ pub fn nameless(at: LinkAddr) -> String {
     format!("sub_{:x}", at.0)
 }
 
-/// Finds what `patterns` name: one target per address, in the order of the modules and ascending in each.
+/// Finds what `patterns` name: one target per address and range, in the order of the modules and ascending in each.
 /// `module` is a pattern on modules that limits the search to those, as `MODULE!` does for one pattern.
 ///
 /// Wildcards match functions only; a label in hand-written assembly has to be named. Names that begin
@@ -62,14 +70,14 @@ pub fn find(
     for pattern in patterns {
         search.run(pattern, filter.as_ref())?;
     }
-    search.targets.sort_by_key(|t| (t.module, t.addr));
+    search.targets.sort_by_key(|t| (t.module, t.addr, t.end));
     Ok(search.targets)
 }
 
 struct Search<'m> {
     modules: &'m [Module],
     targets: Vec<Target>,
-    index_of: FxHashMap<Addr, usize>,
+    index_of: FxHashMap<(Addr, Option<Addr>), usize>,
 }
 
 impl<'m> Search<'m> {
@@ -104,7 +112,11 @@ impl<'m> Search<'m> {
             let module = &self.modules[index];
             let addr = to_addr(module);
             if module.is_text(addr) {
-                self.add(target_at(module, index, addr));
+                let end = match pattern.until {
+                    Some(Until::Address(until)) => Some(addr + until.wrapping_sub(address)),
+                    _ => None,
+                };
+                self.add(Target { end, ..target_at(module, index, addr) });
                 found = true;
             }
         }
@@ -121,17 +133,24 @@ impl<'m> Search<'m> {
         for &index in chosen {
             let module = &self.modules[index];
             for (function, matched) in named(module, name) {
-                if name.offset != 0 && name.offset >= function.size {
+                let outside = name.offset != 0 && name.offset >= function.size;
+                let (false, Some(until)) = (outside, until(pattern, name, function.size)) else {
                     too_small = Some((display(&matched), function.size));
                     continue;
-                }
-                self.add(target_of(module, index, function, &matched, name.offset));
+                };
+                let target = target_of(module, index, function, &matched, name.offset);
+                self.add(Target { end: until.map(|offset| target.start + offset), ..target });
                 found = true;
             }
             for start in nameless_functions(module, name) {
                 let addr = module.to_addr(LinkAddr(start.0.wrapping_add(name.offset)));
                 if module.is_text(addr) {
-                    self.add(target_at(module, index, addr));
+                    let target = target_at(module, index, addr);
+                    let Some(until) = until(pattern, name, target.size) else {
+                        too_small = Some((target.name, target.size));
+                        continue;
+                    };
+                    self.add(Target { end: until.map(|offset| target.start + offset), ..target });
                     found = true;
                 }
             }
@@ -147,7 +166,7 @@ impl<'m> Search<'m> {
 
     /// Adds a target, or its name to the one that is there.
     fn add(&mut self, target: Target) {
-        match self.index_of.get(&target.addr) {
+        match self.index_of.get(&(target.addr, target.end)) {
             Some(&index) => {
                 let known = &mut self.targets[index];
                 let new = target.names.into_iter().filter(|name| !known.names.contains(name));
@@ -155,7 +174,7 @@ impl<'m> Search<'m> {
                 known.names.extend(new);
             }
             None => {
-                self.index_of.insert(target.addr, self.targets.len());
+                self.index_of.insert((target.addr, target.end), self.targets.len());
                 self.targets.push(target);
             }
         }
@@ -187,6 +206,17 @@ impl<'m> Search<'m> {
             },
         }
     }
+}
+
+/// The offset behind the start of a function of `size` bytes at which the range of `pattern` ends, if it is one; nothing
+/// if that is outside of the function.
+fn until(pattern: &Pattern, name: &NamePattern, size: u64) -> Option<Option<u64>> {
+    let end = match pattern.until {
+        None => return Some(None),
+        Some(Until::End) => size,
+        Some(Until::Offset(offset) | Until::Address(offset)) => offset,
+    };
+    (name.offset < end && end <= size).then_some(Some(end))
 }
 
 /// The functions of `module` that a pattern names, each with the first name that matched.
@@ -245,6 +275,7 @@ fn target_of(module: &Module, index: usize, function: &Function, matched: &Name<
         name: with_offset(&first, offset),
         names: std::iter::once(first.clone()).chain(others).collect(),
         start,
+        end: None,
         size: function.size,
         kind: if offset == 0 { function.kind } else { FunctionKind::Plain },
     }
@@ -271,6 +302,7 @@ fn target_at(module: &Module, index: usize, addr: Addr) -> Target {
         name: with_offset(&nameless(start), link.0 - start.0),
         names: Vec::new(),
         start: module.to_addr(start),
+        end: None,
         size,
         kind: FunctionKind::Plain,
     }

@@ -13,6 +13,7 @@ use crate::{LinkAddr, Module};
 /// | `NAME@VERSION`, `NAME@@VERSION` | only that symbol version; only if it is the default one |
 /// | `NAME+OFFSET` | an address inside a function; the offset is decimal or `0x` hexadecimal |
 /// | `*0xADDRESS` | a run-time address |
+/// | `NAME+FROM..NAME+TO`, `*0xFROM..*0xTO` | the instructions that begin from the first to before the second; `NAME+END` is the end of the function |
 /// | `MODULE!…` | any of these in modules that fit only; with `*0x…` the address is a link address |
 ///
 /// A pattern with `::`, `(` or `<` is compared with demangled names: as a whole, and, where the pattern
@@ -22,7 +23,21 @@ use crate::{LinkAddr, Module};
 pub struct Pattern {
     pub(crate) text: String,
     pub(crate) module: Option<ModuleGlob>,
+    /// What is meant, or where a range begins.
     pub(crate) what: What,
+    /// Where a range ends.
+    pub(crate) until: Option<Until>,
+}
+
+/// Where a range ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Until {
+    /// So many bytes behind the start of the function.
+    Offset(u64),
+    /// At the end of the function.
+    End,
+    /// At an address of the same kind as that of the start.
+    Address(u64),
 }
 
 /// What a pattern names inside its modules.
@@ -124,15 +139,19 @@ impl Pattern {
         if rest.is_empty() {
             return Err(malformed("a function name is missing"));
         }
-        let what = match rest.strip_prefix("*0x") {
+        let (start, end) = match split_range(rest) {
+            Some((start, end)) => (start, Some(end)),
+            None => (rest, None),
+        };
+        let what = match start.strip_prefix("*0x") {
             Some(digits) => {
-                let address = hexadecimal(digits)
-                    .ok_or_else(|| malformed("the address is not a hexadecimal number"))?;
+                let address = hexadecimal(digits).ok_or_else(|| malformed(NO_ADDRESS))?;
                 if module.is_some() { What::Link(LinkAddr(address)) } else { What::Address(Addr(address)) }
             }
-            None => What::Name(NamePattern::parse(rest).map_err(malformed)?),
+            None => What::Name(NamePattern::parse(start).map_err(malformed)?),
         };
-        Ok(Pattern { text: text.to_owned(), module, what })
+        let until = end.map(|end| Until::parse(start, end, &what)).transpose().map_err(malformed)?;
+        Ok(Pattern { text: text.to_owned(), module, what, until })
     }
 
     /// The text it was made from.
@@ -145,6 +164,36 @@ impl std::str::FromStr for Pattern {
     type Err = PatternError;
     fn from_str(text: &str) -> Result<Pattern, PatternError> {
         Pattern::parse(text)
+    }
+}
+
+const NO_ADDRESS: &str = "the address is not a hexadecimal number";
+
+impl Until {
+    /// Reads the end of the range that begins with `start`, which is `what`.
+    fn parse(start: &str, end: &str, what: &What) -> Result<Until, &'static str> {
+        let (from, until) = match what {
+            What::Address(Addr(from)) | What::Link(LinkAddr(from)) => {
+                let digits = end.strip_prefix("*0x").ok_or("a range of addresses ends with an address")?;
+                (*from, Until::Address(hexadecimal(digits).ok_or(NO_ADDRESS)?))
+            }
+            What::Name(name) => {
+                let function =
+                    |text: &str| text.rsplit_once('+').map_or(String::new(), |(name, _)| name.to_owned());
+                if function(start) != function(end) {
+                    return Err("both ends of a range name the same function");
+                }
+                let until = match end.rsplit_once('+') {
+                    Some((_, "END")) => Until::End,
+                    _ => Until::Offset(split_offset(end)?.1),
+                };
+                (name.offset, until)
+            }
+        };
+        match until {
+            Until::Offset(to) | Until::Address(to) if to <= from => Err("the range is empty"),
+            until => Ok(until),
+        }
     }
 }
 
@@ -181,6 +230,15 @@ fn split_module(text: &str) -> Option<(&str, &str)> {
     // `[!a-z]` is a shell pattern's negation.
     let in_class = module.ends_with('[');
     (is_name && !in_class && !module.ends_with("operator")).then_some((module, rest))
+}
+
+/// Parts `START..END`. The start of a range has an offset, or is an address; three dots are C++'s.
+fn split_range(text: &str) -> Option<(&str, &str)> {
+    let (start, end) = text.split_once("..").filter(|(_, end)| !end.starts_with('.'))?;
+    let offset = start
+        .rsplit_once('+')
+        .is_some_and(|(name, digits)| !name.is_empty() && digits.starts_with(|c: char| c.is_ascii_digit()));
+    (offset || start.starts_with("*0x")).then_some((start, end))
 }
 
 /// Parts `NAME+OFFSET`. What follows the last `+` is an offset if it begins with a digit.
@@ -324,6 +382,30 @@ mod tests {
         assert_eq!(name("prog!main+0x1f").offset, 0x1f);
         assert_eq!(name("ns::operator+").offset, 0);
         assert!(name("operator+").glob.matches("operator+"));
+    }
+
+    #[test]
+    fn ranges_have_two_ends_of_the_same_kind() {
+        let until = |text: &str| Pattern::parse(text).map(|pattern| pattern.until);
+        assert_eq!(until("main+0..main+END"), Ok(Some(Until::End)));
+        assert_eq!(until("libc!str*+4..str*+0x20"), Ok(Some(Until::Offset(0x20))));
+        assert_eq!(until("ns::f(int)+0..ns::f(int)+8"), Ok(Some(Until::Offset(8))));
+        assert_eq!(until("*0x1000..*0x1040"), Ok(Some(Until::Address(0x1040))));
+        assert_eq!(until("libc!*0x1000..*0x1040"), Ok(Some(Until::Address(0x1040))));
+        assert_eq!(until("printf(char const*, ...)"), Ok(None));
+        for text in [
+            "main+4..main+4",
+            "main+8..main+4",
+            "main+0..other+9",
+            "main+0..main",
+            "main+0..",
+            "main+0..*0x1000",
+            "*0x1000..*0x1000",
+            "*0x1000..0x2000",
+            "*0x1000..",
+        ] {
+            assert!(matches!(Pattern::parse(text), Err(PatternError::Malformed { .. })), "{text}");
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(crate) fn inside(
 }
 
 /// The file of a module, if it is the one that is mapped.
-fn contents(module: &Module, pid: Option<&str>) -> Option<Vec<u8>> {
+pub(crate) fn contents(module: &Module, pid: Option<&str>) -> Option<Vec<u8>> {
     let rooted = pid.map(|pid| format!("/proc/{pid}/root{}", module.path));
     let mut files = rooted.into_iter().chain([module.path.clone()]).filter_map(|path| fs::read(path).ok());
     files.find(|file| Image::parse(file).is_ok_and(|image| image.build_id() == module.image.build_id()))

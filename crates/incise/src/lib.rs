@@ -29,6 +29,7 @@ mod flow;
 pub mod patching;
 mod point;
 mod program;
+mod range;
 mod session;
 
 pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};

@@ -8,6 +8,7 @@ use incise_patch::{Place, Placement};
 
 use crate::flow::inside;
 use crate::program::Program;
+use crate::range::in_range;
 
 /// Where in the control flow a point is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -123,7 +124,7 @@ pub struct Query {
 
 impl Query {
     /// Functions whose names match `pattern`: a name or glob (`str*`), `MODULE!NAME`, `NAME+OFFSET`,
-    /// `*0xADDRESS`.
+    /// `*0xADDRESS`; or the instructions of a range: `NAME+FROM..NAME+TO`, `*0xFROM..*0xTO`.
     pub fn functions(pattern: impl Into<String>) -> Query {
         Query { patterns: vec![pattern.into()], ..Query::default() }
     }
@@ -179,10 +180,14 @@ impl Query {
             self.patterns.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>, _>>()?;
         let modules = program.modules();
         let part: Vec<Module> = chosen.iter().map(|&index| modules[index].clone()).collect();
-        let mut found = Found::default();
+        let (mut found, mut ranges) = (Found::default(), Vec::new());
         for mut target in find(&part, &patterns, self.module.as_deref())? {
             target.module = chosen[target.module];
             let module = &modules[target.module];
+            if let Some(end) = target.end {
+                ranges.extend(in_range(module, &target, end, program.pid(), &mut found.incomplete));
+                continue;
+            }
             if target.kind == FunctionKind::Plain || target.addr != target.start {
                 found.points.push(point(module, &target));
                 continue;
@@ -200,6 +205,16 @@ impl Query {
             found.points.extend(used);
         }
         merge(&mut found.points);
+        if !ranges.is_empty() {
+            found.points.extend(ranges);
+            // An entry still stands for what is to be found in its function.
+            let entry = |point: &Point| point.kind == PointKind::FunctionEntry;
+            found.points.sort_by_key(|point| (point.place(), !entry(point)));
+            let only_entries = self.kind.unwrap_or_default() == PointKind::FunctionEntry;
+            found.points.dedup_by(|later, first| {
+                later.place() == first.place() && (only_entries || entry(later) == entry(first))
+            });
+        }
         Ok(found)
     }
 }

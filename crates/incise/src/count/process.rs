@@ -211,6 +211,7 @@ impl Process {
             if let Ok(found) = query(pattern).run_in(&self.program, &fresh, &memory) {
                 tally.matched(pattern);
                 points.extend(found.points);
+                tally.incomplete.extend(found.incomplete);
                 self.unresolved.extend(found.unresolved);
             }
         }
