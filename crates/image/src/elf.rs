@@ -235,6 +235,12 @@ impl Image {
         self.symbols.next_start(at)
     }
 
+    /// The canonical frame address of the function at `pc`, what its stack pointer was before it was called, from what
+    /// the registers hold there; `None` where the unwind tables do not tell.
+    pub fn frame_address(&self, pc: LinkAddr) -> Option<crate::dwarf::Value> {
+        self.unwind.frame_address(pc)
+    }
+
     /// Ranges of code the unwind tables describe, ascending by start: functions, and parts of functions
     /// that compilers put elsewhere. For stripped files; read on the first call.
     pub fn unwind_functions(&self) -> &[Range<LinkAddr>] {

@@ -8,6 +8,7 @@ mod addr;
 mod bytes;
 mod debug_files;
 mod demangle;
+pub mod dwarf;
 mod dynamic;
 mod elf;
 mod error;

@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use gimli::{
-    BaseAddresses, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer,
-    UnwindSection,
+    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr, EndianSlice, LittleEndian,
+    Pointer, UnwindContext, UnwindSection,
 };
 
 use crate::LinkAddr;
 use crate::addr::find_range;
+use crate::dwarf::{BinaryOp, Value, unwind_value};
 use crate::layout::Layout;
 
 /// A copy of `.eh_frame`, read when first asked.
@@ -21,6 +22,8 @@ pub(crate) struct Unwind {
     text: Vec<Range<LinkAddr>>,
     plt: Vec<Range<LinkAddr>>,
     ranges: OnceLock<Vec<Range<LinkAddr>>>,
+    /// Where the description of each range is in the table, ascending by where the range begins.
+    offsets: OnceLock<Vec<(LinkAddr, usize)>>,
 }
 
 impl Unwind {
@@ -33,7 +36,56 @@ impl Unwind {
         });
         let (at, bytes) = found.unwrap_or((LinkAddr(0), &[]));
         let (text, plt) = (layout.text.clone(), layout.plt.clone());
-        Unwind { eh_frame: bytes.into(), at, text, plt, ranges: OnceLock::new() }
+        Unwind { eh_frame: bytes.into(), at, text, plt, ranges: OnceLock::new(), offsets: OnceLock::new() }
+    }
+
+    fn bases(&self) -> BaseAddresses {
+        let text = self.text.first().map_or(0, |r| r.start.0);
+        BaseAddresses::default().set_eh_frame(self.at.0).set_text(text)
+    }
+
+    /// What the stack pointer was before the call of the function at `pc`: the canonical frame address.
+    pub(crate) fn frame_address(&self, pc: LinkAddr) -> Option<Value> {
+        let offsets = self.offsets.get_or_init(|| self.find_offsets());
+        let index = offsets.partition_point(|(start, _)| *start <= pc).checked_sub(1)?;
+        let table = EhFrame::new(&self.eh_frame, LittleEndian);
+        let bases = self.bases();
+        let entry = table.fde_from_offset(&bases, offsets[index].1.into(), EhFrame::cie_from_offset).ok()?;
+        if !entry.contains(pc.0) {
+            return None;
+        }
+        let mut context = UnwindContext::new();
+        let row = entry.unwind_info_for_address(&table, &bases, &mut context, pc.0).ok()?;
+        match row.cfa() {
+            CfaRule::RegisterAndOffset { register, offset } if register.0 < 16 => Some(Value::Binary(
+                BinaryOp::Plus,
+                Value::Register(register.0 as u8).into(),
+                Value::Constant(*offset as u64).into(),
+            )),
+            CfaRule::RegisterAndOffset { .. } => None,
+            CfaRule::Expression(expression) => {
+                unwind_value(expression.get(&table).ok()?, entry.cie().encoding())
+            }
+        }
+    }
+
+    fn find_offsets(&self) -> Vec<(LinkAddr, usize)> {
+        let table = EhFrame::new(&self.eh_frame, LittleEndian);
+        let bases = self.bases();
+        let mut common: HashMap<usize, gimli::Result<CommonInformationEntry<_>>> = HashMap::new();
+        let mut found = Vec::new();
+        let mut entries = table.entries(&bases);
+        while let Ok(Some(entry)) = entries.next() {
+            let CieOrFde::Fde(partial) = entry else { continue };
+            let parsed = partial.parse(|section, bases, offset| {
+                common.entry(offset.0).or_insert_with(|| section.cie_from_offset(bases, offset)).clone()
+            });
+            if let Ok(entry) = parsed {
+                found.push((LinkAddr(entry.initial_address()), entry.offset()));
+            }
+        }
+        found.sort_unstable();
+        found
     }
 
     /// The ranges of code that have an unwind description, ascending; linkage stubs left out.
@@ -43,8 +95,7 @@ impl Unwind {
 
     fn read(&self) -> Vec<Range<LinkAddr>> {
         let table = EhFrame::new(&self.eh_frame, LittleEndian);
-        let text = self.text.first().map_or(0, |r| r.start.0);
-        let bases = BaseAddresses::default().set_eh_frame(self.at.0).set_text(text);
+        let bases = self.bases();
         // Each common entry is parsed once: a long one that many refer to would cost quadratic time.
         let mut common: HashMap<usize, gimli::Result<CommonInformationEntry<_>>> = HashMap::new();
         let mut found: Vec<Range<LinkAddr>> = Vec::new();

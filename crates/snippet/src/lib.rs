@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod data;
+pub mod debug;
 pub mod interpret;
 pub mod language;
 pub mod tree;

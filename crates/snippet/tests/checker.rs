@@ -34,7 +34,7 @@ fn node() -> Type {
         member("next", next, 8, None),
         member("name", Type::Array(Type::CHAR.into(), 16), 16, None),
     ];
-    Type::Structure(Structure { name: "node".to_owned(), size: 32, members }.into())
+    Type::Structure(Structure { name: "node".to_owned(), tag: Tag::Struct, size: 32, members }.into())
 }
 
 impl Scope for Names {
@@ -64,7 +64,7 @@ impl Scope for Names {
                 memory(Type::Named(Some(Tag::Struct), "node".into()).pointer(), 0x108)
             }
             (Domain::Global, "table") => memory(Type::Array(Type::LONG.into(), 4), 0x200),
-            (Domain::Local, "lost") => Err("it is optimized out".to_owned()),
+            (Domain::Default, "lost") => Err("it is optimized out".to_owned()),
             _ => Ok(None),
         }
     }

@@ -19,6 +19,6 @@ pub use check::Compiler;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use output::{Action, MapInfo, Output, RecordInfo};
 pub use parser::{parse_expression, parse_script, parse_snippet};
-pub use scope::{Function, Home, PointInfo, ProgramVariable, Scope};
+pub use scope::{Function, Home, Part, PointInfo, ProgramVariable, Scope};
 pub use span::Span;
-pub use types::{Member, Structure, Type};
+pub use types::{Member, ProgramType, Structure, Type};

@@ -16,8 +16,8 @@ pub trait Scope {
         None
     }
 
-    /// A variable of the program that is seen from the point; `domain` is [`Domain::Local`], [`Domain::Parameter`]
-    /// or [`Domain::Global`].
+    /// A variable of the program that is seen from the point; `domain` is [`Domain::Local`], [`Domain::Parameter`],
+    /// [`Domain::Global`], or [`Domain::Default`] for the innermost that is local or a parameter.
     ///
     /// # Errors
     /// Why a variable that exists has no value here, such as "optimized out".
@@ -27,6 +27,11 @@ pub trait Scope {
 
     /// A type of the program.
     fn named_type(&self, _tag: Option<Tag>, _name: &str) -> Option<Type> {
+        None
+    }
+
+    /// What a [`Type::Program`] is, by its number.
+    fn program_type(&self, _number: u64) -> Option<Type> {
         None
     }
 
@@ -103,4 +108,17 @@ pub enum Home {
     Register(tree::Register),
     /// Nowhere, but this is its value.
     Value(tree::Expr),
+    /// In parts, which can be read only.
+    Parts(Vec<Part>),
+}
+
+/// A part of a variable.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Part {
+    /// Bytes from the start of the variable.
+    pub offset: u64,
+    /// How many bytes it has, at most eight.
+    pub bytes: u8,
+    /// Its bytes, as the lowest of a `u64`; `None` if nothing holds them.
+    pub value: Option<tree::Expr>,
 }

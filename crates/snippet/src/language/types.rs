@@ -32,6 +32,8 @@ pub enum Type {
     Structure(Arc<Structure>),
     /// A type that is looked up by name when it matters, so that types can refer to themselves.
     Named(Option<Tag>, Arc<str>),
+    /// A structure or union of the program, looked up by its number when it matters.
+    Program(ProgramType),
     /// Text of at most so many bytes: a literal, `str(…)`, `comm`.
     Text(u16),
     /// An address that is shown as a symbol.
@@ -40,11 +42,24 @@ pub enum Type {
     Frames(u8),
 }
 
+/// A structure, union or class of the program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProgramType {
+    /// Tells it from all others, see [`Scope::program_type`](super::Scope::program_type).
+    pub number: u64,
+    /// Which.
+    pub tag: Tag,
+    /// Its name; empty if it has none.
+    pub name: Arc<str>,
+}
+
 /// A structure, union or class.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Structure {
-    /// Its name.
+    /// Its name; empty if it has none.
     pub name: String,
+    /// Which.
+    pub tag: Tag,
     /// Size in bytes.
     pub size: u64,
     /// Its members.
@@ -116,7 +131,9 @@ impl Type {
             Type::Pointer(_) | Type::Symbol => tree::Type::Pointer,
             Type::Text(len) => tree::Type::Text(len),
             Type::Frames(count) => tree::Type::Frames(count),
-            Type::Void | Type::Array(..) | Type::Structure(_) | Type::Named(..) => return None,
+            Type::Void | Type::Array(..) | Type::Structure(_) | Type::Named(..) | Type::Program(_) => {
+                return None;
+            }
         })
     }
 }
@@ -142,14 +159,22 @@ impl fmt::Display for Type {
                 _ => write!(f, "{to} *"),
             },
             Type::Array(of, count) => write!(f, "{of}[{count}]"),
-            Type::Structure(structure) => write!(f, "struct {}", structure.name),
-            Type::Named(Some(Tag::Struct), name) => write!(f, "struct {name}"),
-            Type::Named(Some(Tag::Union), name) => write!(f, "union {name}"),
-            Type::Named(Some(Tag::Enum), name) => write!(f, "enum {name}"),
+            Type::Structure(structure) => tagged(f, structure.tag, &structure.name),
+            Type::Program(known) => tagged(f, known.tag, &known.name),
+            Type::Named(Some(tag), name) => tagged(f, *tag, name),
             Type::Named(None, name) => f.write_str(name),
             Type::Text(_) => f.write_str("text"),
             Type::Symbol => f.write_str("symbol"),
             Type::Frames(_) => f.write_str("stack"),
         }
     }
+}
+
+fn tagged(f: &mut fmt::Formatter<'_>, tag: Tag, name: &str) -> fmt::Result {
+    let word = match tag {
+        Tag::Struct => "struct",
+        Tag::Union => "union",
+        Tag::Enum => "enum",
+    };
+    if name.is_empty() { f.write_str(word) } else { write!(f, "{word} {name}") }
 }

@@ -271,6 +271,26 @@ impl Expr {
         self.reinterpreted(to).into()
     }
 
+    /// The value of `ty` whose bits are the lowest of `bits`, a `u64`; what is above does not matter.
+    pub fn from_bits(bits: Expr, ty: Type) -> Expr {
+        match ty {
+            Type::F64 => bits.reinterpret(Type::F64),
+            Type::F32 => bits.cast(Type::U32).reinterpret(Type::F32),
+            // Any byte but zero is true.
+            Type::Bool => bits.cast(Type::U8).cast(Type::Bool),
+            _ => bits.cast(ty),
+        }
+    }
+
+    /// Its bits, extended to a `u64`.
+    pub fn to_bits(self) -> Expr {
+        match self.ty() {
+            Type::F64 => self.reinterpret(Type::U64),
+            Type::F32 => self.reinterpret(Type::U32).cast(Type::U64),
+            _ => self.cast(Type::U64),
+        }
+    }
+
     /// The scalar of `ty` in the program's memory at this address (a pointer or a `u64`).
     pub fn load(self, ty: Type) -> Expr {
         match self.address() {

@@ -76,7 +76,11 @@ impl Check<'_> {
             ExprKind::Sizeof(operand) => {
                 // Not evaluated.
                 let (target, _) = self.apart(|check| check.target(operand));
-                let ty = target?.ty().clone();
+                let ty = match (target, self.type_called(operand)) {
+                    (Ok(target), _) => target.ty().clone(),
+                    (Err(_), Some(ty)) => ty,
+                    (Err(error), None) => return Err(error),
+                };
                 let size = self.size_of(&ty, operand.span)?;
                 Ok(literal(size, true, true))
             }
@@ -90,6 +94,14 @@ impl Check<'_> {
                 let target = self.target(expr)?;
                 self.read(target, expr.span)
             }
+        }
+    }
+
+    /// The type of the program that an expression would be the name of: `sizeof(node)`.
+    fn type_called(&self, expr: &Expr) -> Option<Type> {
+        match &expr.kind {
+            ExprKind::Name(name) if name.domain.is_none() => self.scope.named_type(None, &name.path),
+            _ => None,
         }
     }
 

@@ -8,11 +8,13 @@ mod map;
 mod place;
 mod statement;
 
+use std::rc::Rc;
+
 use rustc_hash::FxHashMap;
 
-use super::ast::{BaseType, Block, Clause, Expr, StructDeclaration, TypeName};
+use super::ast::{BaseType, Block, Clause, Expr, StructDeclaration, Tag, TypeName};
 use super::output::Output;
-use super::scope::Scope;
+use super::scope::{Part, Scope};
 use super::types::{Member, Structure, Type};
 use super::{Diagnostic, Diagnostics, Span};
 use crate::tree::{self, LocalArray, LocalVar, Place, Program, ProgramBuilder, Stmt, Variable};
@@ -146,7 +148,8 @@ impl Compiler {
             align = align.max(alignment);
             members.push(Member { name: member.name.clone(), ty, offset, bits });
         }
-        let structure = Structure { name: name.clone(), size: size.next_multiple_of(align), members };
+        let tag = if declaration.union { Tag::Union } else { Tag::Struct };
+        let structure = Structure { name: name.clone(), tag, size: size.next_multiple_of(align), members };
         self.structures.insert(name, Type::Structure(structure.into()));
     }
 
@@ -240,6 +243,8 @@ enum Target {
     Bits(Type, tree::Expr, u8, u8),
     /// An own array as a whole.
     Array(Type, LocalArray),
+    /// Parts of the program's, of which the type begins so many bytes behind the first.
+    Parts(Type, Rc<[Part]>, u64),
     /// Only a value.
     Value(Value),
 }
@@ -247,7 +252,11 @@ enum Target {
 impl Target {
     fn ty(&self) -> &Type {
         match self {
-            Target::Place(ty, _) | Target::Memory(ty, _) | Target::Bits(ty, ..) | Target::Array(ty, ..) => ty,
+            Target::Place(ty, _)
+            | Target::Memory(ty, _)
+            | Target::Bits(ty, ..)
+            | Target::Array(ty, ..)
+            | Target::Parts(ty, ..) => ty,
             Target::Value(value) => &value.ty,
         }
     }
@@ -308,9 +317,15 @@ impl Check<'_> {
     fn resolve(&self, ty: &Type, span: Span) -> Checked<Type> {
         let mut ty = ty.clone();
         for _ in 0..TYPE_DEPTH {
-            let Type::Named(tag, name) = &ty else { return Ok(ty) };
-            let found = self.shared.structures.get(&**name).cloned();
-            ty = match found.or_else(|| self.scope.named_type(*tag, name)) {
+            let (found, name) = match &ty {
+                Type::Named(tag, name) => {
+                    let found = self.shared.structures.get(&**name).cloned();
+                    (found.or_else(|| self.scope.named_type(*tag, name)), name)
+                }
+                Type::Program(known) => (self.scope.program_type(known.number), &known.name),
+                _ => return Ok(ty),
+            };
+            ty = match found {
                 Some(found) => found,
                 None => {
                     let error = Diagnostic::error(span, format!("the type `{ty}` is not known"));

@@ -1,8 +1,10 @@
 //! Places: what expressions name, how it is read and written.
 
+use std::rc::Rc;
+
 use super::{Check, Checked, Own, Target, Value, builtin};
 use crate::language::ast::{Domain, Expr, ExprKind, Name, UnaryOp};
-use crate::language::scope::Home;
+use crate::language::scope::{Function, Home, Part};
 use crate::language::types::{Member, Structure, Type};
 use crate::language::{Diagnostic, Span, suggest};
 use crate::tree::{self, Node, Place, Stmt};
@@ -30,7 +32,11 @@ impl Check<'_> {
         match target {
             Target::Place(_, at) => {
                 let value = self.converted(value, &ty, span)?;
-                let bits = if at.ty() == value.expr.ty() { value.expr } else { value.expr.cast(at.ty()) };
+                let bits = match at {
+                    Place::Register(_) => value.expr.to_bits(),
+                    _ => value.expr,
+                };
+                let bits = if at.ty() == bits.ty() { bits } else { bits.cast(at.ty()) };
                 self.out.push(Stmt::assign(at.clone(), bits));
                 self.read(target.clone(), place)
             }
@@ -49,6 +55,7 @@ impl Check<'_> {
                 let error = Diagnostic::error(place, "this cannot be given a value");
                 Err(error.label(format!("it is a {} without a place", value.ty)))
             }
+            Target::Parts(..) => self.error(place, "the compiler has split this up; it can be read only"),
             Target::Memory(ty, _) | Target::Array(ty, ..) => {
                 self.error(place, format!("a whole {ty} cannot be given a value; assign its parts"))
             }
@@ -67,13 +74,19 @@ impl Check<'_> {
                 let error = Diagnostic::error(span, format!("an array of the snippet has no address: {ty}"));
                 return Err(error.help("use its elements"));
             }
+            Target::Parts(ty, parts, offset) => {
+                let Some(lowered) = ty.lowered() else {
+                    return self.error(span, format!("a whole {ty} is no value; name one of its members"));
+                };
+                let Some(bits) = collect(&parts, offset, u64::from(lowered.size())) else {
+                    return self.error(span, "this has no value here: optimized out");
+                };
+                (ty, tree::Expr::from_bits(bits, lowered))
+            }
             Target::Bits(ty, address, at, width) => {
                 let Some(lowered) = ty.lowered() else { return self.error(span, "this is no number") };
                 let word = address.load(unsigned(lowered)).cast(tree::Type::U64);
-                // To the top, and down again with the sign.
-                let up = word.shl(64u64.saturating_sub(u64::from(at) + u64::from(width)));
-                let wide = if lowered.is_signed() { tree::Type::I64 } else { tree::Type::U64 };
-                (ty, up.cast(wide).shr(64 - u64::from(width)).cast(lowered))
+                (ty, bits(word, at, width, lowered))
             }
             Target::Place(ty, place) => {
                 let Some(lowered) = ty.lowered() else {
@@ -83,7 +96,7 @@ impl Check<'_> {
                     Place::Local(id, at) => tree::Expr::from_node(at, Node::Local(id)),
                     Place::Element(id, at, index) => tree::Expr::from_node(at, Node::Element(id, *index)),
                     Place::Variable(variable) => variable.get(),
-                    Place::Register(register) => tree::register(register).cast(lowered),
+                    Place::Register(register) => tree::Expr::from_bits(tree::register(register), lowered),
                     Place::Memory(at, address) => address.load(at),
                 };
                 (ty, expr)
@@ -156,6 +169,9 @@ impl Check<'_> {
 
     fn member(&mut self, base: &Expr, field: &str, span: Span, arrow: bool) -> Checked<Target> {
         let target = self.target(base)?;
+        if let (Target::Parts(ty, parts, offset), false) = (&target, arrow) {
+            return self.member_of_parts(ty, parts, *offset, field, span);
+        }
         let (ty, address) = match target {
             Target::Memory(ty, address) if !arrow => (ty, address),
             // `.` works through a pointer too: which one it is, is no question.
@@ -168,9 +184,7 @@ impl Check<'_> {
             return self.error(base.span, format!("a {ty} has no members"));
         };
         let Some((offset, member)) = self.find_member(structure, field, 0) else {
-            let near = suggest::nearest(field, structure.members.iter().map(|member| member.name.as_str()));
-            let error = Diagnostic::error(span, format!("`{ty}` has no member `{field}`"));
-            return Err(error.did_you_mean(&near));
+            return Err(no_member(structure, &ty, field, span));
         };
         let address = address.add(offset);
         match member.bits {
@@ -179,6 +193,34 @@ impl Check<'_> {
                 Ok(Target::Bits(ty, self.sound(address, span)?, at, width))
             }
             None => self.memory(&member.ty, address, span),
+        }
+    }
+
+    /// A member of something in parts.
+    fn member_of_parts(
+        &self,
+        ty: &Type,
+        parts: &Rc<[Part]>,
+        start: u64,
+        field: &str,
+        span: Span,
+    ) -> Checked<Target> {
+        let ty = self.resolve(ty, span)?;
+        let Type::Structure(structure) = &ty else {
+            return self.error(span, format!("a {ty} has no members"));
+        };
+        let Some((offset, member)) = self.find_member(structure, field, 0) else {
+            return Err(no_member(structure, &ty, field, span));
+        };
+        let (ty, offset) = (self.resolve(&member.ty, span)?, start.saturating_add(offset));
+        let Some((at, width)) = member.bits else { return Ok(Target::Parts(ty, Rc::clone(parts), offset)) };
+        let Some(lowered) = ty.lowered() else { return self.error(span, "this is no number") };
+        match collect(parts, offset, u64::from(lowered.size())) {
+            Some(word) => {
+                let expr = self.sound(bits(word, at, width, lowered), span)?;
+                Ok(Target::Value(Value { ty, expr }))
+            }
+            None => self.error(span, "this has no value here: optimized out"),
         }
     }
 
@@ -202,8 +244,7 @@ impl Check<'_> {
             && let Some(function) = self.scope.function(&name.path)
             && matches!(name.domain, Some(Domain::Inferior | Domain::Function))
         {
-            let at = tree::Constant::new(tree::Type::Pointer, function.callee.at.0);
-            return Ok(Value { ty: Type::Void.pointer(), expr: at.into() });
+            return Ok(address_of_function(&function));
         }
         match self.target(operand)? {
             Target::Place(ty, Place::Memory(_, address)) => Ok(Value { ty: ty.pointer(), expr: *address }),
@@ -242,7 +283,7 @@ impl Check<'_> {
             return Ok(Target::Value(value));
         }
         let domains: &[Domain] = match name.domain {
-            None => &[Domain::Local, Domain::Parameter, Domain::Global],
+            None => &[Domain::Default, Domain::Global],
             Some(Domain::Local) => &[Domain::Local],
             Some(Domain::Parameter) => &[Domain::Parameter],
             Some(Domain::Global | Domain::Inferior) => &[Domain::Global],
@@ -264,10 +305,15 @@ impl Check<'_> {
                     let ty = self.resolve(&variable.ty, span)?;
                     Ok(Target::Value(Value { ty, expr }))
                 }
+                Home::Parts(parts) => Ok(Target::Parts(self.resolve(&variable.ty, span)?, parts.into(), 0)),
             };
         }
         if let Some(value) = self.scope.enumerator(path).filter(|_| !domains.is_empty()) {
             return Ok(Target::Value(Value { ty: Type::LONG, expr: tree::constant(tree::Type::I64, value) }));
+        }
+        // As in C, the name of a function is its address.
+        if let Some(function) = self.scope.function(path).filter(|_| name.domain != Some(Domain::Default)) {
+            return Ok(Target::Value(address_of_function(&function)));
         }
         Err(self.unknown(path, span))
     }
@@ -284,6 +330,48 @@ impl Check<'_> {
             error.did_you_mean(&near)
         }
     }
+}
+
+fn address_of_function(function: &Function) -> Value {
+    let at = tree::Constant::new(tree::Type::Pointer, function.callee.at.0);
+    Value { ty: Type::Void.pointer(), expr: at.into() }
+}
+
+fn no_member(structure: &Structure, ty: &Type, field: &str, span: Span) -> Diagnostic {
+    let near = suggest::nearest(field, structure.members.iter().map(|member| member.name.as_str()));
+    Diagnostic::error(span, format!("`{ty}` has no member `{field}`")).did_you_mean(&near)
+}
+
+/// `width` bits of a `u64` from bit `at` on, as an integer of `ty`: to the top, and down again with the sign.
+fn bits(word: tree::Expr, at: u8, width: u8, ty: tree::Type) -> tree::Expr {
+    let up = word.shl(64u64.saturating_sub(u64::from(at) + u64::from(width)));
+    let wide = if ty.is_signed() { tree::Type::I64 } else { tree::Type::U64 };
+    up.cast(wide).shr(64 - u64::from(width)).cast(ty)
+}
+
+/// `size` bytes, at most eight, at `offset` of what `parts` hold, as a `u64`; `None` if some of them are nowhere.
+fn collect(parts: &[Part], offset: u64, size: u64) -> Option<tree::Expr> {
+    let end = offset.checked_add(size)?;
+    let (mut value, mut at): (Option<tree::Expr>, u64) = (None, offset);
+    while at < end {
+        let covers = |part: &&Part| part.offset <= at && at < part.offset.saturating_add(part.bytes.into());
+        let part = parts.iter().find(covers)?;
+        let mut word = part.value.clone()?;
+        let skipped = at - part.offset;
+        let have = (u64::from(part.bytes) - skipped).min(end - at);
+        if skipped > 0 {
+            word = word.shr(skipped * 8);
+        }
+        if have < 8 {
+            word = word.bitand((1u64 << (have * 8)) - 1);
+        }
+        value = Some(match value {
+            None => word,
+            Some(low) => low.bitor(word.shl((at - offset) * 8)),
+        });
+        at += have;
+    }
+    value
 }
 
 /// The unsigned integer of the same size.
