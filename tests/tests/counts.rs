@@ -6,12 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use incise_tests::command::{count, run, steady_addresses};
+use incise_tests::command::{PATIENCE, count, run, steady_addresses};
 use incise_tests::exported::{Exported, Text, exported};
 use incise_tests::outcome::{Ending, Outcome};
 use incise_tests::report::Report;
@@ -28,7 +31,7 @@ struct Private {
 }
 
 impl Private {
-    fn copy(file: &Path) -> Private {
+    fn copy(called: &str, file: &Path) -> Private {
         let scratch = Scratch::new();
         let libraries = scratch.file("lib");
         fs::create_dir(&libraries).expect("a new folder");
@@ -39,7 +42,8 @@ impl Private {
             to
         };
         let name = |path: &Path| path.file_name().expect("a file").to_string_lossy().into_owned();
-        let program = take(file, scratch.file(&name(file)));
+        // One file may be several programs; the name that it is called by tells which.
+        let program = take(file, scratch.file(called));
         let mut files = vec![program.clone()];
         let list = run(Command::new("ldd").arg(file));
         for line in String::from_utf8_lossy(&list.stdout).lines() {
@@ -49,10 +53,11 @@ impl Private {
         }
         let modules = files.into_iter().map(|file| {
             // C++ names are told as they are written, which binutils may do differently.
-            let functions = match name(&file).starts_with("libstdc++") {
-                true => Vec::new(),
-                false => exported(&file, &libraries).unwrap_or_else(|error| panic!("{error}")),
-            };
+            let mut functions = exported(&file, &libraries).unwrap_or_else(|error| panic!("{error}"));
+            functions.retain(|function| !function.name.starts_with("_Z"));
+            if libraries.join(JEMALLOC).exists() {
+                functions.retain(|function| !ALIGNED.contains(&function.name.trim_start_matches('_')));
+            }
             (name(&file), (file, functions))
         });
         let modules = modules.collect();
@@ -92,10 +97,9 @@ impl Private {
             let bytes = fs::read(file)?;
             let links: BTreeSet<u64> = functions.iter().map(|function| function.link).collect();
             let known = links.iter().filter_map(|link| Some((*link, text.offset(*link)?)));
-            let known = known.filter(|(link, offset)| {
+            let known = known.filter(|(_, offset)| {
                 let first = bytes.get(*offset as usize).unwrap_or(&LOCK);
-                let early = functions.iter().any(|f| f.link == *link && EARLY.contains(&f.name.as_str()));
-                !early && ![EVEX, LOCK].contains(first)
+                ![EVEX, LOCK].contains(first)
             });
             let (links, file_offsets): (Vec<u64>, Vec<u64>) = known.unzip();
             places.extend(links.into_iter().map(|link| (module.clone(), link)));
@@ -127,9 +131,10 @@ const EVEX: u8 = 0x62;
 /// First byte of instructions that the kernel puts no uprobe at.
 const LOCK: u8 = 0xF0;
 
-/// What the dynamic linker calls once in libc before it reports that the program is put together, which is when the
-/// probes go in. Everything the program itself does, constructors too, comes later.
-const EARLY: [&str; 3] = ["__libc_early_init", "__ctype_init", "getrlimit"];
+/// jemalloc maps memory once more where what it was given is not aligned as it needs. Where that lies depends on what
+/// else is mapped, our trampolines among it.
+const JEMALLOC: &str = "libjemalloc.so.2";
+const ALIGNED: [&str; 3] = ["mmap", "mmap64", "munmap"];
 
 const STEADY: [(&str, &str); 14] = [
     // The first call of an indirect function that is bound when it is called goes by before it is known.
@@ -168,18 +173,28 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// What a client does, in the folder where the program runs.
+type Client = dyn Fn(&Path) + Sync;
+
 /// How often a place was hit, run by run.
 type Hits = BTreeMap<(String, u64), Vec<u64>>;
 
 /// Compares the counts of one program, run in a folder that the script `setup` made. `least`: hits that have to be
 /// compared at the least, lest nothing is.
 fn compare(name: &str, setup: &str, arguments: &[&str], least: u64) {
+    compare_while(name, setup, arguments, least, &|_| ());
+}
+
+/// [`compare`], while `client`, which is given the folder the program runs in, asks something of it. The program
+/// ends when the client does.
+fn compare_while(name: &str, setup: &str, arguments: &[&str], least: u64, client: &Client) {
     if !need_root() {
         return;
     }
     let Some(file) = need_program(name) else { return };
-    let private = Private::copy(&file);
-    let mut case = Case { name, setup, arguments, expected: Hits::new(), found: Hits::new(), output: None };
+    let private = Private::copy(name, &file);
+    let (expected, found) = (Hits::new(), Hits::new());
+    let mut case = Case { name, setup, arguments, client, expected, found, output: None };
     for addresses in [Addresses::Same, Addresses::Same] {
         if let Err(error) = case.under_uprobes(&private, addresses) {
             return skip(&format!("no multi-uprobe links here: {error}"));
@@ -222,6 +237,8 @@ struct Case<'a> {
     name: &'a str,
     setup: &'a str,
     arguments: &'a [&'a str],
+    /// What is asked of it meanwhile.
+    client: &'a Client,
     /// What uprobes counted.
     expected: Hits,
     /// What incise counted.
@@ -236,7 +253,7 @@ impl Case<'_> {
         private.set_up(self.setup);
         let mut command = Command::new(&private.program);
         private.prepare(command.args(self.arguments), addresses);
-        let outcome = run(&mut command);
+        let outcome = self.serve(private, || run(&mut command));
         self.is_as_ever(private, outcome);
         for (place, hits) in places.into_iter().zip(probes.take()?) {
             self.expected.entry(place).or_default().push(hits);
@@ -247,7 +264,7 @@ impl Case<'_> {
     fn under_incise(&mut self, private: &Private, addresses: Addresses) -> Report {
         private.set_up(self.setup);
         let prepare = |command: &mut Command| private.prepare(command, addresses);
-        let counted = count(&["-f", "*"], &private.program, self.arguments, &prepare);
+        let counted = self.serve(private, || count(&["-f", "*"], &private.program, self.arguments, &prepare));
         self.is_as_ever(private, counted.outcome);
         let report = counted.report.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         for counted in &report.counts {
@@ -258,6 +275,14 @@ impl Case<'_> {
             }
         }
         report
+    }
+
+    /// Runs the program and its client.
+    fn serve<T>(&self, private: &Private, run: impl FnOnce() -> T) -> T {
+        thread::scope(|scope| {
+            scope.spawn(|| (self.client)(&private.work()));
+            run()
+        })
     }
 
     /// Compares output, ending and files with those of the first run.
@@ -364,4 +389,67 @@ fn openssl() {
     let key = ["-K", "000102030405060708090a0b0c0d0e0f", "-iv", "00000000000000000000000000000000"];
     let encrypt = [&["enc", "-aes-128-cbc", "-base64", "-in", TEXT], &key[..]].concat();
     compare("openssl", "", &encrypt, 10_000);
+}
+
+/// One request after the other, each of which waits for the answer to the one before, and then the end.
+fn ask_redis(folder: &Path) {
+    let began = Instant::now();
+    let mut stream = loop {
+        match UnixStream::connect(folder.join("socket")) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "the server does not answer: {error}"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let mut replies = BufReader::new(stream.try_clone().expect("a socket"));
+    for round in 0..50 {
+        let requests = [
+            "ping".to_owned(),
+            format!("set key:{round} {}", "x".repeat(round + 1)),
+            format!("get key:{round}"),
+            "incr counter".to_owned(),
+            format!("lpush list {}", round * 7 % 31),
+            "sort list".to_owned(),
+            format!("hset hash field:{round} {round}"),
+            format!("zadd ranks {} member:{round}", round % 17),
+            "zrange ranks 0 9".to_owned(),
+            format!("eval \"return redis.call('append','text','{round}')\" 0"),
+        ];
+        for request in requests {
+            stream.write_all(format!("{request}\r\n").as_bytes()).expect("a server");
+            take_reply(&mut replies);
+        }
+    }
+    stream.write_all(b"shutdown nosave\r\n").expect("a server");
+    let mut rest = Vec::new();
+    let _ = replies.read_to_end(&mut rest);
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+}
+
+/// Reads one reply of redis (RESP2): a line, a text of the length the line tells, or so many replies.
+fn take_reply(replies: &mut impl BufRead) {
+    let mut line = String::new();
+    replies.read_line(&mut line).expect("a reply");
+    let number = || line[1..].trim().parse::<usize>().ok();
+    match line.as_bytes().first() {
+        Some(b'+' | b':') => {}
+        Some(b'$') => {
+            let mut text = vec![0; number().map_or(0, |len| len + 2)];
+            replies.read_exact(&mut text).expect("a reply");
+        }
+        Some(b'*') => (0..number().unwrap_or(0)).for_each(|_| take_reply(replies)),
+        _ => panic!("not a good reply: {line}"),
+    }
+}
+
+#[test]
+fn redis() {
+    let arguments = ["--port", "0", "--unixsocket", "socket", "--save", "", "--hz", "1"];
+    compare_while(
+        "redis-server",
+        "",
+        &[&arguments[..], &["--logfile", "/dev/null"]].concat(),
+        100_000,
+        &ask_redis,
+    );
 }

@@ -173,7 +173,12 @@ impl Image {
 
     /// In the dynamic linker: the function it calls when the list of loaded modules changes.
     pub fn debug_state(&self) -> Option<LinkAddr> {
-        let named = |f: &&Function| self.names(f).any(|name| name.text == "_dl_debug_state");
+        self.function("_dl_debug_state")
+    }
+
+    /// The function of this name, without version, as it is linked.
+    pub fn function(&self, name: &str) -> Option<LinkAddr> {
+        let named = |f: &&Function| self.names(f).any(|n| n.text == name);
         self.functions().iter().find(named).map(|f| f.addr)
     }
 

@@ -3,6 +3,8 @@
 //!
 //! Modules come and go while a program runs. The dynamic linker calls `_dl_debug_state` when it has mapped and
 //! relocated new ones, before any of their code runs: a *gate* there is where probes are put into them.
+//! At the start it has called some functions of libc by then, so that a gate comes before these: where it has just
+//! relocated the program, and fills the first thread's thread-local storage.
 
 mod process;
 mod tally;
@@ -15,6 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use incise_image::PatternError;
+use incise_isa::Addr;
 use incise_patch::{CommitError, TrapPolicy};
 use incise_space::SpaceError;
 use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
@@ -176,8 +179,8 @@ impl Counting {
                 }
                 Event::Fork { parent, child, vfork: false } => self.fork(parent, child)?,
                 Event::Fork { .. } => {}
-                Event::Gate { pid } => {
-                    self.survive(|counting| counting.gate(pid))?;
+                Event::Gate { pid, at } => {
+                    self.survive(|counting| counting.gate(pid, at))?;
                     self.tracer.resume(pid)?;
                 }
                 Event::Exited { pid, code } => {
@@ -227,7 +230,8 @@ impl Counting {
     fn begin(&mut self, pid: ProcessId) -> Result<(), Error> {
         let mut space = self.tracer.space(pid)?;
         let mut process = Process::begin(pid, &space, &mut self.images)?;
-        if let Some(gate) = process.set_gate(&mut space, &mut self.tally)? {
+        process.set_gates(&mut space, &mut self.tally)?;
+        for gate in process.gates() {
             self.tracer.add_gate(pid, gate)?;
         }
         self.processes.insert(pid, process);
@@ -235,10 +239,13 @@ impl Counting {
     }
 
     /// The process has come by its gate.
-    fn gate(&mut self, pid: ProcessId) -> Result<(), Error> {
+    fn gate(&mut self, pid: ProcessId, at: Addr) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
         let mut space = self.tracer.space(pid)?;
-        if !process.is_consistent(&space) {
+        let early = process.open_early_gate(&mut space, at)?;
+        if early {
+            self.tracer.remove_gate(pid, at)?;
+        } else if !process.is_consistent(&space) {
             return Ok(());
         }
         // The process stands still already, from its report on.
@@ -283,8 +290,8 @@ impl Counting {
         let Some(process) = self.processes.get_mut(&parent) else { return Ok(self.tracer.resume(child)?) };
         let mut copy = process.for_child(child);
         if self.options.follow {
-            for gate in &copy.gate {
-                self.tracer.add_gate(child, *gate)?;
+            for gate in copy.gates() {
+                self.tracer.add_gate(child, gate)?;
             }
             self.processes.insert(child, copy);
             return Ok(self.tracer.resume(child)?);

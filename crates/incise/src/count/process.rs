@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use incise_image::{Pattern, PatternError};
 use incise_isa::Addr;
-use incise_patch::{Atomicity, Batch, CounterId, Engine, Place, Placement, Policy, Position, Snippet};
+use incise_patch::{
+    Atomicity, Batch, CounterId, Engine, InstanceId, Place, Placement, Policy, Position, Snippet,
+};
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
@@ -24,8 +26,10 @@ pub(super) struct Process {
     ledgers: Vec<Rc<Ledger>>,
     own: Vec<(usize, CounterId)>,
     installed: HashSet<Place>,
-    /// Where the process reports.
-    pub gate: Vec<Addr>,
+    /// Where the process reports that modules came or went.
+    gate: Option<Addr>,
+    /// Where it reports once that the program is put together.
+    early: Option<(Addr, InstanceId)>,
     /// The dynamic linker's `_r_debug`, if it has one.
     debug: Option<Addr>,
     /// Modules that the patterns were looked for in, by path and bias.
@@ -43,6 +47,10 @@ struct Ledger {
 
 /// Offset of `r_state` in `struct r_debug` (System V gABI, dynamic linking; glibc's link.h): version, map, brk.
 const STATE: u64 = 24;
+
+/// What glibc's dynamic linker calls in itself when it has relocated the program, just before libc's first code
+/// runs (rtld.c, `dl_main`), and later for each new thread.
+const RELOCATED: &str = "_dl_allocate_tls_init";
 
 /// Refuses malformed patterns before anything is started.
 pub(super) fn check_patterns(options: &CountOptions) -> Result<(), PatternError> {
@@ -63,7 +71,8 @@ impl Process {
             ledgers: Vec::new(),
             own: Vec::new(),
             installed: HashSet::new(),
-            gate: Vec::new(),
+            gate: None,
+            early: None,
             debug: None,
             searched: HashSet::new(),
             unresolved: Vec::new(),
@@ -71,49 +80,58 @@ impl Process {
         })
     }
 
-    /// Puts a gate where the process has its modules mapped and relocated, and returns its address. Without
-    /// one (a static program without symbols) everything is there from the start.
-    pub(super) fn set_gate(
-        &mut self,
-        space: &mut dyn AddressSpace,
-        tally: &mut Tally,
-    ) -> Result<Option<Addr>, Error> {
+    /// Puts gates where the process has its modules mapped and relocated. Without one (a static program without
+    /// symbols) everything is there from the start.
+    pub(super) fn set_gates(&mut self, space: &mut dyn AddressSpace, tally: &mut Tally) -> Result<(), Error> {
         let fixed = self.program.modules().first().filter(|module| module.image.is_static());
         // A static program has a copy of the linker's functions, but starts without them.
         let linker = self.program.modules().iter().filter(|_| fixed.is_none()).find_map(|module| {
-            let state = module.image.debug_state()?;
-            Some((module.to_addr(state), module.image.r_debug().map(|debug| module.to_addr(debug))))
+            let state = module.to_addr(module.image.debug_state()?);
+            let debug = module.image.r_debug().map(|debug| module.to_addr(debug));
+            let relocated = module.image.function(RELOCATED).map(|link| module.to_addr(link));
+            Some((state, debug, relocated))
         });
+        let mut early = None;
         let gate = match linker {
-            Some((state, debug)) => {
+            Some((state, debug, relocated)) => {
                 self.debug = debug;
                 // Attached to a running program: its modules are there.
                 self.loaded =
                     self.program.modules().iter().any(|module| {
                         !module.main && module.image.debug_state().is_none() && !module.is_vdso()
                     });
+                early = relocated.filter(|_| !self.loaded);
                 Some(state)
             }
             // In a static program indirect functions are resolved just before this.
             None => fixed.and_then(|module| {
-                let of = |name: &str| {
-                    let functions = module.image.functions().iter();
-                    let found = functions.clone().find(|f| module.image.names(f).any(|n| n.text == name))?;
-                    Some(module.to_addr(found.addr))
-                };
+                let of = |name| module.image.function(name).map(|link| module.to_addr(link));
                 of("__libc_setup_tls").or_else(|| of("main"))
             }),
         };
         let Some(gate) = gate else {
             self.loaded = true;
-            return Ok(None);
+            return Ok(());
         };
         let mut batch = Batch::default();
         batch.insert(gate, Snippet::Gate, Position::First);
+        self.early = early.map(|at| (at, batch.insert(at, Snippet::Gate, Position::First)));
         let report = self.engine.commit(space, &self.program, &batch, Policy::default())?;
         tally.note(&report);
-        self.gate.push(gate);
-        Ok(Some(gate))
+        self.gate = Some(gate);
+        Ok(())
+    }
+
+    /// Where the process reports.
+    pub(super) fn gates(&self) -> impl Iterator<Item = Addr> + use<> {
+        self.gate.into_iter().chain(self.early.map(|(at, _)| at))
+    }
+
+    /// Takes the gate at `at` away, if it is the early one: then it is told, and the program is put together.
+    pub(super) fn open_early_gate(&mut self, space: &mut dyn AddressSpace, at: Addr) -> Result<bool, Error> {
+        let Some((_, gate)) = self.early.take_if(|(early, _)| *early == at) else { return Ok(false) };
+        self.engine.commit(space, &self.program, &Batch::removal(vec![gate]), Policy::default())?;
+        Ok(true)
     }
 
     /// Whether the dynamic linker's list of modules is whole.
@@ -240,7 +258,8 @@ impl Process {
             ledgers: self.ledgers.clone(),
             own: Vec::new(),
             installed: self.installed.clone(),
-            gate: self.gate.clone(),
+            gate: self.gate,
+            early: self.early,
             debug: self.debug,
             searched: self.searched.clone(),
             unresolved: self.unresolved.clone(),

@@ -85,7 +85,7 @@ impl Live {
         let never = AtomicBool::new(false);
         loop {
             match self.tracer.next_event(None, &never)? {
-                Event::Gate { pid } if pid == self.pid => break,
+                Event::Gate { pid, .. } if pid == self.pid => break,
                 Event::Exited { pid, .. } | Event::Killed { pid, .. } if pid == self.pid => {
                     return Err(PatchError::Ended);
                 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use incise_isa::Addr;
+
 /// The id of a process (the thread group, not one of its threads).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ProcessId(pub i32);
@@ -40,6 +42,8 @@ pub enum Event {
     Gate {
         /// The process.
         pid: ProcessId,
+        /// The gate.
+        at: Addr,
     },
     /// The process exited.
     Exited {

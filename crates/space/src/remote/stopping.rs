@@ -164,7 +164,7 @@ impl Tracees {
             }
             self.take_trap(tid, trap);
             if self.hold(memory).is_ok() {
-                self.events.push_back(Event::Gate { pid });
+                self.events.push_back(Event::Gate { pid, at: trap.at });
             }
             return;
         }

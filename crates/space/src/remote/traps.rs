@@ -122,7 +122,7 @@ impl Tracees {
             && let Ok(target) = self.target_mut(memory)
         {
             target.holds += 1;
-            self.events.push_back(Event::Gate { pid });
+            self.events.push_back(Event::Gate { pid, at: trap.at });
         }
     }
 

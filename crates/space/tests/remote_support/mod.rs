@@ -187,7 +187,7 @@ pub fn end_of(tracer: &mut Tracer, process: ProcessId) -> Event {
                 return event;
             }
             event @ (Event::TimedOut | Event::Idle) => return event,
-            Event::Exec { pid } | Event::Gate { pid } => tracer.resume(pid).expect("traced"),
+            Event::Exec { pid } | Event::Gate { pid, .. } => tracer.resume(pid).expect("traced"),
             Event::Fork { child, vfork: false, .. } => tracer.resume(child).expect("traced"),
             _ => {}
         }
