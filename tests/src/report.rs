@@ -13,6 +13,10 @@ pub struct Count {
     pub function: String,
     /// Run-time address.
     pub address: u64,
+    /// The kind of point.
+    pub kind: String,
+    /// On an edge, the instructions it leaves and leads to.
+    pub edge: Option<(u64, u64)>,
     /// How it was patched.
     pub tactic: String,
     /// How often it ran.
@@ -87,25 +91,30 @@ impl Report {
             };
             let text = |name: &str| value[name].as_str().map(str::to_owned).ok_or_else(|| wrong(name));
             let number = |name: &str| value[name].as_u64().ok_or_else(|| wrong(name));
-            let address = || {
-                let text = text("address")?;
-                let digits = text.strip_prefix("0x").ok_or_else(|| wrong("address"))?;
-                u64::from_str_radix(digits, 16).map_err(|_| wrong("address"))
+            let address = |name: &str| {
+                let text = text(name)?;
+                let digits = text.strip_prefix("0x").ok_or_else(|| wrong(name))?;
+                u64::from_str_radix(digits, 16).map_err(|_| wrong(name))
             };
             match value["type"].as_str() {
                 Some("count") => {
-                    exactly(&["type", "module", "function", "address", "tactic", "hits"])?;
+                    let mut names = vec!["type", "module", "function", "address", "kind", "tactic", "hits"];
+                    let edge = fields.contains_key("from");
+                    names.extend(["from", "to"].iter().filter(|_| edge));
+                    exactly(&names)?;
                     report.counts.push(Count {
                         module: text("module")?,
                         function: text("function")?,
-                        address: address()?,
+                        address: address("address")?,
+                        kind: text("kind")?,
+                        edge: if edge { Some((address("from")?, address("to")?)) } else { None },
                         tactic: text("tactic")?,
                         hits: number("hits")?,
                     });
                 }
                 Some("refused") => {
                     exactly(&["type", "module", "function", "address", "reason"])?;
-                    address()?;
+                    address("address")?;
                     report.refused.push(Refused {
                         module: text("module")?,
                         function: text("function")?,

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use incise::{PointKind, TrapPolicy};
+use incise::{Filter, TrapPolicy};
 
 pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
+pub use crate::kinds::{CoveragePoints, Points};
 pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs, SetArgs};
 
 /// Put code into programs that already exist.
@@ -85,6 +86,12 @@ pub struct CountArgs {
     /// Where in the functions to count.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Points::Entry)]
     pub points: Points,
+    /// Only points for which EXPR holds, such as 'callee ~ "mem*" && loop_depth > 0'.
+    #[arg(long = "where", value_name = "EXPR", value_parser = Filter::parse)]
+    pub filter: Option<Filter>,
+    /// List what would be counted, without touching or running anything.
+    #[arg(short, long, conflicts_with_all = ["follow", "output", "keep"])]
+    pub list: bool,
     /// Attach to a running process.
     #[arg(short, long, value_name = "PID", conflicts_with = "program", required_unless_present = "program")]
     pub pid: Option<i32>,
@@ -126,6 +133,9 @@ pub struct ListArgs {
     /// Where in the functions to look.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Points::Entry)]
     pub points: Points,
+    /// Only points for which EXPR holds, such as 'callee ~ "mem*" && loop_depth > 0'.
+    #[arg(long = "where", value_name = "EXPR", value_parser = Filter::parse)]
+    pub filter: Option<Filter>,
     /// Look in a running process.
     #[arg(short, long, value_name = "PID")]
     pub pid: Option<i32>,
@@ -164,6 +174,12 @@ pub struct RewriteArgs {
     /// Functions or places to count.
     #[arg(short, long, value_name = "PATTERN", num_args = 1.., required = true)]
     pub count: Vec<String>,
+    /// Where in the functions to count.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = Points::Entry)]
+    pub points: Points,
+    /// Only points for which EXPR holds, such as 'callee ~ "mem*" && loop_depth > 0'.
+    #[arg(long = "where", value_name = "EXPR", value_parser = Filter::parse)]
+    pub filter: Option<Filter>,
     /// Folder for the files of counts.
     #[arg(long, value_name = "DIR")]
     pub counts: Option<PathBuf>,
@@ -262,82 +278,6 @@ impl From<Trap> for TrapPolicy {
             Trap::Forbid => TrapPolicy::Forbid,
             Trap::Fallback => TrapPolicy::Fallback,
             Trap::Force => TrapPolicy::Force,
-        }
-    }
-}
-
-/// Which points of a function.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Points {
-    /// Its first instruction.
-    Entry,
-    /// Before its returns and tail calls.
-    Exit,
-    /// The first instruction of each block.
-    Block,
-    /// The last instruction of each block.
-    BlockExit,
-    /// Before each call it makes.
-    Call,
-    /// Behind each call it makes, when that comes back.
-    AfterCall,
-    /// Every instruction.
-    Instruction,
-    /// Each way from one block to another.
-    Edge,
-    /// Each way into a loop.
-    LoopEntry,
-    /// Each way out of a loop.
-    LoopExit,
-    /// Each pass of a loop, where it begins.
-    LoopIteration,
-}
-
-impl From<Points> for PointKind {
-    fn from(points: Points) -> PointKind {
-        match points {
-            Points::Entry => PointKind::FunctionEntry,
-            Points::Exit => PointKind::FunctionExit,
-            Points::Block => PointKind::BlockEntry,
-            Points::BlockExit => PointKind::BlockExit,
-            Points::Call => PointKind::BeforeCall,
-            Points::AfterCall => PointKind::AfterCall,
-            Points::Instruction => PointKind::BeforeInstruction,
-            Points::Edge => PointKind::Edge,
-            Points::LoopEntry => PointKind::LoopEntry,
-            Points::LoopExit => PointKind::LoopExit,
-            Points::LoopIteration => PointKind::LoopIteration,
-        }
-    }
-}
-
-/// Which points of all functions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum CoveragePoints {
-    /// Every instruction.
-    Instruction,
-    /// The first instruction of each block.
-    Block,
-    /// The first instruction of each function.
-    Function,
-}
-
-impl CoveragePoints {
-    pub(crate) fn plural(self) -> &'static str {
-        match self {
-            CoveragePoints::Instruction => "instructions",
-            CoveragePoints::Block => "blocks",
-            CoveragePoints::Function => "entries",
-        }
-    }
-}
-
-impl From<CoveragePoints> for PointKind {
-    fn from(points: CoveragePoints) -> PointKind {
-        match points {
-            CoveragePoints::Instruction => PointKind::BeforeInstruction,
-            CoveragePoints::Block => PointKind::BlockEntry,
-            CoveragePoints::Function => PointKind::FunctionEntry,
         }
     }
 }

@@ -8,10 +8,14 @@ use incise::{CountOptions, CountResult, Counting, Ending, Incomplete};
 
 use crate::Failure;
 use crate::args::CountArgs;
+use crate::list;
 use crate::report::Report;
 use crate::signals::{self, INTERRUPTED};
 
 pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
+    if args.list {
+        return list::count(args);
+    }
     // Refused before anything runs: a report that cannot be written is a run in vain.
     let file = args.output.as_ref().map(|path| (File::create(path), path));
     let file = match file {
@@ -23,6 +27,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         patterns: args.patterns.clone(),
         module: args.module.clone(),
         points: args.points.into(),
+        filter: args.filter.clone(),
         follow: args.follow,
         keep: args.keep,
         traps: args.trap.into(),
@@ -45,6 +50,9 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         eprintln!("incise: {error}");
     }
     incomplete(&result.incomplete, args.explain);
+    if args.filter.is_some() && result.counted.is_empty() && result.refused.is_empty() {
+        eprintln!("incise: nothing was counted: --where holds at no point (-l lists points)");
+    }
     if args.verbose {
         verbose(&result);
     }

@@ -8,6 +8,7 @@ mod counts;
 mod coverage;
 mod doctor;
 pub mod flow;
+mod kinds;
 mod list;
 pub mod patching;
 mod report;

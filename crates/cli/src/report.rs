@@ -14,6 +14,14 @@ pub struct Count {
     pub function: String,
     /// Run-time address of the instruction patched.
     pub address: String,
+    /// The kind of point.
+    pub kind: &'static str,
+    /// On an edge, the instruction it leaves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// On an edge, the instruction it leads to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// How it was patched.
     pub tactic: &'static str,
     /// How often it ran.
@@ -80,6 +88,9 @@ impl Report {
             module: counted.point.module.clone(),
             function: counted.point.display_name.clone(),
             address: counted.point.addr.to_string(),
+            kind: counted.point.kind.name(),
+            from: counted.point.edge.map(|(from, _)| from.to_string()),
+            to: counted.point.edge.map(|(_, to)| to.to_string()),
             tactic: counted.tactic.name(),
             hits: counted.hits,
         });
@@ -210,6 +221,9 @@ mod tests {
             module: "libc.so.6".into(),
             function: function.into(),
             address: "0x7f0000001000".into(),
+            kind: "entry",
+            from: None,
+            to: None,
             tactic: "group",
             hits,
         };
@@ -252,7 +266,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            r#"{"type":"count","module":"libc.so.6","function":"malloc","address":"0x7f0000001000","tactic":"group","hits":1234567}"#
+            r#"{"type":"count","module":"libc.so.6","function":"malloc","address":"0x7f0000001000","kind":"entry","tactic":"group","hits":1234567}"#
         );
         assert_eq!(
             lines[3],

@@ -15,9 +15,15 @@ pub(crate) fn run(args: &RewriteArgs) -> Result<ExitCode, Failure> {
         Some(path) => Output::new(path),
         None => Output::in_place(&args.binary),
     };
-    let options =
-        RewriteOptions { patterns: args.count.clone(), traps: args.trap.into(), counts: args.counts.clone() };
+    let options = RewriteOptions {
+        patterns: args.count.clone(),
+        points: args.points.into(),
+        filter: args.filter.clone(),
+        traps: args.trap.into(),
+        counts: args.counts.clone(),
+    };
     let rewritten = incise::rewrite(&args.binary, &output, &options)?;
+    crate::count::incomplete(&rewritten.incomplete, args.explain);
     let mut report = Report::of(&rewritten.counted, &rewritten.refused);
     report.summary.mappings = rewritten.saved.mappings;
     let mut out = io::stdout().lock();

@@ -14,7 +14,7 @@ pub fn demangle(symbol: &str) -> Option<String> {
 
 /// The forms of a mangled symbol that a pattern may mean: with parameters, without, and without the
 /// template arguments at the end.
-pub(crate) fn forms(symbol: &str) -> Vec<String> {
+pub fn forms(symbol: &str) -> Vec<String> {
     if let Some(name) = rust(symbol) {
         return vec![name];
     }

@@ -2,7 +2,7 @@
 
 /// A shell pattern over whole strings.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Glob {
+pub struct Glob {
     /// Literal characters before the first wildcard.
     prefix: String,
     /// What follows the prefix; empty if there is no wildcard.
@@ -19,7 +19,7 @@ enum Token {
 
 impl Glob {
     /// Every text is a pattern: a bracket that is not closed stands for itself.
-    pub(crate) fn new(text: &str) -> Glob {
+    pub fn new(text: &str) -> Glob {
         let mut tokens = Vec::new();
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
@@ -57,7 +57,7 @@ impl Glob {
     }
 
     /// Whether the whole of `text` fits.
-    pub(crate) fn matches(&self, text: &str) -> bool {
+    pub fn matches(&self, text: &str) -> bool {
         match text.strip_prefix(self.prefix.as_str()) {
             Some(tail) if self.rest.is_empty() => tail.is_empty(),
             Some(tail) => matches(&self.rest, tail),

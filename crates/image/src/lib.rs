@@ -31,10 +31,11 @@ mod versions;
 
 pub use addr::{FileOffset, LinkAddr};
 pub use debug_files::{DebugLink, debug_file_candidates};
-pub use demangle::demangle;
+pub use demangle::{demangle, forms as demangled_forms};
 pub use elf::{Image, Kind};
 pub use error::ImageError;
 pub use find::{Target, find, nameless};
+pub use glob::Glob;
 pub use ifunc::{Slot, SlotTarget, implementations};
 pub use layout::{Section, Segment};
 pub use maps::{Mapping, MemoryMap, Permissions};

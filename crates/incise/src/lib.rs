@@ -25,6 +25,7 @@ pub mod callback;
 mod count;
 mod coverage;
 mod file;
+mod filter;
 mod flow;
 pub mod patching;
 mod point;
@@ -35,6 +36,8 @@ mod session;
 pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};
 pub use coverage::{Coverage, CoverageError, CoverageOptions, CoverageProgress, CoverageSite, coverage};
 pub use file::{CountsReport, ProcessCounts, RewriteOptions, Rewritten, read_counts, rewrite};
+pub use filter::{Filter, FilterError};
+pub use flow::{Lines, PointView};
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};
 pub use incise_patch::{

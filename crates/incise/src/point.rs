@@ -6,7 +6,8 @@ use incise_image::{
 use incise_isa::Addr;
 use incise_patch::{Place, Placement};
 
-use crate::flow::inside;
+use crate::filter::Filter;
+use crate::flow::{PointView, inside};
 use crate::program::Program;
 use crate::range::in_range;
 
@@ -30,6 +31,9 @@ pub enum PointKind {
     AfterCall,
     /// Before one instruction.
     BeforeInstruction,
+    /// Behind one instruction that goes on to the next, and behind a call that came back. Branches, jumps and returns
+    /// have no such point: where they go are edges.
+    AfterInstruction,
     /// On an edge between two blocks of a function, calls left out: a conditional branch that is taken or not, a jump,
     /// one target of a jump table, the way from one block into the next.
     Edge,
@@ -40,6 +44,37 @@ pub enum PointKind {
     /// The first instruction of a loop's header: each pass, the first included. Where the condition is tested there,
     /// the pass that finds it false counts too.
     LoopIteration,
+    /// On an edge that leads from inside a loop back to its header: a pass that another one follows.
+    LoopIterationEnd,
+}
+
+impl PointKind {
+    /// All kinds, with their names: lower case with dashes.
+    pub const NAMES: [(&'static str, PointKind); 13] = [
+        ("entry", PointKind::FunctionEntry),
+        ("exit", PointKind::FunctionExit),
+        ("block", PointKind::BlockEntry),
+        ("block-exit", PointKind::BlockExit),
+        ("call", PointKind::BeforeCall),
+        ("after-call", PointKind::AfterCall),
+        ("instruction", PointKind::BeforeInstruction),
+        ("after-instruction", PointKind::AfterInstruction),
+        ("edge", PointKind::Edge),
+        ("loop-entry", PointKind::LoopEntry),
+        ("loop-exit", PointKind::LoopExit),
+        ("loop-iteration", PointKind::LoopIteration),
+        ("loop-iteration-end", PointKind::LoopIterationEnd),
+    ];
+
+    /// The kind that is called `name`.
+    pub fn named(name: &str) -> Option<PointKind> {
+        PointKind::NAMES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
+    /// Its name in [`NAMES`](Self::NAMES).
+    pub fn name(self) -> &'static str {
+        PointKind::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// A place in a program's control flow.
@@ -51,6 +86,8 @@ pub struct Point {
     pub addr: Addr,
     /// On which way in or out of the instruction.
     pub placement: Placement,
+    /// For a point on an edge: the instruction it leaves, and the one it leads to.
+    pub edge: Option<(Addr, Addr)>,
     /// File name of the module, such as `libc.so.6`.
     pub module: String,
     /// The name that was asked for; for an indirect function its own, not its implementation's.
@@ -120,6 +157,7 @@ pub struct Query {
     pub(crate) patterns: Vec<String>,
     module: Option<String>,
     kind: Option<PointKind>,
+    filter: Option<Filter>,
 }
 
 impl Query {
@@ -158,6 +196,34 @@ impl Query {
         self
     }
 
+    /// Only points that `accepts` accepts; several filters have to accept. It must not use the session that looks.
+    ///
+    /// ```
+    /// use incise::{PointKind, PointView, Query, Session};
+    ///
+    /// let session = Session::own()?;
+    /// // Where functions are left.
+    /// let exits = session.find(Query::functions("libc!bsearch").kind(PointKind::FunctionExit))?;
+    /// // The ends of blocks that go on in one of two ways.
+    /// let two_successors = |view: &PointView| view.out_degree() == Some(2);
+    /// let ends = Query::functions("libc!bsearch").kind(PointKind::BlockExit);
+    /// let decisions = session.find(ends.clone().filter(two_successors))?;
+    /// assert!(exits.len() >= 1 && decisions.len() >= 2 && decisions.len() < session.find(ends)?.len());
+    /// # Ok::<(), incise::Error>(())
+    /// ```
+    pub fn filter(self, accepts: impl Fn(&PointView<'_>) -> bool + Send + Sync + 'static) -> Query {
+        self.only(Filter::new(accepts))
+    }
+
+    /// As [`filter`](Self::filter), with one that was made before, perhaps of text.
+    pub fn only(mut self, filter: Filter) -> Query {
+        self.filter = Some(match self.filter {
+            Some(before) => before.and(filter),
+            None => filter,
+        });
+        self
+    }
+
     /// Finds the points in `program`; `memory` tells which implementations of indirect functions are in use.
     ///
     /// # Errors
@@ -165,7 +231,8 @@ impl Query {
     pub fn run(&self, program: &Program, memory: &dyn MemoryReader) -> Result<Found, PatternError> {
         let all: Vec<usize> = (0..program.modules().len()).collect();
         let mut found = self.run_in(program, &all, memory)?;
-        found.points = inside(found.points, self.kind.unwrap_or_default(), program, &mut found.incomplete);
+        let kind = self.kind.unwrap_or_default();
+        found.points = inside(found.points, kind, self.filter.as_ref(), program, &mut found.incomplete);
         Ok(found)
     }
 
@@ -244,6 +311,7 @@ fn point(module: &Module, target: &Target) -> Point {
         kind: if inside { PointKind::BeforeInstruction } else { PointKind::FunctionEntry },
         addr: target.addr,
         placement: Placement::Before,
+        edge: None,
         module: module.name.clone(),
         name: target.name.clone(),
         display_name: target.display_name().into_owned(),

@@ -79,6 +79,7 @@ fn point(module: &Module, asked: &Target, at: Addr) -> Point {
         kind: PointKind::BeforeInstruction,
         addr: at,
         placement: Placement::Before,
+        edge: None,
         module: module.name.clone(),
         display_name: target.display_name().into_owned(),
         name: target.name,

@@ -34,7 +34,7 @@ fn rewrite(bytes: Vec<u8>) -> Option<Vec<u8>> {
     space.read(site, &mut old).ok()?;
     let edit = Edit { at: site, old: Bytes::new(&old), new: Bytes::new(&vec![0xCC; len]), heads: 1 };
     space.apply(&[edit], &|_| None).ok()?;
-    let probe = Probe { offset: 0, at: site, function: "f".into(), tactic: "jump".into() };
+    let probe = Probe { at: site, function: "f".into(), tactic: "jump".into(), ..Probe::default() };
     let counting = Counting { len: 8, probes: vec![probe], ..Counting::default() };
     space.count(data.addr(), counting);
     space.to_bytes().ok()

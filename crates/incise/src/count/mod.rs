@@ -22,6 +22,7 @@ use incise_patch::{CommitError, TrapPolicy};
 use incise_space::SpaceError;
 use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
 
+use crate::filter::Filter;
 use crate::point::{Incomplete, PointKind};
 use crate::program::Images;
 use crate::session::Error;
@@ -37,6 +38,8 @@ pub struct CountOptions {
     pub module: Option<String>,
     /// Which points of the functions.
     pub points: PointKind,
+    /// Only those of them that this accepts.
+    pub filter: Option<Filter>,
     /// Keep the probes in forked children, and put them into programs these execute.
     pub follow: bool,
     /// Leave the probes in place when detaching.

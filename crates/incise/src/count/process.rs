@@ -233,7 +233,8 @@ impl Process {
                 self.unresolved.extend(found.unresolved);
             }
         }
-        Ok(inside(points, options.points, &self.program, &mut tally.incomplete))
+        let filter = options.filter.as_ref();
+        Ok(inside(points, options.points, filter, &self.program, &mut tally.incomplete))
     }
 
     fn key(&self, Place { at, placement }: Place) -> Key {

@@ -102,9 +102,10 @@ fn report(program: &Path, counting: Counting, read: Vec<Counts>) -> CountsReport
     let tactics: HashMap<&str, Tactic> = TACTICS.iter().map(|tactic| (tactic.name(), *tactic)).collect();
     let counted = counting.probes.iter().enumerate().map(|(n, probe)| Counted {
         point: Point {
-            kind: PointKind::FunctionEntry,
+            kind: PointKind::named(&probe.kind).unwrap_or_default(),
             placement: Placement::Before,
             addr: probe.at,
+            edge: probe.edge,
             module: module.clone(),
             name: probe.function.clone(),
             display_name: probe.function.clone(),

@@ -9,7 +9,8 @@ use incise_patch::{Outcome, TrapPolicy};
 use incise_space::file::{Counting, FileError, FileSpace, Output, Probe, Refused, Saved};
 
 use crate::count::{Counted, NotCounted};
-use crate::point::{Point, Query};
+use crate::filter::Filter;
+use crate::point::{Incomplete, Point, PointKind, Query};
 use crate::session::{Counter, Error, Session};
 
 /// What to count in a rewritten program.
@@ -17,6 +18,10 @@ use crate::session::{Counter, Error, Session};
 pub struct RewriteOptions {
     /// Patterns of functions and places; see [`Query::functions`](crate::Query::functions).
     pub patterns: Vec<String>,
+    /// Which points of the functions.
+    pub points: PointKind,
+    /// Only those of them that this accepts.
+    pub filter: Option<Filter>,
     /// What to do where only a trap fits. Code that runs before the program's own start, such as the constructors
     /// of libraries, must not meet a trap: it has no handler yet.
     pub traps: TrapPolicy,
@@ -27,7 +32,8 @@ pub struct RewriteOptions {
 
 impl Default for RewriteOptions {
     fn default() -> RewriteOptions {
-        RewriteOptions { patterns: Vec::new(), traps: TrapPolicy::Forbid, counts: None }
+        let (patterns, points, traps) = (Vec::new(), PointKind::default(), TrapPolicy::Forbid);
+        RewriteOptions { patterns, points, filter: None, traps, counts: None }
     }
 }
 
@@ -40,6 +46,8 @@ pub struct Rewritten {
     pub refused: Vec<NotCounted>,
     /// Sizes, and mappings added.
     pub saved: Saved,
+    /// Functions that may have more points of the kind that was asked for.
+    pub incomplete: Vec<Incomplete>,
     /// The folder of the files of counts.
     pub counts: PathBuf,
 }
@@ -51,7 +59,8 @@ pub struct Rewritten {
 /// written.
 pub fn rewrite(path: &Path, output: &Output, options: &RewriteOptions) -> Result<Rewritten, Error> {
     let session = Session::open(path)?;
-    let mut query = Query::default();
+    let mut query = Query::default().kind(options.points);
+    query = options.filter.iter().cloned().fold(query, Query::only);
     for pattern in &options.patterns {
         query = query.or(pattern);
     }
@@ -101,7 +110,7 @@ pub fn rewrite(path: &Path, output: &Output, options: &RewriteOptions) -> Result
     let counting = counting(output, &counts, &counted, &counters, &refused, base, len);
     session.with_space(|space| space.count(base, counting));
     let saved = session.save(output)?;
-    Ok(Rewritten { counted, refused, saved, counts })
+    Ok(Rewritten { counted, refused, saved, incomplete: found.incomplete, counts })
 }
 
 const PAGE: u64 = 4096;
@@ -127,6 +136,8 @@ fn counting(
         at: counted.point.addr,
         function: counted.point.display_name.clone(),
         tactic: counted.tactic.name().to_owned(),
+        kind: counted.point.kind.name().to_owned(),
+        edge: counted.point.edge,
     };
     let not = |refused: &NotCounted| Refused {
         at: refused.addr,

@@ -8,6 +8,7 @@ mod flags;
 mod gpr;
 mod guard;
 mod liveness;
+mod operands;
 mod relocate;
 mod springboard;
 mod text;
@@ -23,6 +24,7 @@ pub use liveness::{
     Live, RegisterUse, RegisterUses, flags_live_along, flags_live_before, flags_live_through, live_before,
     register_use,
 };
+pub use operands::{MemoryUse, mnemonics};
 pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
 pub use springboard::{
     Bound, Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal, trap_displacements,

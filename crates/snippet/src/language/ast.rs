@@ -498,6 +498,8 @@ pub enum BinaryOp {
     Or,
     LogicalAnd,
     LogicalOr,
+    /// `NAME ~ PATTERN`: in filters of points only.
+    Match,
 }
 
 impl BinaryOp {
@@ -522,6 +524,7 @@ impl BinaryOp {
             BinaryOp::Or => "|",
             BinaryOp::LogicalAnd => "&&",
             BinaryOp::LogicalOr => "||",
+            BinaryOp::Match => "~",
         }
     }
 
@@ -532,7 +535,7 @@ impl BinaryOp {
             BinaryOp::Add | BinaryOp::Sub => 9,
             BinaryOp::Shl | BinaryOp::Shr => 8,
             BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge => 7,
-            BinaryOp::Eq | BinaryOp::Ne => 6,
+            BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Match => 6,
             BinaryOp::And => 5,
             BinaryOp::Xor => 4,
             BinaryOp::Or => 3,

@@ -17,7 +17,7 @@ use super::error::FileError;
 
 /// The last eight bytes of a file with a record.
 const MAGIC: [u8; 8] = *b"incise\0R";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const TRAILER: usize = 32;
 
 /// The most bytes a name may share with the one before: bounds what a small file can expand to.
@@ -86,6 +86,10 @@ pub struct Probe {
     pub function: String,
     /// The name of the tactic.
     pub tactic: String,
+    /// The name of the kind of point.
+    pub kind: String,
+    /// For a point on an edge: link addresses of the instruction it leaves, and of the one it leads to.
+    pub edge: Option<(Addr, Addr)>,
 }
 
 /// A place that is not counted.
@@ -188,10 +192,10 @@ impl Counting {
         body.bytes(&self.folder);
         body.bytes(&self.name);
         body.number(self.len);
-        let tactics: BTreeSet<&str> = self.probes.iter().map(|probe| &*probe.tactic).collect();
-        let tactics: Vec<&str> = tactics.into_iter().collect();
-        body.number(tactics.len() as u64);
-        tactics.iter().for_each(|tactic| body.bytes(tactic.as_bytes()));
+        let words = self.probes.iter().flat_map(|probe| [&*probe.tactic, &*probe.kind]);
+        let words: Vec<&str> = words.collect::<BTreeSet<&str>>().into_iter().collect();
+        body.number(words.len() as u64);
+        words.iter().for_each(|word| body.bytes(word.as_bytes()));
         body.number(self.probes.len() as u64);
         let (mut offset, mut at, mut name) = (0u64, 0u64, &b""[..]);
         for probe in &self.probes {
@@ -201,8 +205,13 @@ impl Counting {
             let shared = name.iter().zip(function).take_while(|(a, b)| a == b).count().min(SHARED_MAX);
             body.number(shared as u64);
             body.bytes(&function[shared..]);
-            let tactic = tactics.iter().position(|tactic| *tactic == probe.tactic).unwrap_or(0);
-            body.number(tactic as u64);
+            for word in [&probe.tactic, &probe.kind] {
+                body.number(words.binary_search(&&**word).unwrap_or(0) as u64);
+            }
+            body.number(u64::from(probe.edge.is_some()));
+            for end in probe.edge.into_iter().flat_map(|(from, to)| [from, to]) {
+                body.signed(end.0.wrapping_sub(probe.at.0) as i64);
+            }
             (offset, at, name) = (probe.offset, probe.at.0, function);
         }
         body.number(self.refused.len() as u64);
@@ -218,9 +227,9 @@ impl Counting {
         let mut text = || Some(body.bytes()?.to_vec());
         let (program, folder, name) = (text()?, text()?, text()?);
         let len = body.number()?;
-        let mut tactics = Vec::new();
+        let mut words = Vec::new();
         for _ in 0..body.number()? {
-            tactics.push(body.text()?);
+            words.push(body.text()?);
         }
         let (mut offset, mut at, mut last) = (0u64, 0u64, Vec::new());
         let mut probes = Vec::new();
@@ -232,8 +241,12 @@ impl Counting {
             last.truncate(shared);
             last.extend_from_slice(body.bytes()?);
             let function = String::from_utf8(last.clone()).ok()?;
-            let tactic = tactics.get(usize::try_from(body.number()?).ok()?)?.clone();
-            probes.push(Probe { offset, at: Addr(at), function, tactic });
+            let mut word = || words.get(usize::try_from(body.number()?).ok()?).cloned();
+            let (tactic, kind) = (word()?, word()?);
+            let has_edge = body.number()? != 0;
+            let mut end = || Some(Addr(at.wrapping_add(body.signed()? as u64)));
+            let edge = if has_edge { Some((end()?, end()?)) } else { None };
+            probes.push(Probe { offset, at: Addr(at), function, tactic, kind, edge });
         }
         let mut refused = Vec::new();
         for _ in 0..body.number()? {
@@ -369,6 +382,8 @@ mod tests {
             at: Addr(at),
             function: function.into(),
             tactic: "group".into(),
+            kind: "edge".into(),
+            edge: Some((Addr(at), Addr(at - 8))),
         };
         Record {
             original_len: 4,

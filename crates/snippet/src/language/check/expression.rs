@@ -162,6 +162,9 @@ impl Check<'_> {
             self.out.push(Stmt::when(goes_on, work));
             return Ok(Value { ty: Type::Bool, expr: local.get() });
         }
+        if op == BinaryOp::Match {
+            return self.error(span, "`~` compares names with a pattern, which only filters of points do");
+        }
         let (first, second) = self.both(left, right)?;
         self.operate(op, first, second, span)
     }
@@ -240,7 +243,7 @@ impl Check<'_> {
             BinaryOp::Xor => left.bitxor(right),
             BinaryOp::Or => left.bitor(right),
             BinaryOp::LogicalAnd => left.and(right),
-            BinaryOp::LogicalOr => left.or(right),
+            BinaryOp::LogicalOr | BinaryOp::Match => left.or(right),
         };
         Ok(Value { ty, expr: self.sound(expr, span)? })
     }

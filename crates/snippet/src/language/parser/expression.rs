@@ -311,10 +311,11 @@ impl ExprKind {
 
 fn binary_operator(punct: &str) -> Option<BinaryOp> {
     use BinaryOp::{
-        Add, And, Div, Eq, Ge, Gt, Le, LogicalAnd, LogicalOr, Lt, Mul, Ne, Or, Rem, Shl, Shr, Sub, Xor,
+        Add, And, Div, Eq, Ge, Gt, Le, LogicalAnd, LogicalOr, Lt, Match, Mul, Ne, Or, Rem, Shl, Shr, Sub, Xor,
     };
-    let all =
-        [Mul, Div, Rem, Add, Sub, Shl, Shr, Lt, Le, Gt, Ge, Eq, Ne, And, Xor, Or, LogicalAnd, LogicalOr];
+    let all = [
+        Mul, Div, Rem, Add, Sub, Shl, Shr, Lt, Le, Gt, Ge, Eq, Ne, And, Xor, Or, LogicalAnd, LogicalOr, Match,
+    ];
     all.into_iter().find(|op| op.symbol() == punct)
 }
 

@@ -1,0 +1,102 @@
+//! Points inside functions, by their control flow. If they are few, only the functions that are asked for are parsed.
+
+mod lines;
+mod places;
+mod view;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use incise_cfg::{Options, Parser};
+use incise_image::{Image, LinkAddr, Module};
+
+use crate::filter::Filter;
+use crate::point::{Incomplete, Point, PointKind};
+use crate::program::Program;
+use places::Places;
+use view::Surroundings;
+
+pub use lines::Lines;
+pub use view::PointView;
+
+/// From this many functions of a file on, all of it is parsed.
+const MANY: usize = 32;
+
+/// Replaces the function entries among `points` by the points of `kind` inside those functions, and leaves only those
+/// that `filter` accepts. Functions some of whose points cannot be told are added to `incomplete`.
+pub(crate) fn inside(
+    points: Vec<Point>,
+    kind: PointKind,
+    filter: Option<&Filter>,
+    program: &Program,
+    incomplete: &mut Vec<Incomplete>,
+) -> Vec<Point> {
+    if kind == PointKind::FunctionEntry && filter.is_none() {
+        return points;
+    }
+    // Instructions that were asked for by address stay what they are; a filter wants to know where they are.
+    let (asked, mut found): (Vec<Point>, Vec<Point>) =
+        points.into_iter().partition(|point| point.kind == PointKind::FunctionEntry || filter.is_some());
+    let mut by_module: BTreeMap<usize, Vec<Point>> = BTreeMap::new();
+    for point in asked {
+        let holds = |module: &Module| module.range.contains(&point.addr);
+        match program.modules().iter().position(holds) {
+            Some(index) => by_module.entry(index).or_default().push(point),
+            None => incomplete.push(Incomplete::new(&point, "it belongs to no file")),
+        }
+    }
+    for (index, asked) in by_module {
+        let module = &program.modules()[index];
+        let Some(file) = contents(module, program.pid()) else {
+            let why = "its file is not there any more, or another one is";
+            incomplete.extend(asked.iter().map(|point| Incomplete::new(point, why)));
+            continue;
+        };
+        let parser = match Parser::new(&module.image, &file) {
+            Ok(parser) => parser,
+            Err(error) => {
+                incomplete.extend(asked.iter().map(|point| Incomplete::new(point, &error.to_string())));
+                continue;
+            }
+        };
+        let around = Surroundings::new(module, &file, program.pid());
+        // Parsing all of a program takes less than parsing many of its functions one by one.
+        let whole = (asked.len() > MANY).then(|| parser.parse(&Options::default()).ok()).flatten();
+        for point in &asked {
+            let Some(entry) = entry(module, point) else { continue };
+            let places = Places { around: &around, asked: point, kind, filter };
+            if let Some(function) = whole.as_ref().and_then(|cfg| cfg.function_at(entry)) {
+                found.extend(places.of(function, incomplete));
+                continue;
+            }
+            match parser.function(entry) {
+                Ok(Some(cfg)) => {
+                    found.extend(cfg.function_at(entry).into_iter().flat_map(|f| places.of(f, incomplete)));
+                }
+                Ok(None) => incomplete.push(Incomplete::new(point, "no code is there")),
+                Err(error) => incomplete.push(Incomplete::new(point, &error.to_string())),
+            }
+        }
+    }
+    found.sort_by_key(Point::place);
+    found.dedup_by_key(|point| point.place());
+    found
+}
+
+/// Where the function of a point begins.
+fn entry(module: &Module, point: &Point) -> Option<LinkAddr> {
+    let at = module.to_link(point.addr)?;
+    if point.kind == PointKind::FunctionEntry {
+        return Some(at);
+    }
+    let unwound =
+        || module.image.unwind_functions().iter().find(|range| range.contains(&at)).map(|r| r.start);
+    module.image.function_at(at).map(|function| function.addr).or_else(unwound).or(Some(at))
+}
+
+/// The file of a module, if it is the one that is mapped.
+pub(crate) fn contents(module: &Module, pid: Option<&str>) -> Option<Vec<u8>> {
+    let rooted = pid.map(|pid| format!("/proc/{pid}/root{}", module.path));
+    let mut files = rooted.into_iter().chain([module.path.clone()]).filter_map(|path| fs::read(path).ok());
+    files.find(|file| Image::parse(file).is_ok_and(|image| image.build_id() == module.image.build_id()))
+}
