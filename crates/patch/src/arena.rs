@@ -117,6 +117,23 @@ impl Arena {
         Some(at)
     }
 
+    /// Takes `len` bytes at the lowest address that `board` reaches, if it is found soon.
+    pub(crate) fn allocate_any(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
+        const TRIES: usize = 64;
+        let end = Addr(self.range.end.0.saturating_sub(len));
+        let mut at = board.next(self.range.start, end)?;
+        for _ in 0..TRIES {
+            match self.last_used(at.span(len)) {
+                Some(used) => at = board.next(used + 1, end)?,
+                None => {
+                    self.mark(at.span(len), true);
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
+
     /// Gives bytes back.
     pub(crate) fn free(&mut self, range: Range<Addr>) {
         if range.is_empty() {

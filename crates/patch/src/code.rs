@@ -29,6 +29,11 @@ pub trait Facts {
     fn is_restartable(&self, at: Addr) -> bool;
     /// Whether the program copies the code at `at` and runs the copy.
     fn is_copied(&self, at: Addr) -> bool;
+    /// Addresses in `range` to which control comes in ways that the code does not show: targets of jumps through tables,
+    /// and where exceptions are caught. In any order, perhaps more than once.
+    fn leads(&self, _range: Range<Addr>) -> Vec<Addr> {
+        Vec::new()
+    }
     /// Whether the code at `at` is that which runs snippets: a snippet there would run itself.
     fn is_machinery(&self, _at: Addr) -> bool {
         false
@@ -74,8 +79,10 @@ struct Stretch {
     original: Vec<u8>,
     /// The bytes in place where they differ from the original: patched ranges.
     patched: Vec<(Addr, Bytes)>,
-    /// Found when first asked for: what only goes needs none of it.
-    leads: OnceCell<Leads>,
+    /// Where functions begin. Found when first asked for, as the next: what only goes needs none of it.
+    entries: OnceCell<Marks>,
+    /// Where, just behind a site, a direct branch may lead.
+    branch_targets: OnceCell<Marks>,
 }
 
 impl<'a> Code<'a> {
@@ -135,17 +142,20 @@ impl<'a> Code<'a> {
     /// from the code that was read.
     pub(crate) fn branch_into(&self, targets: Range<Addr>, is_head: impl Fn(Addr) -> bool) -> Option<Addr> {
         let stretch = self.stretch(targets.start)?;
-        stretch.marked(&self.leads(stretch).branch_targets, targets).find(|at| is_head(*at))
+        let marks = stretch.branch_targets.get_or_init(|| stretch.find_branches(&self.sites));
+        stretch.marked(marks, targets).find(|at| is_head(*at))
     }
 
     /// The first address in `range` at which a function begins.
     pub(crate) fn entry_in(&self, range: Range<Addr>) -> Option<Addr> {
         let stretch = self.stretch(range.start)?;
-        stretch.marked(&self.leads(stretch).entries, range).next()
+        let marks = stretch.entries.get_or_init(|| stretch.find_entries(self.facts));
+        stretch.marked(marks, range).next()
     }
 
-    fn leads<'s>(&self, stretch: &'s Stretch) -> &'s Leads {
-        stretch.leads.get_or_init(|| stretch.look_through(&self.sites, self.facts))
+    /// The code that was read.
+    pub(crate) fn stretches(&self) -> impl Iterator<Item = (Addr, &[u8])> {
+        self.stretches.iter().map(|stretch| (stretch.start, &*stretch.original))
     }
 
     /// Original bytes from `at` on, as many as were read.
@@ -224,17 +234,15 @@ impl Marks {
     }
 }
 
-/// Where control may come from elsewhere.
-struct Leads {
-    /// Where functions begin.
-    entries: Marks,
-    /// Where, just behind a site, a direct branch may lead.
-    branch_targets: Marks,
-}
-
 impl Stretch {
     fn new(start: Addr, original: Vec<u8>) -> Stretch {
-        Stretch { start, original, patched: Vec::new(), leads: OnceCell::new() }
+        Stretch {
+            start,
+            original,
+            patched: Vec::new(),
+            entries: OnceCell::new(),
+            branch_targets: OnceCell::new(),
+        }
     }
 
     fn offset(&self, at: Addr) -> Option<usize> {
@@ -246,14 +254,19 @@ impl Stretch {
         (range.start.0..range.end.0).map(Addr).filter(is_marked)
     }
 
-    /// Finds where functions begin, and which bytes a springboard at any of `sites` may cover are targets of direct
-    /// branches.
-    fn look_through(&self, sites: &[Addr], facts: &dyn Facts) -> Leads {
+    /// Finds where functions begin.
+    fn find_entries(&self, facts: &dyn Facts) -> Marks {
         let end = self.start + self.original.len() as u64;
         let mut entries = Marks::new(self.original.len());
         for offset in facts.entries(self.start..end).into_iter().filter_map(|at| self.offset(at)) {
             entries.insert(offset);
         }
+        entries
+    }
+
+    /// Finds which bytes that a springboard at any of `sites` may cover are targets of direct branches.
+    fn find_branches(&self, sites: &[Addr]) -> Marks {
+        let end = self.start + self.original.len() as u64;
         let from = sites.partition_point(|site| *site + COVERED < self.start);
         let sites = &sites[from..from + sites[from..].partition_point(|site| *site < end)];
         let mut covered = Marks::new(self.original.len());
@@ -279,7 +292,7 @@ impl Stretch {
                 looked = high as i64 - 1;
             }
         }
-        Leads { entries, branch_targets: targets }
+        targets
     }
 
     fn take_back(&mut self, groups: &BTreeMap<Addr, Group>, lost: &mut FxHashSet<Addr>) {

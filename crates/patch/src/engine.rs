@@ -113,6 +113,9 @@ pub struct Engine {
 /// So many more bytes of retired trampolines are worth a look at all threads.
 const RECLAIM_BYTES: u64 = 1 << 20;
 
+/// From so many bytes of trampolines without constraints on, they get an arena of their own.
+const BULK: u64 = 1 << 20;
+
 impl Engine {
     /// An engine without patches.
     pub fn new() -> Engine {
@@ -346,6 +349,11 @@ impl Engine {
             if !lacking.is_empty() {
                 let code = self.memory.scattered(map, lacking);
                 // Without it there are traps instead: no reason to fail.
+                let wanted = Reservations { code, ..Reservations::default() };
+                mappings += source.reserve(&mut self.memory, &wanted).unwrap_or(0);
+            }
+            if let Some((near, bytes)) = formed.bulk().filter(|(_, bytes)| *bytes > BULK) {
+                let code = self.memory.bulk(map, near, bytes).into_iter().collect();
                 let wanted = Reservations { code, ..Reservations::default() };
                 mappings += source.reserve(&mut self.memory, &wanted).unwrap_or(0);
             }

@@ -7,10 +7,12 @@ use incise_isa::Addr;
 use incise_isa::native::SPRINGBOARD_LEN;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::body::estimate;
 use crate::group::{Board, Group, Shape, shape, trap};
 use crate::lower::{Ready, Snippets};
 use crate::memory::Memory;
 use crate::plan::Input;
+use crate::region::Region;
 use crate::tactic::{Obstacle, Refusal, TrapPolicy};
 
 /// Groups that shall come, and those that have to go for them.
@@ -18,6 +20,8 @@ use crate::tactic::{Obstacle, Refusal, TrapPolicy};
 pub(crate) struct Formed {
     /// Ascending; their extents do not overlap.
     pub shapes: Vec<Shape>,
+    /// Ascending; neither do these overlap, nor with shapes.
+    pub regions: Vec<Region>,
     /// Starts of the groups that go.
     pub removed: Vec<Addr>,
     /// Probed heads that cannot be patched.
@@ -29,6 +33,13 @@ pub(crate) struct Formed {
 }
 
 impl Formed {
+    /// The likely length of all trampolines of regions, and where the first region is.
+    pub(crate) fn bulk(&self) -> Option<(Addr, u64)> {
+        let snippets = |at: Addr| self.wanted.get(&at);
+        let lens = self.regions.iter().map(|region| estimate(region, &snippets));
+        self.regions.first().map(|first| (first.extent.start, lens.sum()))
+    }
+
     /// Memory that would let a jump fit where only a trap does otherwise.
     pub(crate) fn lacking(&self, memory: &Memory) -> Vec<Range<Addr>> {
         let puns = self.shapes.iter().filter_map(|shape| match shape.board {
@@ -118,6 +129,19 @@ impl<'a> Former<'_, 'a> {
                 return self.formed.refused.push((head, refusal));
             }
         }
+        if let Some(last) = self.formed.regions.last()
+            && head < last.extent.end
+        {
+            if let Some(inside) = last.member_at(head).map(|index| last.members[index].insn.addr())
+                && inside != head
+            {
+                self.formed.refused.push((head, Refusal::NotABoundary { at: head, head: inside }));
+            }
+            return;
+        }
+        if self.input.policy != TrapPolicy::Force && self.form_region(head) {
+            return;
+        }
         let Some(snippets) = self.formed.wanted.get(&head) else { return };
         let retargetable = snippets.iter().all(|s| matches!(s, Ready::Counter(_)));
         let gate = snippets.before.contains(&Ready::Gate);
@@ -146,6 +170,28 @@ impl<'a> Former<'_, 'a> {
             self.work.late.insert(head);
         } else {
             self.formed.shapes.push(shape);
+        }
+    }
+
+    /// Forms the region that begins at `head`, if one does. Returns whether `head` is done with, at least for now.
+    fn form_region(&mut self, head: Addr) -> bool {
+        loop {
+            let Some(region) = Region::gather(self.input.code, head, &self.formed.wanted) else {
+                return false;
+            };
+            let mut same = true;
+            while let Some(group) = self.touching(region.extent.clone()) {
+                self.take_apart(group);
+                same = false;
+            }
+            if self.work.first().is_some_and(|first| first < head) {
+                self.work.late.insert(head);
+                return true;
+            }
+            if same {
+                self.formed.regions.push(region);
+                return true;
+            }
         }
     }
 

@@ -23,7 +23,8 @@ use crate::ways::{Stubs, after, stub, taken, way_in};
 pub(crate) struct Head {
     /// The original address.
     pub at: Addr,
-    /// Offset of its landing in the trampoline: snippets, then the instruction.
+    /// Offset of its landing in the trampoline, where springboards, traps and branches lead: snippets, then the
+    /// instruction.
     pub landing: u32,
     /// Bytes from the landing to the copy of the instruction; `u16::MAX` if there are more.
     pub copy: u16,
@@ -471,12 +472,12 @@ fn assemble<'s>(
 }
 
 /// Bytes from `landing` to the end of the code so far; `u16::MAX` if there are more.
-fn distance(landing: u32, asm: &Assembler) -> u16 {
+pub(crate) fn distance(landing: u32, asm: &Assembler) -> u16 {
     u16::try_from(asm.bytes().len() - landing as usize).unwrap_or(u16::MAX)
 }
 
 /// Appends `insn` so that it has its effect from where it stands now.
-fn displace(
+pub(crate) fn displace(
     asm: Assembler,
     insn: &Insn,
     resolve: &dyn Fn(Addr) -> Addr,

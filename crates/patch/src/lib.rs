@@ -8,20 +8,24 @@
 #![deny(unsafe_code)]
 
 mod arena;
+mod body;
 mod code;
 mod draft;
 mod edits;
 mod engine;
+mod entries;
 mod form;
 mod generate;
 mod generated;
 mod group;
 mod hazard;
+mod leads;
 mod literals;
 mod lower;
 mod memory;
 mod placement;
 mod plan;
+mod region;
 mod report;
 mod snippet;
 mod tactic;

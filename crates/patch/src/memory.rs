@@ -147,6 +147,23 @@ impl Memory {
         used.or_else(|| self.arenas.iter_mut().find_map(|arena| arena.allocate_on_fresh(board, len)))
     }
 
+    /// Takes `len` bytes that any trap bytes lead to, if that does not take long.
+    pub(crate) fn allocate_any(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
+        self.arenas.iter_mut().find_map(|arena| arena.allocate_any(board, len))
+    }
+
+    /// An arena for so many bytes of trampolines without constraints, near `near`.
+    pub(crate) fn bulk(&self, map: &MemoryMap, near: Addr, bytes: u64) -> Option<Range<Addr>> {
+        let taken: Vec<Range<Addr>> = self.held().collect();
+        let len = Addr(bytes).align_up(PAGE).0;
+        nearest_hole(map, near, len, &taken).map(|at| at.span(len))
+    }
+
+    /// All memory that is ours.
+    fn held(&self) -> impl Iterator<Item = Range<Addr>> + '_ {
+        self.arenas.iter().map(Arena::range).chain(self.data.iter().map(|data| data.range.clone()))
+    }
+
     /// Gives trampoline bytes back.
     pub(crate) fn free(&mut self, range: Range<Addr>) {
         if let Some(arena) = self.arenas.iter_mut().find(|arena| arena.range().contains(&range.start)) {

@@ -1,5 +1,7 @@
 //! The code of new trampolines, gathered before it is written.
 
+use std::ops::Range;
+
 use incise_isa::Addr;
 use incise_isa::native::TRAP;
 
@@ -20,6 +22,20 @@ impl Trampolines {
     pub(crate) fn push(&mut self, at: Addr, code: &[u8]) {
         self.runs.push((at, self.bytes.len() as u32, code.len() as u32));
         self.bytes.extend_from_slice(code);
+    }
+
+    /// How many runs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Takes the runs behind the first `len` out, which were pushed last, and tells them.
+    pub(crate) fn truncate(&mut self, len: usize) -> Vec<Range<Addr>> {
+        let gone = self.runs.split_off(len);
+        if let Some((_, offset, _)) = gone.first() {
+            self.bytes.truncate(*offset as usize);
+        }
+        gone.into_iter().map(|(at, _, len)| at.span(u64::from(len))).collect()
     }
 
     /// Puts the runs in order of their addresses.

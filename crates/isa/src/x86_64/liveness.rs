@@ -143,6 +143,44 @@ pub fn flags_live_along(insns: &[&Insn], live_at: &dyn Fn(Addr) -> bool) -> Vec<
     live.into_iter().map(|flags| flags != 0).collect()
 }
 
+/// For each of `insns`, ascending by address, the general-purpose registers that may be read before they are written
+/// from there on. Branches from one of them to another are followed; outside, all are live.
+pub fn gprs_live_along(insns: &[&Insn]) -> Vec<GprSet> {
+    /// As for [`flags_live_along`].
+    const PASSES: usize = 2;
+    let mut uses = RegisterUses::default();
+    let uses: Vec<Option<(u16, u16)>> = insns
+        .iter()
+        .map(|insn| uses.of(insn).map(|used| (used.read.bits(), used.overwritten.bits())))
+        .collect();
+    let index_of = |to: Addr| insns.binary_search_by_key(&to, |insn| insn.addr()).ok();
+    let targets: Vec<Option<usize>> =
+        insns.iter().map(|insn| insn.flow().target().and_then(index_of)).collect();
+    let loops = targets.iter().enumerate().any(|(index, target)| target.is_some_and(|to| to <= index));
+    let mut live = vec![u16::MAX; insns.len()];
+    for _ in 0..if loops { PASSES } else { 1 } {
+        for index in (0..insns.len()).rev() {
+            let insn = insns[index];
+            let next = match insns.get(index + 1) {
+                Some(next) if next.addr() == insn.end() => live[index + 1],
+                _ => u16::MAX,
+            };
+            let target = targets[index].map_or(u16::MAX, |target| live[target]);
+            let after = match insn.flow() {
+                super::Flow::Next => next,
+                super::Flow::Branch(_) => next | target,
+                super::Flow::Jump(_) => target,
+                _ => u16::MAX,
+            };
+            live[index] = match uses[index] {
+                Some((read, overwritten)) => after & !overwritten | read | 1 << Gpr::Rsp.number(),
+                None => u16::MAX,
+            };
+        }
+    }
+    live.into_iter().map(GprSet::from_bits).collect()
+}
+
 /// Shows `visit` the instructions that are certain to run from `at` on, at most `limit`, until it says `false`.
 fn scan(code: &[u8], at: Addr, limit: usize, mut visit: impl FnMut(&Instruction) -> bool) {
     let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);

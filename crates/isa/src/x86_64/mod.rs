@@ -21,8 +21,8 @@ pub use flags::{FlagUse, flag_use};
 pub use gpr::{Gpr, GprSet};
 pub use guard::{Guard, Guarded, MAX_GUARD_LEN};
 pub use liveness::{
-    Live, RegisterUse, RegisterUses, flags_live_along, flags_live_before, flags_live_through, live_before,
-    register_use,
+    Live, RegisterUse, RegisterUses, flags_live_along, flags_live_before, flags_live_through,
+    gprs_live_along, live_before, register_use,
 };
 pub use operands::{MemoryUse, mnemonics};
 pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};

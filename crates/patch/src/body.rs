@@ -1,0 +1,283 @@
+//! The trampoline of a region: its members with their snippets, thunks of its calls, detours of its branches.
+
+use incise_isa::Addr;
+use incise_isa::native::{
+    Assembler, Flow, GprSet, Insn, Live, MAX_RELOCATED_LEN, SPRINGBOARD_LEN, flags_live_along,
+    flags_live_before, gprs_live_along,
+};
+use incise_space::Features;
+
+use crate::code::{Code, LOOKAHEAD};
+use crate::generate::PointContext;
+use crate::group::{Built, Head, Heads, Mark, Marks, displace, distance};
+use crate::literals::Literals;
+use crate::lower::{Ready, Snippets, in_reach, lower, with_read};
+use crate::placement::Placement;
+use crate::region::{Kind, Region};
+use crate::tactic::Refusal;
+use crate::ways::{Stubs, after, stub, taken, way_in};
+
+/// `nop`.
+const NOP: u8 = 0x90;
+
+/// What the bodies of regions are made from.
+pub(crate) struct Maker<'a, 's> {
+    pub code: &'a Code<'a>,
+    pub snippets: &'a dyn Fn(Addr) -> Option<&'s Snippets>,
+    pub features: Features,
+}
+
+/// Why there is no body.
+pub(crate) enum Failure {
+    /// The member with this index cannot be displaced.
+    Member(usize, Refusal),
+}
+
+/// The trampoline of a region at a place.
+pub(crate) struct Body {
+    pub built: Built,
+    /// For each call that is retargeted: its index and the offset of its thunk.
+    pub thunks: Vec<(u32, u32)>,
+}
+
+/// Bytes that a trampoline of `region` hardly exceeds.
+pub(crate) fn estimate<'s>(region: &Region, snippets: &dyn Fn(Addr) -> Option<&'s Snippets>) -> u64 {
+    /// An increment with its flags saved.
+    const SNIPPET: usize = 30;
+    let of = |insn: &Insn| match insn.flow() {
+        Flow::Next => insn.len() + if insn.ip_relative_target().is_some() { 4 } else { 0 },
+        Flow::Jump(_) => SPRINGBOARD_LEN,
+        Flow::Branch(_) => SPRINGBOARD_LEN + 1,
+        _ => MAX_RELOCATED_LEN / 2,
+    };
+    let count = |at: Addr| snippets(at).map_or(0, |snippets| snippets.iter().count());
+    let members = region.members.iter().map(|m| of(&m.insn) + SNIPPET * count(m.insn.addr())).sum::<usize>();
+    members as u64 + 16 * SPRINGBOARD_LEN as u64
+}
+
+/// A 32-bit displacement that waits for the landing of a member.
+struct Fixup {
+    field: usize,
+    target: usize,
+}
+
+/// What the program still needs at each member.
+struct Needs {
+    flags: Vec<bool>,
+    gprs: Vec<GprSet>,
+}
+
+impl Maker<'_, '_> {
+    /// The trampoline of `region` at `at`, assembled in `buffer`.
+    pub(crate) fn body(&self, region: &Region, at: Addr, buffer: Vec<u8>) -> Result<Body, Failure> {
+        let needs = self.needs(region, at);
+        let unknown: Vec<u32> = vec![0; region.members.len()];
+        let first = self.assemble(region, at, &needs, buffer, (&unknown, &Stubs::new()))?;
+        if !first.again {
+            return Ok(first.body);
+        }
+        // Sizes do not depend on where targets are, only on whether they are in reach.
+        let Built { code: mut buffer, heads, .. } = first.body.built;
+        buffer.clear();
+        let landings: Vec<u32> = heads.iter().map(|head| head.landing).collect();
+        Ok(self.assemble(region, at, &needs, buffer, (&landings, &first.stubs))?.body)
+    }
+
+    fn needs(&self, region: &Region, at: Addr) -> Needs {
+        let insns: Vec<&Insn> = region.members.iter().map(|member| &member.insn).collect();
+        let outside = |at: Addr| {
+            let bytes = self.code.original(at);
+            flags_live_before(&bytes[..bytes.len().min(LOOKAHEAD as usize)], at)
+        };
+        let mut flags = flags_live_along(&insns, &outside);
+        let all = || region.members.iter().filter_map(|member| (self.snippets)(member.insn.addr()));
+        let is_counter = |ready: &Ready| matches!(ready, Ready::Counter(_));
+        if all().flat_map(Snippets::iter).any(|ready| !is_counter(ready)) {
+            // Others may look at what the program does not need any more.
+            let looks = |ready: &Ready| matches!(ready, Ready::Generated(..));
+            if all().flat_map(Snippets::iter).any(looks) {
+                flags.fill(true);
+            }
+            return Needs { flags, gprs: vec![GprSet::ALL; insns.len()] };
+        }
+        let asm = Assembler::new(at);
+        let only_flags = |ready: &Ready| matches!(ready, Ready::Counter(counter) if in_reach(&asm, *counter));
+        let registers = region.members.iter().zip(&flags).any(|(member, live)| {
+            let snippets = (self.snippets)(member.insn.addr());
+            snippets.is_some_and(|snippets| *live || !snippets.iter().all(only_flags))
+        });
+        let gprs = if registers { gprs_live_along(&insns) } else { vec![GprSet::ALL; insns.len()] };
+        Needs { flags, gprs }
+    }
+
+    fn assemble(
+        &self,
+        region: &Region,
+        at: Addr,
+        needs: &Needs,
+        buffer: Vec<u8>,
+        (landings, stubs): (&[u32], &Stubs),
+    ) -> Result<Assembled, Failure> {
+        let Features { moves, .. } = self.features;
+        let count = region.members.len();
+        let mut asm = Assembler::resume(buffer, at);
+        let mut literals = Literals::default();
+        let mut heads = Heads::with_capacity(count);
+        let mut marks = Marks::with_capacity(count);
+        let mut fixups: Vec<Fixup> = Vec::new();
+        let (mut again, mut calls, mut detours) = (false, Vec::new(), Vec::new());
+        for (index, member) in region.members.iter().enumerate() {
+            let insn = &member.insn;
+            let landing = asm.bytes().len() as u32;
+            if member.kind == Kind::Call {
+                calls.push(index);
+                heads.push(Head { at: insn.addr(), len: insn.len() as u8, ..Head::default() });
+                continue;
+            }
+            marks.push(Mark { offset: landing, head: index as u32 });
+            let fail = |refusal| Failure::Member(index, refusal);
+            let here = (self.snippets)(insn.addr()).filter(|_| member.probed);
+            if let Some(here) = here {
+                self.check_reach(&asm, insn, here).map_err(fail)?;
+                let at = |placement: Placement, sequence: &[Ready], asm: &Assembler| PointContext {
+                    insn,
+                    placement,
+                    live: needs.at(index, sequence),
+                    features: self.features,
+                    here: asm.here(),
+                    counters: &[],
+                };
+                if !here.before.is_empty() {
+                    let mut point = at(Placement::Before, &here.before, &asm);
+                    for (way, sequence) in &here.ways {
+                        point.live = with_read(point.live, sequence, &at(*way, sequence, &asm));
+                    }
+                    lower(&mut asm, &here.before, point, &mut literals).map_err(fail)?;
+                }
+                for (way, sequence) in &here.ways {
+                    let point = at(*way, sequence, &asm);
+                    way_in(&mut asm, sequence, point, &mut literals).map_err(fail)?;
+                }
+            }
+            let copy = distance(landing, &asm);
+            let target = insn.flow().target().and_then(|target| region.displaced_at(target));
+            if here.is_some_and(|here| taken(insn, here).is_some()) {
+                detours.push(index);
+                let stub = stubs.iter().find(|stub| stub.of == insn.addr()).map_or(0, |stub| stub.offset);
+                asm = displace(asm, insn, &|_| at + u64::from(stub), self.features).map_err(fail)?;
+            } else if let Some(target) = target {
+                let before = asm.bytes().len();
+                let guess = at + u64::from(landings[target]);
+                asm = displace(asm, insn, &|_| guess, self.features).map_err(fail)?;
+                match asm.bytes()[before..] {
+                    [0xE9, _, _, _, _] | [0x0F, 0x80..=0x8F, _, _, _, _] => {
+                        fixups.push(Fixup { field: asm.bytes().len() - 4, target });
+                    }
+                    // `loop` and its like become several instructions.
+                    _ => again = true,
+                }
+            } else if !insn.is_nop() {
+                asm = displace(asm, insn, &|target| target, self.features).map_err(fail)?;
+            }
+            if asm.bytes().len() == landing as usize {
+                // Landings tell heads apart.
+                asm.raw(&[NOP]);
+            }
+            let copied = (distance(landing, &asm) - copy) as u8;
+            heads.push(Head { at: insn.addr(), landing, copy, copied, len: insn.len() as u8 });
+            if let Some(here) = here {
+                after(&mut asm, insn, here, self.code, self.features, &mut literals).map_err(fail)?;
+            }
+            let call = matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall);
+            let follows = region
+                .members
+                .get(index + 1)
+                .is_some_and(|next| next.insn.addr() == insn.end() && next.kind == Kind::Displaced);
+            if insn.flow().falls_through() && !call && !follows {
+                if moves && !in_reach(&asm, insn.end()) {
+                    return Err(fail(Refusal::NoRoom(insn.addr())));
+                }
+                asm.jump(insn.end());
+            }
+        }
+        let mut thunks = Vec::with_capacity(calls.len());
+        for index in calls {
+            let insn = &region.members[index].insn;
+            let fail = |refusal| Failure::Member(index, refusal);
+            let thunk = asm.bytes().len() as u32;
+            marks.push(Mark { offset: thunk, head: index as u32 });
+            thunks.push((index as u32, thunk));
+            if let Some(here) = (self.snippets)(insn.addr()) {
+                self.check_reach(&asm, insn, here).map_err(fail)?;
+                let point = PointContext {
+                    insn,
+                    placement: Placement::Before,
+                    live: needs.at(index, &here.before),
+                    features: self.features,
+                    here: asm.here(),
+                    counters: &[],
+                };
+                lower(&mut asm, &here.before, point, &mut literals).map_err(fail)?;
+            }
+            asm.jump(insn.flow().target().unwrap_or(insn.end()));
+            // A thread that meets a trap at the call while it is changed still has to make it.
+            let landing = asm.bytes().len() as u32;
+            marks.push(Mark { offset: landing, head: index as u32 });
+            let features = Features { shadow_stack: false, ..self.features };
+            asm = displace(asm, insn, &|_| at + u64::from(thunk), features).map_err(fail)?;
+            heads[index] = Head { landing, copied: distance(landing, &asm) as u8, ..heads[index] };
+        }
+        let mut found = Stubs::new();
+        for index in detours {
+            let insn = &region.members[index].insn;
+            let Some(sequence) = (self.snippets)(insn.addr()).and_then(|here| taken(insn, here)) else {
+                continue;
+            };
+            let target = insn.flow().target().unwrap_or(insn.end());
+            let target = region.displaced_at(target).map_or(target, |index| at + u64::from(landings[index]));
+            marks.push(Mark { offset: asm.bytes().len() as u32, head: index as u32 });
+            let made = stub(&mut asm, insn, sequence, target, self.code, self.features, &mut literals);
+            found.push(made.map_err(|refusal| Failure::Member(index, refusal))?);
+            again = true;
+        }
+        let mut code = asm.into_bytes();
+        for fixup in fixups {
+            let displacement = heads[fixup.target].landing as i32 - (fixup.field as i32 + 4);
+            code[fixup.field..fixup.field + 4].copy_from_slice(&displacement.to_le_bytes());
+        }
+        let faults = std::mem::take(&mut literals.faults);
+        literals.place(at, &mut code);
+        let built = Built { code, heads, marks, faults, entry: 0 };
+        Ok(Assembled { body: Body { built, thunks }, stubs: found, again })
+    }
+
+    /// Code that may be loaded anywhere tells counters by their distance.
+    fn check_reach(&self, asm: &Assembler, insn: &Insn, snippets: &Snippets) -> Result<(), Refusal> {
+        let far = |ready: &Ready| match ready {
+            Ready::Counter(counter) => !in_reach(asm, *counter),
+            ready => ready.counters().iter().any(|(_, counter)| !in_reach(asm, *counter)),
+        };
+        if self.features.moves && snippets.iter().any(far) {
+            return Err(Refusal::NoRoom(insn.addr()));
+        }
+        Ok(())
+    }
+}
+
+struct Assembled {
+    body: Body,
+    stubs: Stubs,
+    /// Some code depends on where members are, which is known now.
+    again: bool,
+}
+
+impl Needs {
+    /// What the program still needs at a member, as far as `snippets` could change it.
+    fn at(&self, index: usize, snippets: &[Ready]) -> Live {
+        if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_) | Ready::Generated(..))) {
+            Live { flags: self.flags[index], gprs: self.gprs[index], ..Live::ALL }
+        } else {
+            Live::ALL
+        }
+    }
+}

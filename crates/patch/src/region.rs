@@ -1,0 +1,192 @@
+//! A region: a run of densely probed instructions, up to a whole function, displaced into one trampoline.
+//!
+//! Every displaced head has a landing. Branches from one to another stay inside; only where control comes from elsewhere
+//! is a springboard needed (`entries.rs`). All other probed heads become single traps, which nothing that is known of leads
+//! to: they keep every boundary right without trusting what is known. Calls stay where they are and are retargeted, so
+//! that return addresses, the unwinder and the processor's return predictor see what they always saw.
+
+use std::ops::Range;
+
+use incise_isa::Addr;
+use incise_isa::native::{Flow, Insn, SPRINGBOARD_LEN, TRAP};
+use rustc_hash::FxHashMap;
+
+use crate::code::Code;
+use crate::lower::{Ready, Snippets};
+
+/// Fewer probed heads than this are no region: small groups are quicker to change.
+const PROBED_MIN: usize = 4;
+/// So many bytes of instructions without probes may lie between two with.
+const GAP: u64 = 32;
+/// The most instructions of a region: taking one probe out builds all of it anew.
+const INSNS_MAX: usize = 8192;
+
+/// What becomes of an instruction of a region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// It runs in the trampoline.
+    Displaced,
+    /// A direct call, which stays and goes to a thunk in the trampoline: its snippets, then its target.
+    Call,
+}
+
+/// An instruction of a region.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member {
+    pub insn: Insn,
+    pub kind: Kind,
+    pub probed: bool,
+}
+
+/// A region before its trampoline has a place.
+#[derive(Clone, Debug)]
+pub(crate) struct Region {
+    /// Ascending; there may be gaps.
+    pub members: Vec<Member>,
+    /// From the first to behind the last.
+    pub extent: Range<Addr>,
+}
+
+impl Region {
+    /// The member that begins at `at`.
+    pub(crate) fn index_of(&self, at: Addr) -> Option<usize> {
+        self.members.binary_search_by_key(&at, |member| member.insn.addr()).ok()
+    }
+
+    /// The member that holds the byte at `at`.
+    pub(crate) fn member_at(&self, at: Addr) -> Option<usize> {
+        let index = self.members.partition_point(|member| member.insn.addr() <= at).checked_sub(1)?;
+        (at < self.members[index].insn.end()).then_some(index)
+    }
+
+    /// The displaced member that begins at `at`.
+    pub(crate) fn displaced_at(&self, at: Addr) -> Option<usize> {
+        self.index_of(at).filter(|&index| self.members[index].kind == Kind::Displaced)
+    }
+
+    /// The member before `index`, if they lie in a row.
+    pub(crate) fn before(&self, index: usize) -> Option<&Member> {
+        let before = &self.members[index.checked_sub(1)?];
+        (before.insn.end() == self.members[index].insn.addr()).then_some(before)
+    }
+
+    /// The region that begins at `head`, if enough is probed there.
+    pub(crate) fn gather(code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>) -> Option<Region> {
+        let limit = code.facts.function(head).map_or(Addr(u64::MAX), |function| function.end);
+        let mut members: Vec<Member> = Vec::new();
+        // Instructions without probes since the last with one; they come along if they are few.
+        let mut gap = Gap::default();
+        let mut probed = 0;
+        let mut at = head;
+        while at < limit && members.len() < INSNS_MAX {
+            let Ok(insn) = code.insn(at) else { break };
+            if at != head && code.entry_in(at..at + 1).is_some() {
+                break;
+            }
+            let snippets = wanted.get(&at);
+            let movable = is_movable(code, &insn);
+            match snippets {
+                Some(snippets) if movable && !snippets.before.contains(&Ready::Gate) => {
+                    if !gap.stays {
+                        members.append(&mut gap.insns);
+                    }
+                    gap = Gap { ended: !insn.flow().falls_through(), ..Gap::default() };
+                    let kind = kind(&insn, snippets);
+                    members.push(Member { insn, kind, probed: true });
+                    probed += 1;
+                }
+                Some(_) => break,
+                None => {
+                    gap.push(insn, movable);
+                    if gap.len > GAP {
+                        break;
+                    }
+                }
+            }
+            at = insn.end();
+        }
+        if probed < PROBED_MIN {
+            return None;
+        }
+        let end = append_room(&mut members, gap, code, wanted);
+        let extent = members.first()?.insn.addr()..end;
+        Some(Region { members, extent })
+    }
+}
+
+/// Instructions without probes, behind one with.
+#[derive(Default)]
+struct Gap {
+    /// Those before the first that has to stay.
+    insns: Vec<Member>,
+    len: u64,
+    /// One of them has to stay: then none comes along.
+    stays: bool,
+    /// A path has ended: what is behind may be data.
+    ended: bool,
+}
+
+impl Gap {
+    fn push(&mut self, insn: Insn, movable: bool) {
+        self.len += insn.len() as u64;
+        let call = matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall);
+        if !movable || call || self.ended && !insn.is_nop() {
+            self.stays = true;
+        }
+        if !self.stays {
+            self.insns.push(Member { insn, kind: Kind::Displaced, probed: false });
+        }
+        self.ended |= !insn.flow().falls_through();
+    }
+}
+
+/// Appends what of the instructions behind the last probed one a springboard there may cover, padding behind the end of
+/// a path included. Returns the end of what is covered.
+fn append_room(members: &mut Vec<Member>, gap: Gap, code: &Code, wanted: &FxHashMap<Addr, Snippets>) -> Addr {
+    let Some(last) = members.last() else { return Addr(0) };
+    let needed = last.insn.addr() + SPRINGBOARD_LEN as u64;
+    let mut end = last.insn.end();
+    let mut ended = !last.insn.flow().falls_through();
+    for member in gap.insns {
+        if end >= needed {
+            return end;
+        }
+        end = member.insn.end();
+        ended = !member.insn.flow().falls_through();
+        members.push(member);
+    }
+    while ended && end < needed && !wanted.contains_key(&end) {
+        let Ok(insn) = code.insn(end) else { break };
+        if code.entry_in(end..insn.end()).is_some() || !is_movable(code, &insn) && insn.bytes() != [TRAP] {
+            break;
+        }
+        if insn.is_nop() {
+            members.push(Member { insn, kind: Kind::Displaced, probed: false });
+        } else if insn.bytes() != [TRAP] {
+            break;
+        }
+        // A trap behind the end of a path is padding; what it does when run stays the same.
+        end = insn.end();
+    }
+    end
+}
+
+fn kind(insn: &Insn, snippets: &Snippets) -> Kind {
+    // A thunk runs behind the push of the return address: only what does not look at the stack may.
+    let blind = snippets.ways.is_empty() && snippets.before.iter().all(|s| matches!(s, Ready::Counter(_)));
+    match insn.bytes() {
+        [0xE8, ..] if blind && insn.len() == SPRINGBOARD_LEN => Kind::Call,
+        _ => Kind::Displaced,
+    }
+}
+
+/// Whether `insn` may be changed, and run elsewhere as far as can be told without trying.
+fn is_movable(code: &Code, insn: &Insn) -> bool {
+    let at = insn.addr();
+    let facts = code.facts;
+    !facts.is_restartable(at)
+        && !facts.is_machinery(at)
+        && !facts.is_copied(at)
+        && !insn.is_endbr()
+        && !matches!(insn.flow(), Flow::Trap | Flow::Far)
+}
