@@ -15,6 +15,7 @@ pub mod own;
 pub mod remote;
 mod sys;
 pub mod trap;
+mod view;
 
 pub use data::DataMapping;
 pub use displaced::Displaced;

@@ -12,6 +12,7 @@ mod operands;
 mod relocate;
 mod springboard;
 mod text;
+mod undo;
 mod vector;
 
 pub use assemble::{Assembler, OutOfReach};
@@ -30,6 +31,7 @@ pub use springboard::{
     Bound, Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal, trap_displacements,
 };
 pub use text::Constant;
+pub use undo::{KeptFlags, Undo, undo};
 pub use vector::VectorWidth;
 
 #[cfg(test)]

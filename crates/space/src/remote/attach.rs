@@ -34,7 +34,7 @@ impl Tracees {
     fn attach_to_others(&mut self, pid: ProcessId) -> Result<MemoryId, SpaceError> {
         for tid in procfs::threads(pid.0).map_err(|_| SpaceError::NoProcess { pid: pid.0 })? {
             if tid.0 != pid.0 && !procfs::is_kernel_worker(tid) && seize(pid, tid).is_ok() {
-                self.threads.insert(Tid(pid.0), Thread { process: pid, state: State::Buried });
+                self.threads.insert(Tid(pid.0), Thread::new(pid, State::Buried));
                 return Ok(self.add_process(pid, tid, State::Running));
             }
         }
@@ -63,7 +63,7 @@ impl Tracees {
                     Err(SpaceError::AlreadyTraced { tracer, .. }) if tracer == ptrace::own_tid() => {}
                     Err(error) => return Err(error),
                 }
-                self.threads.insert(tid, Thread { process: pid, state: State::Running });
+                self.threads.insert(tid, Thread::new(pid, State::Running));
             }
             if !found {
                 return Ok(());

@@ -11,6 +11,7 @@
 //! | `tracees.rs`, `stopping.rs`, `traps.rs` | who is traced, stopping and going on, traps taken by the tracer |
 //! | `inject.rs`, `runtime.rs`, `mappings.rs` | system calls made by the target, our pages in it, mappings |
 //! | `landings.rs` | the table of landings and the handler in the target |
+//! | `frames.rs` | what handlers of the program see of trampolines |
 //! | `apply.rs`, `swap.rs`, `journal.rs` | changes of live code |
 //! | `quiescence.rs`, `removal.rs` | taking things out again |
 //! | `adopt.rs` | changes that outlive their tracer |
@@ -20,6 +21,7 @@ mod adopt;
 mod apply;
 mod attach;
 mod event;
+mod frames;
 mod inject;
 mod journal;
 mod landings;

@@ -73,6 +73,7 @@ impl Tracees {
         let target = &self.target(memory)?.memory;
         let mut scan = Scan::new(target, &map, ranges);
         for tid in self.threads_on(memory) {
+            self.interrupted(tid).for_each(|ip| scan.mark(ip.0));
             let sp = match self.state(tid) {
                 Some(State::Stopped(_)) => {
                     let Ok(registers) = ptrace::registers(tid) else { continue };

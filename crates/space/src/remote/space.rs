@@ -12,7 +12,7 @@ use super::event::ProcessId;
 use super::procfs;
 use super::removal::Left;
 use super::tracees::{MemoryId, Tracees};
-use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
+use crate::{AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError};
 
 /// The address space of another process, as one program uses it: after an exec it is of no use any more,
 /// and everything fails with [`SpaceError::Gone`].
@@ -204,6 +204,10 @@ impl AddressSpace for RemoteSpace {
 
     fn write_code(&mut self, runs: &[(Addr, &[u8])]) -> Result<(), SpaceError> {
         self.tracees.borrow_mut().write_code(self.memory, runs)
+    }
+
+    fn note_displaced(&mut self, displaced: &[Displaced]) {
+        self.tracees.borrow_mut().note_displaced(self.memory, displaced);
     }
 
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {

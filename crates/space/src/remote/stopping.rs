@@ -168,12 +168,18 @@ impl Tracees {
             }
             return;
         }
+        if let Stop::Signal(signal) = stop
+            && self.is_in_trampoline(tid)
+        {
+            self.flush_once(tid, signal);
+            return self.proceed(tid);
+        }
         let (state, result) = match stop {
             Stop::Group => (State::Listening, ptrace::listen(tid)),
-            Stop::Signal(signal) => (State::Running, ptrace::resume(tid, signal)),
+            Stop::Signal(signal) => (State::Running, self.resume_thread(tid, signal)),
             _ => {
                 self.repeat_failed_call(tid, stop);
-                (State::Running, ptrace::resume(tid, 0))
+                (State::Running, self.resume_thread(tid, 0))
             }
         };
         self.set_state(tid, state);
@@ -232,12 +238,16 @@ impl Tracees {
 
     /// One step of [`flush`](Self::flush): goes on with `signal`, up to the next stop.
     pub(super) fn flush_once(&mut self, tid: Tid, signal: i32) {
+        let in_trampoline = signal != 0 && self.is_in_trampoline(tid);
         self.set_state(tid, State::Asked);
         let asked = ptrace::interrupt(tid).and_then(|()| ptrace::resume(tid, signal));
         drop(asked); // ESRCH: it was killed, which the wait reports.
         match ptrace::wait(tid) {
             Some(status) => self.note(tid, status),
             None => self.vanished(tid),
+        }
+        if in_trampoline {
+            self.show_original(tid, signal);
         }
     }
 }

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use incise_isa::Addr;
 
 use super::event::{Event, ProcessId};
+use super::frames::Frame;
 use super::journal::Journal;
 use super::memory::Memory;
 use super::procfs;
 use super::ptrace::{self, Status, Stop, Tid};
 use super::runtime::Runtime;
 use crate::trap::{FAULT_SIGNALS, TRAP_SIGNALS};
+use crate::view::Trampolines;
 use crate::{Landing, SpaceError};
 
 /// What a thread does, as far as it was reported.
@@ -39,6 +41,14 @@ pub(super) enum State {
 pub(super) struct Thread {
     pub(super) process: ProcessId,
     pub(super) state: State,
+    /// Handlers that run and were shown the original code, innermost last.
+    pub(super) frames: Vec<Frame>,
+}
+
+impl Thread {
+    pub(super) fn new(process: ProcessId, state: State) -> Thread {
+        Thread { process, state, frames: Vec::new() }
+    }
 }
 
 pub(super) struct Process {
@@ -82,6 +92,8 @@ pub(super) struct Target {
     pub(super) kept: Rc<Vec<Landing>>,
     /// There are, or were, fault landings: their signals are handled too.
     pub(super) faults: bool,
+    /// What lies where in the trampolines.
+    pub(super) trampolines: Rc<Trampolines>,
     /// Traps that are reported.
     pub(super) gates: Rc<BTreeSet<Addr>>,
     /// Code changed by us, with the bytes from before.
@@ -107,6 +119,7 @@ impl Target {
             landings: Rc::default(),
             kept: Rc::default(),
             faults: false,
+            trampolines: Rc::default(),
             gates: Rc::default(),
             journal: Rc::default(),
             swapped: Vec::new(),
@@ -122,6 +135,7 @@ impl Target {
             landings: Rc::clone(&self.landings),
             kept: Rc::clone(&self.kept),
             faults: self.faults,
+            trampolines: Rc::clone(&self.trampolines),
             gates: Rc::clone(&self.gates),
             journal: Rc::clone(&self.journal),
             swapped: self.swapped.clone(),
@@ -165,7 +179,7 @@ impl Tracees {
         let target = Target::new(Memory::open(tid));
         let memory = self.add_target(pid, target);
         self.processes.insert(pid, Process { memory });
-        self.threads.insert(tid, Thread { process: pid, state });
+        self.threads.insert(tid, Thread::new(pid, state));
         memory
     }
 
@@ -240,6 +254,7 @@ impl Tracees {
         self.arrived.push(tid);
         match stop {
             Stop::Exec => self.executed(tid),
+            Stop::Syscall => self.at_syscall(tid),
             Stop::Child | Stop::Vfork => {
                 if let Ok(child) = ptrace::event_message(tid)
                     && !self.threads.contains_key(&child)
@@ -258,7 +273,7 @@ impl Tracees {
         let pid = ProcessId(status.process);
         let state = State::Stopped(stop);
         if self.processes.contains_key(&pid) {
-            self.threads.insert(tid, Thread { process: pid, state });
+            self.threads.insert(tid, Thread::new(pid, state));
             self.arrived.push(tid);
             return;
         }
@@ -278,7 +293,7 @@ impl Tracees {
             _ => inherited,
         };
         self.processes.insert(pid, Process { memory });
-        self.threads.insert(tid, Thread { process: pid, state });
+        self.threads.insert(tid, Thread::new(pid, state));
         self.arrived.push(tid);
         self.events.push_back(Event::Fork { parent, child: pid, vfork: shared });
     }
@@ -293,6 +308,9 @@ impl Tracees {
     fn executed(&mut self, tid: Tid) {
         let pid = ProcessId(tid.0);
         self.threads.retain(|other, thread| thread.process != pid || *other == tid);
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.frames.clear();
+        }
         self.leave_memory(pid);
         let memory = self.add_target(pid, Target::new(Memory::open(tid)));
         self.processes.insert(pid, Process { memory });

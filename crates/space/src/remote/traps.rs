@@ -74,7 +74,7 @@ impl Tracees {
         }
         self.set_state(tid, State::Running);
         let moved = ptrace::set_registers(tid, &trap.registers.moved_to(trap.landing))
-            .and_then(|()| ptrace::resume(tid, 0));
+            .and_then(|()| self.resume_thread(tid, 0));
         drop(moved); // ESRCH: it was killed, which is reported next.
     }
 

@@ -57,6 +57,11 @@ impl Registers {
         ]
     }
 
+    /// The first argument, at the beginning of a function.
+    pub(super) fn first_argument(&self) -> u64 {
+        self.0.rdi
+    }
+
     /// What the system call returned, at its exit.
     pub(super) fn result(&self) -> i64 {
         self.0.rax as i64

@@ -153,6 +153,13 @@ std::arch::global_asm!(
     "mov eax, {SYS_tgkill}",
     "syscall",
     "8: ret",
+    "",
+    ".hidden incise_trap_chain",
+    ".globl incise_trap_chain",
+    "incise_trap_chain:",
+    "mov r8, [rip + 2b]",
+    "lock inc qword ptr [r8 + {ACTIVE}]",
+    "jmp 9b",
     ".hidden incise_trap_end",
     ".globl incise_trap_end",
     "incise_trap_end:",
@@ -186,7 +193,14 @@ std::arch::global_asm!(
 
 unsafe extern "C" {
     static incise_trap_begin: u8;
+    static incise_trap_chain: u8;
     static incise_trap_end: u8;
+}
+
+/// Offset in the image of another entry of the handler, for signals that are known not to be ours.
+pub fn chain() -> usize {
+    let (begin, chain) = (&raw const incise_trap_begin, &raw const incise_trap_chain);
+    (chain as usize).wrapping_sub(begin as usize)
 }
 
 /// The code as assembled, with no header filled in: see [`super::handler_image`].

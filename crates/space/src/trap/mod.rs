@@ -23,7 +23,7 @@ mod code;
 #[cfg(test)]
 mod tests;
 
-pub use code::handler_code;
+pub use code::{chain, handler_code};
 
 use std::mem::offset_of;
 

@@ -1,0 +1,326 @@
+//! Getting the program's registers back in the middle of code that keeps them: snippets that save what they
+//! change, copies of instructions that borrow a register.
+//!
+//! Nothing is noted when such code is made: it is short, and says itself what it has pushed and not yet popped. Code this
+//! is asked about gives back what it has borrowed by the end of each of its paths, and moves `rsp` by `lea`, `push`, `pop`,
+//! `add` and `sub` only.
+
+use iced_x86::{
+    Code, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
+};
+
+use super::{Flow, Gpr, Insn, decode};
+use crate::Addr;
+
+/// How to get the program's registers from those of a thread in the middle of code that keeps them. Registers that are not
+/// mentioned are as the program left them, or dead.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Undo {
+    /// What to add to `rsp`.
+    pub stack: i64,
+    /// Registers whose values lie on the stack, each with its distance from `rsp` as it is.
+    pub saved: Vec<(Gpr, i64)>,
+    /// Where the status flags are.
+    pub flags: KeptFlags,
+}
+
+/// Where the program's status flags are.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum KeptFlags {
+    /// In the flags.
+    #[default]
+    InPlace,
+    /// CF, PF, AF, ZF and SF in `ah`, OF in `al`: see [`Assembler::save_flags`](super::Assembler::save_flags).
+    InAx,
+    /// The same, but OF in the flags.
+    InAh,
+    /// As in `ax`, in the quadword at this distance from `rsp`.
+    AsAx(i64),
+    /// As RFLAGS, in the quadword at this distance from `rsp`.
+    Pushed(i64),
+}
+
+impl KeptFlags {
+    /// CF, PF, AF, ZF, SF (AMD APM vol. 1, 3.1.4).
+    const IN_AH: u64 = 0xD5;
+    const OF: u64 = 0x800;
+
+    /// The program's flags: `flags` and `rax` are those of the thread, `load` reads a quadword at a distance from `rsp`.
+    pub fn restored(self, flags: u64, rax: u64, load: impl FnOnce(i64) -> Option<u64>) -> Option<u64> {
+        let of_ax = |ax: u64| {
+            let of = if ax & 1 != 0 { KeptFlags::OF } else { 0 };
+            flags & !(KeptFlags::IN_AH | KeptFlags::OF) | ax >> 8 & KeptFlags::IN_AH | of
+        };
+        Some(match self {
+            KeptFlags::InPlace => flags,
+            KeptFlags::InAx => of_ax(rax),
+            KeptFlags::InAh => flags & !KeptFlags::IN_AH | rax >> 8 & KeptFlags::IN_AH,
+            KeptFlags::AsAx(at) => of_ax(load(at)?),
+            KeptFlags::Pushed(at) => load(at)?,
+        })
+    }
+}
+
+/// What the code has done so far. Offsets are from the program's `rsp`.
+#[derive(Clone, Default)]
+struct State {
+    stack: i64,
+    saved: Vec<(Gpr, i64)>,
+    /// Registers with other values than the program's.
+    changed: u16,
+    flags: KeptFlags,
+    /// The last instruction was `lahf`.
+    half: bool,
+}
+
+/// What a thread at `ip` has to undo that entered `code`, which lies at `at`, with the program's registers. `None` if
+/// that cannot be told, because it is none of the code this is made for or `ip` is inside an instruction.
+pub fn undo(code: &[u8], at: Addr, ip: Addr) -> Option<Undo> {
+    let mut here = at;
+    let mut state = Some(State::default());
+    let mut ahead: Vec<(Addr, State)> = Vec::new();
+    loop {
+        if state.is_none() {
+            let joins = ahead.iter().position(|(to, _)| *to == here);
+            // Behind a way out, and no branch leads here: entered from elsewhere.
+            state = Some(joins.map_or_else(State::default, |index| ahead.swap_remove(index).1));
+        }
+        let now = state.as_mut()?;
+        if here == ip {
+            return Some(now.undo());
+        }
+        if here > ip {
+            return None;
+        }
+        let insn = decode(code.get(here.offset_from(at) as usize..)?, here).ok()?;
+        now.run(&insn)?;
+        if let Flow::Branch(to) | Flow::Jump(to) = insn.flow() {
+            ahead.push((to, now.clone()));
+        }
+        if !insn.flow().falls_through() {
+            state = None;
+        }
+        here = insn.end();
+    }
+}
+
+impl State {
+    fn undo(&self) -> Undo {
+        let from_now = |slot: i64| slot - self.stack;
+        let flags = match self.flags {
+            KeptFlags::AsAx(slot) => KeptFlags::AsAx(from_now(slot)),
+            KeptFlags::Pushed(slot) => KeptFlags::Pushed(from_now(slot)),
+            other => other,
+        };
+        let saved = self.saved.iter().map(|&(register, slot)| (register, from_now(slot))).collect();
+        Undo { stack: -self.stack, saved, flags }
+    }
+
+    fn is_changed(&self, register: Gpr) -> bool {
+        self.changed & 1 << register.number() != 0
+    }
+
+    fn change(&mut self, register: Gpr) {
+        self.changed |= 1 << register.number();
+    }
+
+    fn restored(&mut self, register: Gpr) {
+        self.changed &= !(1 << register.number());
+        self.saved.retain(|(saved, _)| *saved != register);
+    }
+
+    fn run(&mut self, insn: &Insn) -> Option<()> {
+        let iced = insn.iced();
+        let half = std::mem::replace(&mut self.half, iced.mnemonic() == Mnemonic::Lahf);
+        match iced.code() {
+            Code::Push_r64 => {
+                self.stack -= 8;
+                let register = gpr(iced.op0_register())?;
+                if register == Gpr::Rax && self.flags == KeptFlags::InAx {
+                    self.flags = KeptFlags::AsAx(self.stack);
+                } else if !self.is_changed(register) && !self.saved.iter().any(|(r, _)| *r == register) {
+                    self.saved.push((register, self.stack));
+                }
+            }
+            Code::Pop_r64 => {
+                let (register, slot) = (gpr(iced.op0_register())?, self.stack);
+                self.stack += 8;
+                if self.saved.contains(&(register, slot)) {
+                    self.restored(register);
+                } else {
+                    self.change(register);
+                    if register == Gpr::Rax && self.flags == KeptFlags::AsAx(slot) {
+                        self.flags = KeptFlags::InAx;
+                    }
+                }
+            }
+            Code::Pushfq => {
+                self.stack -= 8;
+                if self.flags == KeptFlags::InPlace {
+                    self.flags = KeptFlags::Pushed(self.stack);
+                }
+            }
+            Code::Popfq => {
+                if self.flags == KeptFlags::Pushed(self.stack) {
+                    self.flags = KeptFlags::InPlace;
+                }
+                self.stack += 8;
+            }
+            Code::Lahf => self.change(Gpr::Rax),
+            Code::Seto_rm8 if half && iced.op0_register() == Register::AL => self.flags = KeptFlags::InAx,
+            Code::Add_AL_imm8 if self.flags == KeptFlags::InAx => self.flags = KeptFlags::InAh,
+            Code::Sahf if self.flags == KeptFlags::InAh => self.flags = KeptFlags::InPlace,
+            Code::Lea_r64_m if iced.op0_register() == Register::RSP => {
+                if iced.memory_base() != Register::RSP || iced.memory_index() != Register::None {
+                    return None;
+                }
+                self.stack += iced.memory_displacement64() as i64;
+            }
+            Code::Xchg_rm64_r64
+                if iced.memory_base() == Register::RSP && iced.memory_displacement64() == 0 =>
+            {
+                let register = gpr(iced.op1_register())?;
+                if self.saved.contains(&(register, self.stack)) {
+                    self.restored(register);
+                } else {
+                    self.change(register);
+                }
+            }
+            // What is called comes back.
+            _ if matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall) => {}
+            _ => {
+                let moved = iced.stack_pointer_increment();
+                self.stack += i64::from(moved);
+                for register in written_gprs(iced) {
+                    match register {
+                        Gpr::Rsp if moved != 0 => {}
+                        Gpr::Rsp => self.stack += immediate(insn)?,
+                        other => self.change(other),
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+/// What `add rsp, n` or `sub rsp, n` adds to it.
+fn immediate(insn: &Insn) -> Option<i64> {
+    let iced = insn.iced();
+    let is_immediate =
+        matches!(iced.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64) && iced.op_count() == 2;
+    match iced.mnemonic() {
+        Mnemonic::Add if is_immediate => Some(iced.immediate(1) as i64),
+        Mnemonic::Sub if is_immediate => Some(-(iced.immediate(1) as i64)),
+        _ => None,
+    }
+}
+
+/// The general registers that `insn` may write to, whole or in part.
+fn written_gprs(insn: &Instruction) -> Vec<Gpr> {
+    let mut factory = InstructionInfoFactory::new();
+    let used = factory.info_options(insn, InstructionInfoOptions::NO_MEMORY_USAGE).used_registers();
+    let reads = |access| {
+        matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess)
+    };
+    let written = used.iter().filter(|used| used.register().is_gpr() && !reads(used.access()));
+    written.filter_map(|used| gpr(used.register().full_register())).collect()
+}
+
+fn gpr(register: Register) -> Option<Gpr> {
+    Gpr::ALL.into_iter().find(|gpr| usize::from(gpr.number()) == register.number() && register.is_gpr64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::x86_64::{Assembler, testing::hex};
+
+    const AT: Addr = Addr(0x10_0000);
+
+    /// What to undo at each instruction of the code, and behind it.
+    fn all(code: &[u8]) -> Vec<Option<Undo>> {
+        let mut rows = vec![undo(code, AT, AT)];
+        let mut at = AT;
+        while let Ok(insn) = decode(&code[at.offset_from(AT) as usize..], at) {
+            at = insn.end();
+            rows.push(undo(code, AT, at));
+        }
+        rows
+    }
+
+    fn assembled(build: impl FnOnce(&mut Assembler)) -> Vec<u8> {
+        let mut asm = Assembler::new(AT);
+        build(&mut asm);
+        asm.into_bytes()
+    }
+
+    #[test]
+    fn a_counter_that_keeps_flags_can_be_left_at_any_instruction() {
+        let code = assembled(|asm| {
+            asm.skip_red_zone();
+            asm.push(Gpr::Rax);
+            asm.save_flags();
+            asm.lock_inc(Addr(0x20_0000)).expect("in reach");
+            asm.restore_flags();
+            asm.pop(Gpr::Rax);
+            asm.unskip_red_zone();
+        });
+        let row = |stack, saved: &[(Gpr, i64)], flags| Some(Undo { stack, saved: saved.to_vec(), flags });
+        let rax = [(Gpr::Rax, 0)];
+        use KeptFlags::*;
+        assert_eq!(
+            all(&code),
+            [
+                row(0, &[], InPlace),
+                row(128, &[], InPlace),
+                row(136, &rax, InPlace),
+                row(136, &rax, InPlace), // lahf
+                row(136, &rax, InAx),
+                row(136, &rax, InAx), // inc
+                row(136, &rax, InAh),
+                row(136, &rax, InPlace),
+                row(128, &[], InPlace),
+                row(0, &[], InPlace),
+            ]
+        );
+    }
+
+    #[test]
+    fn flags_come_back_from_where_they_wait() {
+        let ax = 0xAAAA_0000 | 0xC5 << 8 | 1; // SF ZF PF CF, and OF
+        assert_eq!(KeptFlags::InAx.restored(0x202 | 0x10, ax, |_| None), Some(0x202 | 0xC5 | 0x800));
+        assert_eq!(KeptFlags::InAx.restored(0x202 | 0x800, ax - 1, |_| None), Some(0x202 | 0xC5));
+        assert_eq!(KeptFlags::InAh.restored(0x202 | 0x810, ax - 1, |_| None), Some(0x202 | 0x8C5));
+        assert_eq!(KeptFlags::AsAx(8).restored(0x202, 0, |at| (at == 8).then_some(ax)), Some(0x202 | 0x8C5));
+        assert_eq!(KeptFlags::Pushed(0).restored(0x202, 0, |_| Some(0x246)), Some(0x246));
+        assert_eq!(KeptFlags::Pushed(0).restored(0x202, 0, |_| None), None);
+    }
+
+    #[test]
+    fn each_way_through_a_guard_has_its_own_stack() {
+        // lea rsp,[rsp-128]; push rcx; jrcxz 1f; pop rcx; lea rsp,[rsp+128]; jmp 2f; 1: pop rcx; lea rsp,[rsp+128]; nop; 2:
+        let code = hex("48 8d 64 24 80 51 e3 0e 59 48 8d a4 24 80 00 00 00 e9 0a 00 00 00 \
+             59 48 8d a4 24 80 00 00 00 90");
+        let stacks: Vec<i64> = all(&code).into_iter().map(|row| row.expect("known").stack).collect();
+        assert_eq!(stacks, [0, 128, 136, 136, 128, 0, 136, 128, 0, 0]);
+    }
+
+    #[test]
+    fn a_borrowed_register_comes_back_from_the_stack() {
+        // lea rsp,[rsp-144]; push rdx; mov rdx, imm; push [rdx]; pop [rsp+8]; pop rdx
+        let code = hex("48 8d a4 24 70 ff ff ff 52 48 ba 00 10 00 00 00 7f 00 00 ff 32 8f 44 24 08 5a");
+        let rows = all(&code);
+        let saved = |n: usize| rows[n].as_ref().expect("known").saved.clone();
+        assert_eq!(saved(2), [(Gpr::Rdx, 0)]);
+        assert_eq!(saved(4), [(Gpr::Rdx, 8)]);
+        assert_eq!((saved(6), rows[6].as_ref().expect("known").stack), (vec![], 144));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_guessed_at() {
+        assert_eq!(undo(&hex("48 89 c4 90"), AT, AT + 3), None, "mov rsp, rax");
+        assert_eq!(undo(&hex("48 8d 64 24 80"), AT, AT + 2), None, "inside an instruction");
+        assert_eq!(undo(&hex("90"), AT, AT + 8), None, "behind the code");
+    }
+}

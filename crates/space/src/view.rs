@@ -1,0 +1,199 @@
+//! How a thread that is in a trampoline looks to its program: the registers of the original code.
+//!
+//! A signal handler of the program gets the interrupted registers in its frame. What it must see there, and
+//! may change, are the original instruction pointer and the program's own registers: [`View::of`]. When it returns, the
+//! thread goes on in the middle of the trampoline if the handler has left the instruction pointer alone, so that what a
+//! snippet has done is not done again: [`View::back`]. If the handler has changed it, or nobody is there to put it back, the
+//! thread goes on in the original code, which is right too.
+
+use std::collections::BTreeMap;
+
+use incise_isa::Addr;
+use incise_isa::native::{Flow, Gpr, Undo, decode, undo};
+
+use crate::Displaced;
+
+/// Registers as a signal frame holds them: r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags (kernel
+/// ABI: asm/sigcontext.h).
+pub(crate) type FrameRegisters = [u64; 18];
+
+const RAX: usize = 13;
+const RCX: usize = 14;
+const RSP: usize = 15;
+const RIP: usize = 16;
+const FLAGS: usize = 17;
+
+fn index(register: Gpr) -> usize {
+    match register {
+        Gpr::Rdi => 8,
+        Gpr::Rsi => 9,
+        Gpr::Rbp => 10,
+        Gpr::Rbx => 11,
+        Gpr::Rdx => 12,
+        Gpr::Rax => RAX,
+        Gpr::Rcx => RCX,
+        Gpr::Rsp => RSP,
+        extended => usize::from(extended.number()) - 8,
+    }
+}
+
+/// The trampolines of a process.
+#[derive(Clone, Default)]
+pub(crate) struct Trampolines(BTreeMap<Addr, Displaced>);
+
+impl Trampolines {
+    /// Notes what lies in memory from now on.
+    pub(crate) fn note(&mut self, displaced: &[Displaced]) {
+        for new in displaced {
+            let inside: Vec<Addr> =
+                self.0.range(new.landing..new.landing + u64::from(new.len)).map(|(at, _)| *at).collect();
+            for at in inside {
+                self.0.remove(&at);
+            }
+        }
+        self.0.extend(displaced.iter().map(|new| (new.landing, *new)));
+    }
+
+    /// Whether `ip` is in one.
+    pub(crate) fn contains(&self, ip: Addr) -> bool {
+        self.find(ip).is_some()
+    }
+
+    fn find(&self, ip: Addr) -> Option<&Displaced> {
+        let (_, found) = self.0.range(..=ip).next_back()?;
+        (ip.offset_from(found.landing) < i64::from(found.len)).then_some(found)
+    }
+
+    /// Where the program is when a thread is at `ip`, and what to undo to get there.
+    fn place(&self, ip: Addr, read: &Read) -> Option<Place> {
+        let found = self.find(ip)?;
+        let mut code = vec![0; found.len as usize];
+        if !read(found.landing, &mut code) {
+            return None;
+        }
+        let offset = ip.offset_from(found.landing) as usize;
+        let (copy, behind) = (usize::from(found.copy), usize::from(found.copy) + usize::from(found.copied));
+        let plain = |ip, undo| Place { ip, undo, system_call: false };
+        if found.original_len == 0 {
+            let to = way_out(found, &code, ip).map(|to| self.original(to)).unwrap_or(found.original);
+            return Some(plain(to, undo(&code, found.landing, ip)?));
+        }
+        if found.copy == u16::MAX {
+            return None;
+        }
+        let next = found.original + u64::from(found.original_len);
+        if offset <= copy {
+            return Some(plain(found.original, undo(&code, found.landing, ip)?));
+        }
+        if offset >= behind {
+            let from = found.landing + behind as u64;
+            return Some(plain(next, undo(&code[behind..], from, ip)?));
+        }
+        const SYSCALL: [u8; 2] = [0x0F, 0x05];
+        let copied = &code[copy..behind];
+        if copied.starts_with(&SYSCALL) && offset == copy + SYSCALL.len() {
+            return Some(Place { ip: next, undo: Undo::default(), system_call: true });
+        }
+        let first = decode(copied, found.landing + copy as u64).ok()?;
+        if let Flow::Branch(_) = first.flow()
+            && let Flow::Jump(to) = decode(&code[offset..], ip).ok()?.flow()
+        {
+            // The branch has been decided; what follows are jumps (a counter must not count twice).
+            return Some(plain(self.original(to), Undo::default()));
+        }
+        Some(plain(found.original, undo(copied, found.landing + copy as u64, ip)?))
+    }
+
+    /// The original address for one that a jump in a trampoline leads to.
+    fn original(&self, to: Addr) -> Addr {
+        self.find(to).map_or(to, |found| found.original)
+    }
+}
+
+/// Reads memory of the process; tells whether it could.
+type Read<'a> = dyn Fn(Addr, &mut [u8]) -> bool + 'a;
+
+struct Place {
+    ip: Addr,
+    undo: Undo,
+    /// The thread is just behind a system call, which has put that address into rcx.
+    system_call: bool,
+}
+
+/// Where the first jump from `ip` on leads that leaves the detour.
+fn way_out(detour: &Displaced, code: &[u8], ip: Addr) -> Option<Addr> {
+    const FAR_JUMP: [u8; 6] = [0xFF, 0x25, 0, 0, 0, 0];
+    let inside = detour.landing..detour.landing + u64::from(detour.len);
+    let mut at = ip;
+    loop {
+        let rest = code.get(at.offset_from(detour.landing) as usize..)?;
+        let insn = decode(rest, at).ok()?;
+        match insn.flow() {
+            Flow::Jump(to) if !inside.contains(&to) => return Some(to),
+            Flow::IndirectJump if insn.bytes() == FAR_JUMP => {
+                return rest[insn.len()..].first_chunk().map(|to| Addr(u64::from_le_bytes(*to)));
+            }
+            _ => at = insn.end(),
+        }
+    }
+}
+
+/// What a handler is shown instead of what is so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct View {
+    /// The registers of the thread in the trampoline.
+    pub real: FrameRegisters,
+    /// Those of the original program.
+    pub shown: FrameRegisters,
+    /// Registers that lie on the stack until the trampoline takes them back: where.
+    slots: Vec<(usize, Addr)>,
+}
+
+impl View {
+    /// For a thread with these registers; `None` if it is in no trampoline, or the program's registers cannot be told.
+    pub(crate) fn of(trampolines: &Trampolines, real: &FrameRegisters, read: &Read) -> Option<View> {
+        let Place { ip, undo, system_call } = trampolines.place(Addr(real[RIP]), read)?;
+        let at = |offset: i64| Addr(real[RSP].wrapping_add_signed(offset));
+        let load = |offset: i64| {
+            let mut word = [0; 8];
+            read(at(offset), &mut word).then(|| u64::from_le_bytes(word))
+        };
+        let mut shown = *real;
+        shown[RIP] = ip.0;
+        shown[RSP] = real[RSP].wrapping_add_signed(undo.stack);
+        if system_call {
+            shown[RCX] = ip.0;
+        }
+        let mut slots = Vec::new();
+        for &(register, offset) in &undo.saved {
+            shown[index(register)] = load(offset)?;
+            slots.push((index(register), at(offset)));
+        }
+        shown[FLAGS] = undo.flags.restored(real[FLAGS], real[RAX], load)?;
+        Some(View { real: *real, shown, slots })
+    }
+
+    /// The instruction pointer that is so.
+    pub(crate) fn real_ip(&self) -> Addr {
+        Addr(self.real[RIP])
+    }
+
+    /// The registers to go on with when a handler returns that was shown this and leaves `now`, and the quadwords
+    /// to write for those that wait on the stack. `None` if it goes on with `now`, because it wants to go on elsewhere.
+    pub(crate) fn back(&self, now: &FrameRegisters) -> Option<(FrameRegisters, Vec<(Addr, u64)>)> {
+        if now[RIP] != self.shown[RIP] || now[RSP] != self.shown[RSP] {
+            return None;
+        }
+        let mut back = *now;
+        let mut words = Vec::new();
+        for (index, register) in back.iter_mut().enumerate() {
+            if let Some((_, slot)) = self.slots.iter().find(|(saved, _)| *saved == index) {
+                words.push((*slot, *register));
+                *register = self.real[index];
+            } else if *register == self.shown[index] {
+                *register = self.real[index];
+            }
+        }
+        Some((back, words))
+    }
+}
