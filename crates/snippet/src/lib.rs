@@ -10,4 +10,5 @@ pub mod data;
 pub mod debug;
 pub mod interpret;
 pub mod language;
+pub mod show;
 pub mod tree;

@@ -5,6 +5,7 @@ mod aggregate;
 mod bucket;
 pub mod operation;
 mod ring;
+pub mod tables;
 
 pub use aggregate::{Aggregate, Value};
 pub use bucket::{Buckets, Linear, Log};

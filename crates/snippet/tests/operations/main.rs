@@ -12,3 +12,4 @@ mod histograms;
 mod maps;
 mod rings;
 mod support;
+mod tables;

@@ -52,7 +52,10 @@ pub struct Callable(usize);
 
 impl Callable {
     pub fn new(function: Function) -> Callable {
-        let code = function.code();
+        Callable::of(&function.code())
+    }
+
+    pub fn of(code: &[u8]) -> Callable {
         let bytes = code.len().next_multiple_of(4096);
         let at = map(bytes, libc::MAP_PRIVATE);
         // SAFETY: the mapping has room; it is made executable when it is no longer writable.

@@ -26,11 +26,11 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 const SLOTS_AT: u64 = 64;
 
 impl MapLayout {
-    /// For keys of `keys` quadwords (1 to 16), with room for at least `capacity` of them. Nothing if that is too much: over 2^22.
+    /// For keys of `keys` quadwords (1 to 64), with room for at least `capacity` of them. Nothing if that is too much: over 2^22.
     pub fn new(keys: usize, capacity: usize, aggregate: Aggregate) -> Option<MapLayout> {
         // Half of the slots stay free, or there would be too many to look at.
         let slots = (capacity.max(32) * 2).next_power_of_two().trailing_zeros() as u8;
-        ((1..=16).contains(&keys) && slots <= 23).then_some(MapLayout { keys: keys as u8, slots, aggregate })
+        ((1..=64).contains(&keys) && slots <= 23).then_some(MapLayout { keys: keys as u8, slots, aggregate })
     }
 
     /// What its values are.
@@ -50,15 +50,25 @@ impl MapLayout {
     /// Finds the value of a key, makes one where there is none. In: `r11` the map, `rsi` points to the key. Out: `r10` the value's
     /// quadwords, 0 if there is no room. Changes `rax`, `rcx`, `rdx`, `r8`, `r9`, flags.
     pub fn find(self) -> String {
-        self.find_key(&|index| format!("[rsi+{}]", 8 * index))
+        self.find_key(&|index| format!("[rsi+{}]", 8 * u32::from(index)), true)
+    }
+
+    /// The same without making a value: `r10` is 0 if there is none. One that is being made counts as none.
+    pub fn look_up(self) -> String {
+        self.find_key(&|index| format!("[rsi+{}]", 8 * u32::from(index)), false)
     }
 
     /// The same with a key of one quadword in `rsi`.
     pub fn find_word(self) -> String {
-        self.find_key(&|_| "rsi".to_owned())
+        self.find_key(&|_| "rsi".to_owned(), true)
     }
 
-    fn find_key(self, key: &dyn Fn(u8) -> String) -> String {
+    /// [`look_up`](Self::look_up) with a key of one quadword in `rsi`.
+    pub fn look_up_word(self) -> String {
+        self.find_key(&|_| "rsi".to_owned(), false)
+    }
+
+    fn find_key(self, key: &dyn Fn(u8) -> String, make: bool) -> String {
         let (stride, value, mask) = (self.stride(), 8 * (1 + u64::from(self.keys)), (1u64 << self.slots) - 1);
         let mut text = format!("mov r9, {}\nmov r8, {GOLDEN}\nimul r9, r8\n", key(0));
         for index in 1..self.keys {
@@ -68,10 +78,17 @@ impl MapLayout {
         let mut compare = String::new();
         let mut store = String::new();
         for index in 0..self.keys {
-            let at = 8 * (1 + index);
+            let at = 8 * (1 + u32::from(index));
             compare += &format!("mov rax, {}\ncmp [r10+{at}], rax\njne 73f\n", key(index));
             store += &format!("mov rax, {}\nmov [r10+{at}], rax\n", key(index));
         }
+        let (made, full) = match make {
+            true => (
+                format!("lea rdx, [r9-2]\nlock cmpxchg [r10], rdx\njne 71b\n{store}mov [r10], r9\njmp 74f\n"),
+                "lock inc qword ptr [r11]\n",
+            ),
+            false => ("xor r10d, r10d\njmp 75f\n".to_owned(), ""),
+        };
         text += &format!(
             "mov r8, r9
              shr r8, {shift}
@@ -84,19 +101,14 @@ impl MapLayout {
              je 72f
              test rax, rax
              jnz 73f
-             lea rdx, [r9-2]
-             lock cmpxchg [r10], rdx
-             jne 71b
-             {store}\
-             mov [r10], r9
-             jmp 74f
+             {made}\
              72: {compare}\
              jmp 74f
              73: inc r8d
              and r8d, {mask}
              dec ecx
              jnz 71b
-             lock inc qword ptr [r11]
+             {full}\
              xor r10d, r10d
              jmp 75f
              74: add r10, {value}
@@ -188,5 +200,66 @@ impl MapReader {
             }
         }
         (found, words[0].load(Ordering::Relaxed))
+    }
+}
+
+impl MapLayout {
+    /// The quadwords of the value of a key in `words`, for the side of the reader; made where there is none, as the
+    /// program does. Nothing if there is no room, which is counted.
+    pub fn entry<'w>(self, words: &'w Words, key: &[u64], make: bool) -> Option<&'w Words> {
+        if key.len() != usize::from(self.keys) {
+            return None;
+        }
+        let mut spread = key[0].wrapping_mul(GOLDEN);
+        for word in &key[1..] {
+            spread = (spread.rotate_left(23) ^ word).wrapping_mul(GOLDEN);
+        }
+        let (tag, mask) = (spread | 3, (1u64 << self.slots) - 1);
+        let (stride, keys) = (self.stride() as usize / 8, key.len());
+        let mut index = spread >> (64 - u32::from(self.slots));
+        let mut tries = PROBES;
+        while tries > 0 {
+            let at = SLOTS_AT as usize / 8 + index as usize * stride;
+            let slot = words.get(at..at + stride)?;
+            match slot[0].load(Ordering::Acquire) {
+                0 if !make => return None,
+                0 => {
+                    let taken = slot[0].compare_exchange(0, tag - 2, Ordering::AcqRel, Ordering::Acquire);
+                    if taken.is_err() {
+                        // Somebody else was faster: looked at once more.
+                        continue;
+                    }
+                    for (word, key) in slot[1..].iter().zip(key) {
+                        word.store(*key, Ordering::Relaxed);
+                    }
+                    slot[0].store(tag, Ordering::Release);
+                    return Some(&slot[1 + keys..]);
+                }
+                found if found == tag => {
+                    let same =
+                        slot[1..].iter().zip(key).all(|(word, key)| word.load(Ordering::Relaxed) == *key);
+                    if same {
+                        return Some(&slot[1 + keys..]);
+                    }
+                }
+                _ => {}
+            }
+            index = (index + 1) & mask;
+            tries -= 1;
+        }
+        if make {
+            words[0].fetch_add(1, Ordering::Relaxed);
+        }
+        None
+    }
+
+    /// Forgets all values. What is added meanwhile may be lost in part.
+    pub fn clear(self, words: &Words) {
+        let (stride, keys) = (self.stride() as usize / 8, usize::from(self.keys));
+        for slot in words[SLOTS_AT as usize / 8..].chunks_exact(stride).take(1 << self.slots) {
+            if slot[0].load(Ordering::Acquire) != 0 {
+                slot[1 + keys..].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            }
+        }
     }
 }

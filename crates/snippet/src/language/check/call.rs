@@ -2,6 +2,7 @@
 
 use super::expression::literal;
 use super::{Check, Checked, Value, builtin};
+use crate::data::tables;
 use crate::language::ast::{Domain, Expr, ExprKind, Name};
 use crate::language::output::{Action, RecordInfo};
 use crate::language::types::Type;
@@ -261,6 +262,11 @@ impl Check<'_> {
                     _ => None,
                 };
                 let record = Record::new(id, name, fields, format);
+                if !tables::fits(&record) {
+                    let message = format!("{} bytes in one record are too many", record.size());
+                    let help = "read shorter texts: str(p, 32), ustack(8)";
+                    return Err(Diagnostic::error(span, message).help(help));
+                }
                 let info = RecordInfo { action, fields: types, record: record.clone() };
                 self.shared.output.records.push(info);
                 record
