@@ -9,6 +9,9 @@
 //! a fixed distance from the thread pointer, and all of it is machine code in one section, in which no probe
 //! is allowed ([`is_machinery`]).
 //!
+//! To unwinders an entry looks like a signal handler's return: its caller is the probed instruction itself, with the registers
+//! of the [`Context`](super::Context), so that a backtrace in a callback shows the program's frames and no trampoline.
+//!
 //! Layout of the frame, from the saved rsp up: the [`Context`] (152 bytes), the mark (8 bytes), the return address
 //! into the trampoline, the red zone (128 bytes), the program's stack.
 
@@ -63,6 +66,20 @@ pub(crate) fn is_machinery(at: Addr) -> bool {
 const AC: i32 = 1 << 18;
 const DF: i32 = 1 << 10;
 
+/// A register goes to its place in the [`Context`](super::Context).
+macro_rules! push {
+    ($register:literal) => {
+        concat!("push ", $register, "\n.cfi_adjust_cfa_offset 8\n.cfi_rel_offset ", $register, ", 0")
+    };
+}
+
+/// A register comes back from there.
+macro_rules! pop {
+    ($register:literal) => {
+        concat!("pop ", $register, "\n.cfi_adjust_cfa_offset -8\n.cfi_restore ", $register)
+    };
+}
+
 /// Defines an entry. `$save` and `$restore` keep the vector registers at rsp, `$room` bytes below the frame.
 macro_rules! entry {
     ($name:ident, $room:literal, [$($save:literal),*], [$($restore:literal),*]) => {
@@ -72,20 +89,34 @@ macro_rules! entry {
         #[unsafe(link_section = "incise_callback")]
         unsafe extern "C" fn $name() {
             naked_asm!(
+                ".cfi_startproc simple",
+                ".cfi_signal_frame",
+                ".cfi_def_cfa rsp, 136",
+                // The site of the record that the nop at the return address names.
+                ".cfi_escape 0x16, 16, 19, 0x08, 136, 0x1c, 0x06, 0x12, 0x23, 3, 0x94, 4, 0x08, 32, 0x24, 0x08, 32, \
+                    0x26, 0x22, 0x23, 16, 0x06",
                 // Neither lea nor push touches a flag.
                 "lea rsp, [rsp - 32]",
-                "push r15", "push r14", "push r13", "push r12", "push r11", "push r10", "push r9", "push r8",
-                "push rdi", "push rsi", "push rbp", "push rsp", "push rbx", "push rdx", "push rcx", "push rax",
+                ".cfi_adjust_cfa_offset 32",
+                push!("r15"), push!("r14"), push!("r13"), push!("r12"), push!("r11"), push!("r10"), push!("r9"),
+                push!("r8"), push!("rdi"), push!("rsi"), push!("rbp"),
+                "push rsp",
+                ".cfi_adjust_cfa_offset 8",
+                push!("rbx"), push!("rdx"), push!("rcx"), push!("rax"),
                 // A pop to memory takes longer.
                 "pushfq",
+                ".cfi_adjust_cfa_offset 8",
                 "mov rcx, [rsp]",
                 "lea rsp, [rsp + 8]",
+                ".cfi_adjust_cfa_offset -8",
                 "mov [rsp + 128], rcx",
                 // With alignment checks on, the reads below would fault; functions expect to count upwards.
                 "test ecx, {AC} + {DF}",
                 "jnz 8f",
                 "9:",
                 "mov rbx, rsp",
+                ".cfi_remember_state",
+                ".cfi_def_cfa_register rbx",
                 "lea rax, [rbx + 296]",
                 "mov [rbx + 32], rax",
                 // The record lies where the nop behind the call says.
@@ -120,6 +151,7 @@ macro_rules! entry {
                 "6:",
                 $($restore,)*
                 "mov rsp, rbx",
+                ".cfi_restore_state",
                 // sahf sets SF ZF AF PF CF from ah; 0x7f + 1 overflows. popfq costs ten times as much.
                 "mov rcx, [rsp + 128]",
                 "mov eax, ecx",
@@ -131,24 +163,35 @@ macro_rules! entry {
                 "2:",
                 "add al, 0x7f",
                 "sahf",
-                "pop rax", "pop rcx", "pop rdx", "pop rbx", "lea rsp, [rsp + 8]", "pop rbp", "pop rsi", "pop rdi",
-                "pop r8", "pop r9", "pop r10", "pop r11", "pop r12", "pop r13", "pop r14", "pop r15",
+                ".cfi_remember_state",
+                pop!("rax"), pop!("rcx"), pop!("rdx"), pop!("rbx"),
+                "lea rsp, [rsp + 8]",
+                ".cfi_adjust_cfa_offset -8",
+                pop!("rbp"), pop!("rsi"), pop!("rdi"), pop!("r8"), pop!("r9"), pop!("r10"), pop!("r11"), pop!("r12"),
+                pop!("r13"), pop!("r14"), pop!("r15"),
                 "lea rsp, [rsp + 32]",
+                ".cfi_adjust_cfa_offset -32",
                 "ret",
                 // The rare flags.
+                ".cfi_restore_state",
                 "3:",
                 "pushfq",
+                ".cfi_adjust_cfa_offset 8",
                 "and ecx, {DF} + {AC}",
                 "or [rsp], rcx",
                 "popfq",
+                ".cfi_adjust_cfa_offset -8",
                 "jmp 2b",
                 "8:",
                 "pushfq",
+                ".cfi_adjust_cfa_offset 8",
                 "and dword ptr [rsp], {NEITHER}",
                 "popfq",
+                ".cfi_adjust_cfa_offset -8",
                 "jmp 9b",
                 // A callback runs on this thread, it seems.
                 "4:",
+                ".cfi_def_cfa_register rbx",
                 "cmp r13, {NOT_NOW}",
                 "je 7f",
                 "call {is_over}",
@@ -157,6 +200,7 @@ macro_rules! entry {
                 "7:",
                 "lock inc qword ptr [rip + {skipped}]",
                 "jmp 6b",
+                ".cfi_endproc",
                 errno = sym ERRNO,
                 is_over = sym is_over,
                 skipped = sym super::guard::SKIPPED,
