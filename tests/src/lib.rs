@@ -5,6 +5,7 @@
 //! - `tests/counts.rs`: counts of real programs against the kernel's uprobes.
 //! - `tests/coverage.rs`: plans for whole programs: sums, reasons, damaged files.
 //! - `tests/ranges.rs`: ranges of instructions as patterns.
+//! - `tests/trace.rs`: calls are traced one by one, or their loss is counted.
 //! - `tests/attach.rs`: processes that run already: nothing is left behind.
 //! - `tests/kill.rs`: the command is killed at any time.
 //! - `tests/rewrite.rs`: programs rewritten with counters, and restored.

@@ -9,6 +9,7 @@ use incise::{Filter, TrapPolicy};
 pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
 pub use crate::kinds::{CoveragePoints, Points};
 pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs, SetArgs};
+pub use crate::trace::args::TraceArgs;
 
 /// Put code into programs that already exist.
 #[derive(Parser, Debug)]
@@ -25,6 +26,8 @@ pub struct Cli {
 pub enum Command {
     /// Count how often functions of a program are called.
     Count(CountArgs),
+    /// Show calls of functions as they happen: arguments, results, durations.
+    Trace(TraceArgs),
     /// List the functions that patterns match, without touching anything.
     List(ListArgs),
     /// List the functions of a program, with their blocks and what is unresolved.

@@ -14,6 +14,7 @@ pub mod patching;
 mod report;
 mod rewrite;
 mod signals;
+pub mod trace;
 mod undo;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ const FAILED: u8 = 125;
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Count(args) => count::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::List(args) => list::run(&args),
         Command::Functions(args) => flow::functions(&args),
         Command::Disasm(args) => flow::disasm(&args),

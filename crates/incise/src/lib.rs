@@ -32,6 +32,7 @@ mod point;
 mod program;
 mod range;
 mod session;
+pub mod trace;
 
 pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};
 pub use coverage::{Coverage, CoverageError, CoverageOptions, CoverageProgress, CoverageSite, coverage};

@@ -84,6 +84,8 @@ pub struct Point {
     pub kind: PointKind,
     /// The instruction.
     pub addr: Addr,
+    /// The entry of the function it is in.
+    pub function: Addr,
     /// On which way in or out of the instruction.
     pub placement: Placement,
     /// For a point on an edge: the instruction it leaves, and the one it leads to.
@@ -299,7 +301,7 @@ impl Unresolved {
             let module = program.module_at(addr).unwrap_or(&modules[index]);
             let symbol = module.function_at(addr).filter(|(_, offset)| *offset == 0);
             let implementation = symbol.map(|(function, _)| module.image.name(function).to_owned());
-            Point { addr, implementation, ..point(&modules[index], &target) }
+            Point { addr, function: addr, implementation, ..point(&modules[index], &target) }
         });
         points.collect()
     }
@@ -310,6 +312,7 @@ fn point(module: &Module, target: &Target) -> Point {
     Point {
         kind: if inside { PointKind::BeforeInstruction } else { PointKind::FunctionEntry },
         addr: target.addr,
+        function: target.start,
         placement: Placement::Before,
         edge: None,
         module: module.name.clone(),

@@ -78,6 +78,7 @@ fn point(module: &Module, asked: &Target, at: Addr) -> Point {
     Point {
         kind: PointKind::BeforeInstruction,
         addr: at,
+        function: target.start,
         placement: Placement::Before,
         edge: None,
         module: module.name.clone(),

@@ -32,6 +32,9 @@ pub enum Error {
     /// A transaction changed nothing.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// What was found could not be written down.
+    #[error("cannot write: {0}")]
+    Output(#[source] std::io::Error),
     /// A program in a file could not be read, changed or written.
     #[error(transparent)]
     File(#[from] FileError),

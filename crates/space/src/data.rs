@@ -50,6 +50,12 @@ impl DataMapping {
         self.len == 0
     }
 
+    /// All of it, as quadwords.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: `len` bytes are mapped, aligned, and everyone touches them by atomic instructions only.
+        unsafe { std::slice::from_raw_parts(self.view.as_ptr().cast(), self.len as usize / 8) }
+    }
+
     /// The quadword at target address `at`.
     ///
     /// # Panics

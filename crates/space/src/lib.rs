@@ -116,7 +116,17 @@ pub trait AddressSpace {
     /// [`SpaceError::Occupied`] if something is mapped there; then nothing changed.
     fn map_data(&mut self, at: Addr, len: u64) -> Result<DataMapping, SpaceError>;
 
-    /// Gives back what [`map_code`](Self::map_code) or [`map_data`](Self::map_data) reserved.
+    /// Reserves `len` zeroed bytes of readable and writable memory at exactly `at`, which belong to the target alone: a forked
+    /// child has its own copy. Costs only the pages that are touched.
+    ///
+    /// # Errors
+    /// [`SpaceError::Occupied`] if something is mapped there; [`SpaceError::Unsuitable`] where there is no process. Nothing
+    /// changed then.
+    fn map_private(&mut self, at: Addr, _len: u64) -> Result<(), SpaceError> {
+        Err(SpaceError::Unsuitable { at, reason: "there is no process that could have private memory" })
+    }
+
+    /// Gives back what one of these reserved.
     fn unmap(&mut self, at: Addr, len: u64) -> Result<(), SpaceError>;
 
     /// Writes into memory reserved by [`map_code`](Self::map_code) that no thread can be running. Each

@@ -6,9 +6,12 @@
 //! At the start it has called some functions of libc by then, so that a gate comes before these: where it has just
 //! relocated the program, and fills the first thread's thread-local storage.
 
+mod probes;
 mod process;
 mod tally;
 
+pub(crate) use probes::Probes;
+pub(crate) use tally::Key;
 pub use tally::{Counted, NotCounted};
 
 use std::collections::BTreeMap;
@@ -102,6 +105,8 @@ pub struct Counting {
     images: Images,
     launched: bool,
     left_behind: u64,
+    /// What is put in instead of counters.
+    probes: Option<Box<dyn Probes>>,
 }
 
 impl Counting {
@@ -114,9 +119,19 @@ impl Counting {
         arguments: &[OsString],
         options: CountOptions,
     ) -> Result<Counting, Error> {
+        Counting::launch_with(program, arguments, options, None)
+    }
+
+    /// The same with other snippets than counters.
+    pub(crate) fn launch_with(
+        program: &OsString,
+        arguments: &[OsString],
+        options: CountOptions,
+        probes: Option<Box<dyn Probes>>,
+    ) -> Result<Counting, Error> {
         process::check_patterns(&options)?;
         let (tracer, main) = Tracer::launch(program, arguments, &LaunchOptions::default())?;
-        let mut counting = Counting::new(tracer, main, options, true);
+        let mut counting = Counting { probes, ..Counting::new(tracer, main, options, true) };
         counting.begin(main).or_else(|error| counting.give_up(error))?;
         counting.tracer.resume(main)?;
         Ok(counting)
@@ -127,9 +142,18 @@ impl Counting {
     /// # Errors
     /// If the process cannot be traced, or a pattern is malformed or matches nothing; it runs on unchanged then.
     pub fn attach(pid: i32, options: CountOptions) -> Result<Counting, Error> {
+        Counting::attach_with(pid, options, None)
+    }
+
+    /// The same with other snippets than counters.
+    pub(crate) fn attach_with(
+        pid: i32,
+        options: CountOptions,
+        probes: Option<Box<dyn Probes>>,
+    ) -> Result<Counting, Error> {
         process::check_patterns(&options)?;
         let (tracer, main) = Tracer::attach(ProcessId(pid))?;
-        let mut counting = Counting::new(tracer, main, options, false);
+        let mut counting = Counting { probes, ..Counting::new(tracer, main, options, false) };
         if let Err(error) = counting.begin(main) {
             counting.let_go()?;
             return Err(error);
@@ -148,6 +172,7 @@ impl Counting {
             images,
             launched,
             left_behind: 0,
+            probes: None,
         }
     }
 
@@ -170,7 +195,14 @@ impl Counting {
     pub fn run(mut self, interrupted: &AtomicBool) -> Result<CountResult, Error> {
         let mut ending = Ending::Detached;
         loop {
-            match self.tracer.next_event(None, interrupted)? {
+            let pause = match self.probes.as_mut().map(|probes| probes.tick()).transpose() {
+                Ok(pause) => pause,
+                Err(error) => {
+                    self.let_go()?;
+                    return Err(error);
+                }
+            };
+            match self.tracer.next_event(pause, interrupted)? {
                 Event::Exec { pid } => {
                     self.end(pid);
                     if pid == self.main || self.options.follow {
@@ -238,6 +270,9 @@ impl Counting {
             self.tracer.add_gate(pid, gate)?;
         }
         self.processes.insert(pid, process);
+        if let Some(probes) = &mut self.probes {
+            probes.begin(pid, &mut space)?;
+        }
         self.put_in(pid)
     }
 
@@ -267,7 +302,10 @@ impl Counting {
         // Once the program is loaded, a pattern that matches nothing is a mistake.
         let strict = pid == self.main && !self.tally.started && process.loaded;
         let mut space = self.tracer.space(pid)?;
-        let mut result = process.put_in(&mut space, &self.options, &mut self.tally, strict);
+        if let Some(probes) = &mut self.probes {
+            probes.ready(pid, &mut space);
+        }
+        let mut result = process.put_in(&mut space, &self.options, &mut self.probes, &mut self.tally, strict);
         // A process that runs already has what it has: better to say so than to wait for ever.
         if strict && !self.launched && !self.options.follow && result.is_ok() {
             result = self.tally.unmatched().into_iter().next().map_or(Ok(()), |error| Err(error.into()));
@@ -292,6 +330,9 @@ impl Counting {
     fn fork(&mut self, parent: ProcessId, child: ProcessId) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&parent) else { return Ok(self.tracer.resume(child)?) };
         let mut copy = process.for_child(child);
+        if let Some(probes) = &mut self.probes {
+            probes.forked(parent, child);
+        }
         if self.options.follow {
             for gate in copy.gates() {
                 self.tracer.add_gate(child, gate)?;
@@ -309,6 +350,9 @@ impl Counting {
 
     /// A process, or the program it ran, is gone.
     fn end(&mut self, pid: ProcessId) {
+        if let Some(probes) = &mut self.probes {
+            probes.ended(pid);
+        }
         if let Some(mut process) = self.processes.remove(&pid) {
             process.settle(&mut self.tally);
         }

@@ -11,10 +11,10 @@ use incise_patch::{
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
-use super::CountOptions;
 use super::tally::{Key, Tally};
+use super::{CountOptions, Probes};
 use crate::flow::inside;
-use crate::point::{Point, Query, Unresolved};
+use crate::point::{Point, PointKind, Query, Unresolved};
 use crate::program::{Images, Program};
 use crate::session::Error;
 
@@ -25,7 +25,7 @@ pub(super) struct Process {
     /// Counters of this process and, shared, those it inherited.
     ledgers: Vec<Rc<Ledger>>,
     own: Vec<(usize, CounterId)>,
-    installed: HashSet<Place>,
+    installed: HashSet<(Place, PointKind)>,
     /// Where the process reports that modules came or went.
     gate: Option<Addr>,
     /// Where it reports once that the program is put together.
@@ -147,7 +147,7 @@ impl Process {
         for old in self.program.gone_in(&program) {
             self.engine.forget(old.range.clone());
             space.forget(&old.range)?;
-            self.installed.retain(|place| !old.range.contains(&place.at));
+            self.installed.retain(|(place, _)| !old.range.contains(&place.at));
             self.searched.remove(&(old.path.clone(), old.bias));
             self.unresolved.retain(|ifunc| !old.range.contains(&ifunc.resolver));
         }
@@ -161,17 +161,31 @@ impl Process {
         &mut self,
         space: &mut dyn AddressSpace,
         options: &CountOptions,
+        probes: &mut Option<Box<dyn Probes>>,
         tally: &mut Tally,
         strict: bool,
     ) -> Result<(), Error> {
-        let points = self.find(space, options, tally, strict)?;
+        let kinds: Vec<PointKind> =
+            probes.as_ref().map_or_else(|| vec![options.points], |probes| probes.kinds());
+        let points = self.find(space, options, &kinds, tally, strict)?;
         let mut batch = Batch::default();
         let mut placed = Vec::new();
         for point in points {
-            if self.installed.insert(point.place()) {
-                let counter = self.engine.counter();
-                batch.insert(point.place(), Snippet::Counter(counter), Position::Last);
-                placed.push((point, counter));
+            if !self.installed.insert((point.place(), point.kind)) {
+                continue;
+            }
+            match probes {
+                Some(probes) => {
+                    let function = self.key(Place::from(point.function));
+                    let Some(snippet) = probes.snippet(self.pid, function, &point) else { continue };
+                    batch.insert(point.place(), snippet, Position::Last);
+                    placed.push((point, None));
+                }
+                None => {
+                    let counter = self.engine.counter();
+                    batch.insert(point.place(), Snippet::Counter(counter), Position::Last);
+                    placed.push((point, Some(counter)));
+                }
             }
         }
         if placed.is_empty() {
@@ -186,7 +200,11 @@ impl Process {
             match Tally::outcome(&entry.outcome) {
                 Ok(tactic) => {
                     tally.accept(&key);
-                    self.own.push((tally.entry(key, point, tactic), *counter));
+                    let aside = counter.is_none() && point.kind == PointKind::FunctionExit;
+                    if !aside {
+                        let entry = tally.entry(key, point, tactic);
+                        self.own.extend(counter.map(|counter| (entry, counter)));
+                    }
                 }
                 Err(reason) => tally.refuse(key, &point.module, &point.display_name, point.addr, reason),
             }
@@ -199,6 +217,7 @@ impl Process {
         &mut self,
         space: &dyn AddressSpace,
         options: &CountOptions,
+        kinds: &[PointKind],
         tally: &mut Tally,
         strict: bool,
     ) -> Result<Vec<Point>, Error> {
@@ -234,7 +253,14 @@ impl Process {
             }
         }
         let filter = options.filter.as_ref();
-        Ok(inside(points, options.points, filter, &self.program, &mut tally.incomplete))
+        let mut all = Vec::new();
+        for (index, kind) in kinds.iter().enumerate() {
+            // What is no function is the same for every kind.
+            let of = |point: &&Point| index == 0 || point.kind == PointKind::FunctionEntry;
+            let of = points.iter().filter(of).cloned().collect();
+            all.extend(inside(of, *kind, filter, &self.program, &mut tally.incomplete));
+        }
+        Ok(all)
     }
 
     fn key(&self, Place { at, placement }: Place) -> Key {

@@ -34,7 +34,7 @@ pub struct NotCounted {
 }
 
 /// What makes two points in two processes the same: file, link address, and the way; in it a link address too.
-pub(super) type Key = (String, u64, Placement);
+pub(crate) type Key = (String, u64, Placement);
 
 #[derive(Default)]
 pub(super) struct Tally {

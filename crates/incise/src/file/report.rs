@@ -106,6 +106,7 @@ fn report(program: &Path, counting: Counting, read: Vec<Counts>) -> CountsReport
             placement: Placement::Before,
             addr: probe.at,
             edge: probe.edge,
+            function: probe.at,
             module: module.clone(),
             name: probe.function.clone(),
             display_name: probe.function.clone(),

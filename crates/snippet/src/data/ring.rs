@@ -80,7 +80,8 @@ impl RingLayout {
 
     /// Size of the memory: whole pages.
     pub fn bytes(self) -> u64 {
-        self.slots_at(0) + (1u64 << (self.rings + self.slots + self.slot))
+        let slots = 1u64 << (self.rings + self.slots + self.slot);
+        (self.slots_at(0) + slots).next_multiple_of(PAGE)
     }
 
     fn head_at(self, ring: usize) -> u64 {

@@ -309,6 +309,14 @@ impl AddressSpace for OwnSpace {
         Ok(unsafe { DataMapping::new(at, len, view, |_, _| ()) })
     }
 
+    fn map_private(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        map_exactly(at, len, protection, libc::MAP_PRIVATE | libc::MAP_NORESERVE)?;
+        sys::name_memory(at.0, len, c"incise data");
+        self.reserved.push(at.span(len));
+        Ok(())
+    }
+
     fn unmap(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
         let Some(index) = self.reserved.iter().position(|range| *range == at.span(len)) else {
             return Err(SpaceError::NotReserved { at, len });

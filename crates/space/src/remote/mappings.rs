@@ -144,7 +144,16 @@ impl Tracees {
         Ok(view)
     }
 
-    /// Unmaps what one of the two above mapped.
+    /// Maps private memory.
+    pub(super) fn map_private(&mut self, memory: MemoryId, at: Addr, len: u64) -> Result<(), SpaceError> {
+        check_range(at, len)?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        self.with_caller(memory, |caller, _| caller.map(at, len, protection))?;
+        insert(&mut self.target_mut(memory)?.data, at.span(len));
+        Ok(())
+    }
+
+    /// Unmaps what one of these mapped.
     pub(super) fn unmap(&mut self, memory: MemoryId, at: Addr, len: u64) -> Result<(), SpaceError> {
         check_range(at, len)?;
         self.with_caller(memory, |caller, _| caller.unmap(at, len))?;

@@ -10,6 +10,7 @@ use incise_isa::Addr;
 
 use super::event::ProcessId;
 use super::procfs;
+use super::ptrace;
 use super::removal::Left;
 use super::tracees::{MemoryId, Tracees};
 use crate::{AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError};
@@ -157,6 +158,19 @@ impl RemoteSpace {
         self.tracees.borrow_mut().drop_landings(self.memory, ranges)
     }
 
+    /// The id of a thread, and its thread pointer (the base of segment fs), as it is now.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn thread_pointer(&mut self) -> Result<(i32, Addr), SpaceError> {
+        self.stopped(|space| {
+            let tracees = space.tracees.borrow();
+            let tid = tracees.live_thread(space.memory)?;
+            let registers = ptrace::registers(tid).map_err(|_| space.memory.gone())?;
+            Ok((tid.0, Addr(registers.0.fs_base)))
+        })
+    }
+
     /// Changes data, whatever the protection of its pages, while all threads stand still. Nobody puts it back: it is
     /// not among what [`restore_code`](Self::restore_code) knows.
     ///
@@ -196,6 +210,10 @@ impl AddressSpace for RemoteSpace {
 
     fn map_data(&mut self, at: Addr, len: u64) -> Result<DataMapping, SpaceError> {
         self.tracees.borrow_mut().map_data(self.memory, at, len)
+    }
+
+    fn map_private(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().map_private(self.memory, at, len)
     }
 
     fn unmap(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {

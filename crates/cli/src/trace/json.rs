@@ -1,0 +1,110 @@
+//! A trace as JSON Lines: one for each record, then those that could not be traced, then a summary.
+
+use std::io::{self, Write};
+
+use incise::trace::{CallStacks, TraceRecord, TraceResult, TracedFunction};
+use serde::Serialize;
+
+use super::{Shown, Writer};
+
+/// Writes JSON Lines.
+pub(super) struct Json {
+    shown: Shown,
+    stacks: CallStacks,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Line<'a> {
+    Entry {
+        time_ns: u64,
+        thread: u32,
+        depth: usize,
+        module: &'a str,
+        function: &'a str,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        args: Vec<String>,
+    },
+    Exit {
+        time_ns: u64,
+        thread: u32,
+        depth: usize,
+        module: &'a str,
+        function: &'a str,
+        #[serde(rename = "return", skip_serializing_if = "Option::is_none")]
+        returns: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        duration_ns: Option<u64>,
+    },
+    Refused {
+        module: &'a str,
+        function: &'a str,
+        address: String,
+        reason: &'a str,
+    },
+    Summary {
+        installed: usize,
+        refused: usize,
+        records: u64,
+        dropped: u64,
+        unfinished: u64,
+        stop_us: u64,
+    },
+}
+
+impl Json {
+    pub(super) fn new(shown: Shown) -> Json {
+        Json { shown, stacks: CallStacks::default() }
+    }
+}
+
+fn hex(value: &u64) -> String {
+    format!("{value:#x}")
+}
+
+fn write(line: &Line, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    writeln!(out)
+}
+
+impl Writer for Json {
+    fn record(
+        &mut self,
+        record: &TraceRecord,
+        functions: &[TracedFunction],
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let TracedFunction { module, name, .. } = &functions[record.function];
+        let (module, function) = (module.as_str(), name.as_str());
+        let (time_ns, thread) = (record.time, record.thread);
+        if !record.exit {
+            self.stacks.enter(record);
+            let depth = self.stacks.of(thread).len() - 1;
+            let args = record.values.iter().take(self.shown.arguments).map(hex).collect();
+            return write(&Line::Entry { time_ns, thread, depth, module, function, args }, out);
+        }
+        let frame = self.stacks.leave(record);
+        let depth = self.stacks.of(thread).len();
+        let returns = self.shown.returns.then(|| hex(&record.values[0]));
+        let duration_ns = frame.map(|frame| time_ns.saturating_sub(frame.time));
+        write(&Line::Exit { time_ns, thread, depth, module, function, returns, duration_ns }, out)
+    }
+
+    fn finish(&mut self, result: &TraceResult, _: &[TracedFunction], out: &mut dyn Write) -> io::Result<()> {
+        let (probes, totals) = (&result.probes, result.totals);
+        for refused in &probes.refused {
+            let address = refused.addr.to_string();
+            let (module, function, reason) = (&*refused.module, &*refused.function, &*refused.reason);
+            write(&Line::Refused { module, function, address, reason }, out)?;
+        }
+        let summary = Line::Summary {
+            installed: probes.counted.len(),
+            refused: probes.refused.len(),
+            records: totals.records,
+            dropped: totals.dropped,
+            unfinished: totals.unfinished,
+            stop_us: probes.stop.as_micros() as u64,
+        };
+        write(&summary, out)
+    }
+}
