@@ -6,6 +6,8 @@
 //! - `tests/coverage.rs`: plans for whole programs: sums, reasons, damaged files.
 //! - `tests/ranges.rs`: ranges of instructions as patterns.
 //! - `tests/trace.rs`: calls are traced one by one, or their loss is counted.
+//! - `tests/queries.rs`: kinds of points and filters, in every space.
+//! - `tests/independent.rs`: counts at points against callgrind and gcov.
 //! - `tests/attach.rs`: processes that run already: nothing is left behind.
 //! - `tests/kill.rs`: the command is killed at any time.
 //! - `tests/rewrite.rs`: programs rewritten with counters, and restored.
@@ -19,6 +21,7 @@
 #![deny(unsafe_code)]
 
 pub mod build;
+pub mod callgrind;
 pub mod command;
 pub mod directives;
 pub mod exported;

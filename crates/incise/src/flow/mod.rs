@@ -7,7 +7,7 @@ mod view;
 use std::collections::BTreeMap;
 use std::fs;
 
-use incise_cfg::{Options, Parser};
+use incise_cfg::{Cfg, Options, Parser};
 use incise_image::{Image, LinkAddr, Module};
 
 use crate::filter::Filter;
@@ -62,6 +62,8 @@ pub(crate) fn inside(
         let around = Surroundings::new(module, &file, program.pid());
         // Parsing all of a program takes less than parsing many of its functions one by one.
         let whole = (asked.len() > MANY).then(|| parser.parse(&Options::default()).ok()).flatten();
+        // Instructions of a range follow each other.
+        let mut last: Option<(LinkAddr, Cfg)> = None;
         for point in &asked {
             let Some(entry) = entry(module, point) else { continue };
             let places = Places { around: &around, asked: point, kind, filter };
@@ -69,9 +71,14 @@ pub(crate) fn inside(
                 found.extend(places.of(function, incomplete));
                 continue;
             }
+            if let Some((_, cfg)) = last.as_ref().filter(|(at, _)| *at == entry) {
+                found.extend(cfg.function_at(entry).into_iter().flat_map(|f| places.of(f, incomplete)));
+                continue;
+            }
             match parser.function(entry) {
                 Ok(Some(cfg)) => {
                     found.extend(cfg.function_at(entry).into_iter().flat_map(|f| places.of(f, incomplete)));
+                    last = Some((entry, cfg));
                 }
                 Ok(None) => incomplete.push(Incomplete::new(point, "no code is there")),
                 Err(error) => incomplete.push(Incomplete::new(point, &error.to_string())),

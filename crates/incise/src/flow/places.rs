@@ -172,7 +172,10 @@ impl Places<'_> {
                 EdgeKind::CallFallThrough => (to, Placement::Returned),
                 EdgeKind::Catch | EdgeKind::Call | EdgeKind::Return => {
                     let why = "exceptions from several calls arrive at one place: which came is not told";
-                    incomplete.push(Incomplete::new(self.asked, why));
+                    let told = Incomplete::new(self.asked, why);
+                    if incomplete.last() != Some(&told) {
+                        incomplete.push(told);
+                    }
                     continue;
                 }
             };
