@@ -100,7 +100,7 @@ impl Program {
     }
 
     /// The program `image` from the file `path`, mapped `bias` behind its link addresses.
-    pub(crate) fn of_image(path: &Path, image: Arc<Image>, bias: u64) -> Program {
+    pub fn of_image(path: &Path, image: Arc<Image>, bias: u64) -> Program {
         let at = |link: LinkAddr| Addr(link.0.wrapping_add(bias));
         let text: Vec<_> = image.text_segments().map(|r| at(r.start)..at(r.end)).collect();
         let ends = image.segments().iter().map(|s| at(s.range().start)..at(s.range().end));

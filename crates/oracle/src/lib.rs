@@ -16,9 +16,14 @@
 //! became a sequence, the general registers inside the sequence are not compared, and a call may have
 //! pushed its return address; both are counted.
 
+//!
+//! The boundary oracle ([`boundary`]) does the same for whole programs: every instruction is patched by the engine, and
+//! every address at which one began is entered beside the original.
+
 #![deny(unsafe_code)]
 
 pub mod assembly;
+pub mod boundary;
 mod case;
 mod compare;
 mod forms;

@@ -11,5 +11,5 @@ mod process;
 mod runner;
 mod segments;
 
-pub use guard::HARMLESS;
+pub use guard::{HARMLESS, seal};
 pub use process::{Death, Loss, NativeError, run};

@@ -66,6 +66,19 @@ impl<'f> Loaded<'f> {
         Ok(Loaded { file, segments, bias, around, code, data, planned: None })
     }
 
+    /// The program alone in its address space, `bias` behind its link addresses.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn alone(image: &Image, file: &'f [u8], bias: u64) -> Result<Loaded<'f>, SpaceError> {
+        let loaded = Loaded::new(image, file)?;
+        let end = image.segments().iter().map(|segment| segment.range().end.0).max().unwrap_or(0);
+        if end.checked_add(bias).is_none_or(|last| last > HIGHEST) {
+            return Err(SpaceError::Unsuitable { at: Addr(bias), reason: "the bias is too large" });
+        }
+        Ok(Loaded { bias, around: Vec::new(), ..loaded })
+    }
+
     /// What is added to a link address to get the address here.
     pub fn bias(&self) -> u64 {
         self.bias
