@@ -96,6 +96,112 @@ fn a_32_bit_program() {
     assert_told(&outcome, &["64-bit", "x86-64"]);
 }
 
+/// Commands that look at or change a file, which stands for `{}`.
+const ON_FILES: [&str; 12] = [
+    "list main {}",
+    "functions {}",
+    "disasm {} main",
+    "cfg {} main",
+    "parse {}",
+    "rewrite {} -o OUT --count main",
+    "inspect {}",
+    "find {} text",
+    "patch {} main --nop -o OUT",
+    "patches {}",
+    "undo {}",
+    "report {}",
+];
+
+/// Commands on a process, which stands for `{}`.
+const ON_PROCESSES: [&str; 8] = [
+    "count main -p {}",
+    "list main -p {}",
+    "inspect -p {}",
+    "find -p {} text",
+    "patch -p {} main --nop",
+    "patches -p {}",
+    "undo -p {}",
+    "set -p {} --at main rax=1",
+];
+
+fn on(command: &str, target: &str, scratch: &Scratch) -> Outcome {
+    let out = scratch.file("out").to_string_lossy().into_owned();
+    let words = command.split(' ').map(|word| match word {
+        "{}" => target,
+        "OUT" => &out,
+        word => word,
+    });
+    let outcome = run(Command::new(incise()).args(words));
+    assert!(!scratch.file("out").exists(), "{command}: something was written");
+    outcome
+}
+
+#[test]
+fn every_command_refuses_files_that_it_cannot_use() {
+    let scratch = Scratch::new();
+    let program = fs::read("/bin/true").expect("a program");
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = program.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    let cases: [(&str, Option<Vec<u8>>, &str); 6] = [
+        ("missing", None, "No such file"),
+        ("empty", Some(Vec::new()), "not an ELF file"),
+        ("text", Some(b"just text".to_vec()), "not an ELF file"),
+        ("narrow", Some(changed(4, 1)), "not a 64-bit ELF file"),
+        ("foreign", Some(changed(18, 183)), "x86-64"),
+        ("cut", Some(program[..200].to_vec()), "malformed"),
+    ];
+    for (name, bytes, cause) in cases {
+        let file = scratch.file(name);
+        bytes.into_iter().for_each(|bytes| fs::write(&file, bytes).expect("a new file"));
+        for command in ON_FILES {
+            let outcome = on(command, &file.to_string_lossy(), &scratch);
+            // What these need is a record that incise left, which these files lack whatever they are.
+            let recordless = command.starts_with("undo") || command.starts_with("report");
+            let cause = if recordless && name != "missing" { "incise did not write it" } else { cause };
+            println!("{command} ({name}): {}", outcome.error_text().trim_end());
+            assert_told(&outcome, &[name, cause]);
+        }
+    }
+}
+
+#[test]
+fn every_command_refuses_processes_that_are_not_there() {
+    let scratch = Scratch::new();
+    for command in ON_PROCESSES {
+        let outcome = on(command, "99999999", &scratch);
+        println!("{command}: {}", outcome.error_text().trim_end());
+        assert_told(&outcome, &["99999999", "no", "process"]);
+    }
+}
+
+#[test]
+fn every_command_that_traces_refuses_a_process_that_is_traced_already() {
+    let Some(strace) = need_program("strace") else { return };
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "checksum", &[]);
+    let mut command = Command::new(strace);
+    let target = Target::start(command.args(["-D", "-o", "/dev/null"]).arg(program).arg("1"));
+    let pid = target.pid().to_string();
+    for command in ["count work_* -p {}", "patch -p {} main --nop", "undo -p {}", "set -p {} --at main rax=1"]
+    {
+        assert_told(&on(command, &pid, &scratch), &["already traced", &pid, "end that tracer first"]);
+    }
+    assert_eq!(target.finish().stdout, b"wrong 0\n");
+}
+
+/// `incise find ... | head` is no failure of anybody.
+#[test]
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let incise = incise().to_string_lossy().into_owned();
+    let script = format!("set -o pipefail; {incise} functions /bin/bash | head -1");
+    let outcome = run(Command::new("/bin/bash").args(["-c", &script]));
+    assert_eq!((outcome.ending, outcome.error_text().as_str()), (Ending::Exited(141), ""));
+    assert!(!outcome.stdout.is_empty());
+}
+
 #[test]
 fn process_ids_that_are_wrong() {
     assert_told(&count(&["main", "-p", "99999999"]), &["99999999", "no process"]);

@@ -17,6 +17,9 @@ mod signals;
 pub mod trace;
 mod undo;
 
+use std::any::Any;
+use std::io;
+use std::panic;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
@@ -25,8 +28,31 @@ use clap::Parser;
 /// Exit code of a run that failed for a reason of ours, as env(1) and time(1) have it.
 const FAILED: u8 = 125;
 
+/// Exit code of a command whose reader has gone, as a shell tells it (128 + SIGPIPE).
+const READER_GONE: u8 = 128 + 13;
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    let told = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !is_reader_gone(panic.payload()) {
+            told(panic);
+        }
+    }));
+    // Unwinding, so that a process that is traced is left as it was.
+    panic::catch_unwind(run).unwrap_or_else(|panic| match is_reader_gone(&*panic) {
+        true => ExitCode::from(READER_GONE),
+        false => panic::resume_unwind(panic),
+    })
+}
+
+/// Whether a panic is that of `println!` into a pipe that nobody reads any more, as in `incise find ... | head`.
+fn is_reader_gone(panic: &(dyn Any + Send)) -> bool {
+    let text = panic.downcast_ref::<String>();
+    text.is_some_and(|text| text.starts_with("failed printing to stdout") && text.contains("os error 32"))
+}
+
+fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Count(args) => count::run(&args),
         Command::Trace(args) => trace::run(&args),
@@ -48,6 +74,10 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return ExitCode::from(READER_GONE);
+        }
         eprintln!("incise: {error}");
         ExitCode::from(FAILED)
     })
