@@ -10,6 +10,7 @@ use incise_image::{
     Function, Image, ImageError, LinkAddr, Mapping, MemoryMap, MemoryReader, Module, modules,
 };
 use incise_isa::Addr;
+use incise_isa::native::uses_gs_base;
 use incise_patch::Facts;
 use incise_space::{AddressSpace, SpaceError};
 
@@ -135,6 +136,34 @@ impl Program {
                 *has_v8 = earlier.has_v8[known].clone();
             }
         }
+    }
+
+    /// Whether code in one of `modules` sets or reads the base of gs, as far as its bytes tell.
+    pub(crate) fn uses_gs<'a>(
+        mut modules: impl Iterator<Item = &'a Module>,
+        memory: &dyn MemoryReader,
+    ) -> bool {
+        const BY_NAME: &str = "arch_prctl";
+        // An instruction at the end of a piece is whole in the next one.
+        const PIECE: u64 = 1 << 20;
+        const OVERLAP: u64 = 256;
+        let mut bytes = vec![0; (PIECE + OVERLAP) as usize];
+        let mut in_text = |text: &Range<Addr>| {
+            let mut at = text.start;
+            while at < text.end {
+                let piece = &mut bytes[..(text.end.offset_from(at) as u64).min(PIECE + OVERLAP) as usize];
+                if memory.read(at, piece) && uses_gs_base(piece) {
+                    return true;
+                }
+                at = at + PIECE;
+            }
+            false
+        };
+        modules.any(|module| {
+            module.image.imports().any(|name| name == BY_NAME)
+                || (module.main && module.image.function(BY_NAME).is_some())
+                || module.text.iter().any(&mut in_text)
+        })
     }
 
     /// Name of the process under /proc, if it is one.

@@ -91,8 +91,7 @@ impl Maker<'_, '_> {
         };
         let mut flags = flags_live_along(&insns, &outside);
         let all = || region.members.iter().filter_map(|member| (self.snippets)(member.insn.addr()));
-        let is_counter = |ready: &Ready| matches!(ready, Ready::Counter(_));
-        if all().flat_map(Snippets::iter).any(|ready| !is_counter(ready)) {
+        if all().flat_map(Snippets::iter).any(|ready| !ready.is_counter()) {
             // Others may look at what the program does not need any more.
             let looks = |ready: &Ready| matches!(ready, Ready::Generated(..));
             if all().flat_map(Snippets::iter).any(looks) {
@@ -101,10 +100,10 @@ impl Maker<'_, '_> {
             return Needs { flags, gprs: vec![GprSet::ALL; insns.len()] };
         }
         let asm = Assembler::new(at);
-        let only_flags = |ready: &Ready| matches!(ready, Ready::Counter(counter) if in_reach(&asm, *counter));
         let registers = region.members.iter().zip(&flags).any(|(member, live)| {
             let snippets = (self.snippets)(member.insn.addr());
-            snippets.is_some_and(|snippets| *live || !snippets.iter().all(only_flags))
+            snippets
+                .is_some_and(|snippets| *live || !snippets.iter().all(|ready| ready.changes_only_flags(&asm)))
         });
         let gprs = if registers { gprs_live_along(&insns) } else { vec![GprSet::ALL; insns.len()] };
         Needs { flags, gprs }
@@ -274,7 +273,7 @@ struct Assembled {
 impl Needs {
     /// What the program still needs at a member, as far as `snippets` could change it.
     fn at(&self, index: usize, snippets: &[Ready]) -> Live {
-        if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_) | Ready::Generated(..))) {
+        if snippets.iter().any(Ready::saves) {
             Live { flags: self.flags[index], gprs: self.gprs[index], ..Live::ALL }
         } else {
             Live::ALL

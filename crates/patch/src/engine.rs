@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
-use incise_space::{AddressSpace, Displaced, Features, Landing, SpaceError};
+use incise_space::{AddressSpace, Displaced, Features, Landing, SpaceError, ThreadCells};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -100,6 +100,10 @@ pub struct Engine {
     places: BTreeMap<Addr, Addr>,
     memory: Memory,
     counters: Vec<Option<Addr>>,
+    /// Where counters are of which each thread has its own.
+    cells: Option<ThreadCells>,
+    /// Threads share their counters all the same.
+    sharing: bool,
     /// What each counter had counted when its memory was given back.
     counted: Vec<u64>,
     retired: Vec<Retired>,
@@ -133,10 +137,33 @@ impl Engine {
     pub fn read(&self, counter: CounterId) -> u64 {
         let index = counter.0 as usize;
         let now = self.counters.get(index).copied().flatten().and_then(|at| {
+            if let Some(cells) = self.cells.as_ref().filter(|cells| cells.range().contains(&at)) {
+                return Some(cells.sum(at));
+            }
             let value = self.memory.mapping_of(at)?.quadword(at);
             Some(value.load(Ordering::Relaxed))
         });
         self.counted.get(index).copied().unwrap_or(0).wrapping_add(now.unwrap_or(0))
+    }
+
+    /// From now on, each thread counts in its own of these cells, without `lock`, where snippets are counters alone.
+    pub fn count_by_thread(&mut self, cells: ThreadCells) {
+        (self.cells, self.sharing) = (Some(cells), false);
+    }
+
+    /// Whether each thread counts by itself.
+    pub fn counts_by_thread(&self) -> bool {
+        self.cells.is_some() && !self.sharing
+    }
+
+    /// From the commit of the returned batch on, no code counts by thread; what was counted stays.
+    pub fn share_counters(&mut self) -> Batch {
+        self.sharing = true;
+        let mut batch = Batch::default();
+        for instance in self.instances.values().flatten() {
+            batch.switch(instance.id, instance.enabled);
+        }
+        batch
     }
 
     /// Where a counter is, once a probe uses it.
@@ -148,6 +175,7 @@ impl Engine {
     fn forget_counters(&mut self) {
         self.counted = (0..self.counters.len() as u32).map(|index| self.read(CounterId(index))).collect();
         self.counters.fill(None);
+        self.cells = None;
     }
 
     /// The instances at a point, in the order they run.
@@ -315,6 +343,7 @@ impl Engine {
             Code::read(&|at, into: &mut [u8]| source.read(at, into), map, &sites, &self.groups, facts);
         let next = Draft::new(self, batch, &code);
         let counters = self.unplaced(&next);
+        let counters = self.place_in_cells(counters);
         let missing = self.memory.missing(map, &sites, counters.len());
         let mut mappings = source.reserve(&mut self.memory, &missing)?;
         for (counter, near) in counters {
@@ -324,13 +353,14 @@ impl Engine {
         let mut widened = 0;
         let plan = loop {
             let (instances, counters) = (&self.instances, &self.counters);
+            let cells = self.cells.as_ref().filter(|_| !self.sharing).map(ThreadCells::range);
             let input = Input {
                 code: &code,
                 groups: &self.groups,
                 snippets: &|head| {
                     let present = || instances.get(&head).filter(|_| !code.lost.contains(&head));
                     let list = next.at(head).or_else(|| present().map(|list| &**list));
-                    ready(list.unwrap_or_default(), counters)
+                    ready(list.unwrap_or_default(), counters, cells.as_ref())
                 },
                 dirty: &dirty,
                 policy: policy.traps,
@@ -420,6 +450,8 @@ impl Engine {
             places: self.places.clone(),
             memory: self.memory.for_child(),
             counters: self.counters.clone(),
+            cells: self.cells.clone(),
+            sharing: self.sharing,
             counted: self.counted.clone(),
             retired: self.retired.clone(),
             retired_landings: self.retired_landings.clone(),
@@ -480,21 +512,38 @@ impl Engine {
         self.instances.range(range).map(|(head, _)| *head)
     }
 
-    /// Counters of the draft that have no memory yet, with a head that uses each.
-    fn unplaced(&self, next: &Draft) -> Vec<(CounterId, Addr)> {
-        let mut counters: Vec<(CounterId, Addr)> = Vec::new();
+    /// Counters of the draft that have no memory yet, with a head that uses each, and whether snippets that are counters
+    /// do alone.
+    fn unplaced(&self, next: &Draft) -> Vec<(CounterId, bool, Addr)> {
+        let mut counters: Vec<(CounterId, bool, Addr)> = Vec::new();
         for (head, list) in &next.lists {
-            let used = list.iter().flat_map(|instance| match &instance.snippet {
-                Snippet::Counter(id) => std::slice::from_ref(id),
-                Snippet::Generated(snippet) => snippet.0.counters(),
-                _ => &[],
+            let used = list.iter().flat_map(|instance| {
+                let (alone, ids) = match &instance.snippet {
+                    Snippet::Counter(id) => (true, std::slice::from_ref(id)),
+                    Snippet::Generated(snippet) => (false, snippet.0.counters()),
+                    _ => (false, &[][..]),
+                };
+                ids.iter().map(move |id| (*id, alone, *head))
             });
-            let unplaced = |id: &&CounterId| self.counters.get(id.0 as usize) == Some(&None);
-            counters.extend(used.filter(unplaced).map(|id| (*id, *head)));
+            counters.extend(used.filter(|(id, ..)| self.counters.get(id.0 as usize) == Some(&None)));
         }
         counters.sort();
-        counters.dedup_by_key(|(id, _)| *id);
+        counters.dedup_by_key(|(id, ..)| *id);
         counters
+    }
+
+    /// Gives counters cells, if there are any and snippets that are counters use them alone. Returns the others, each with
+    /// a head that uses it.
+    fn place_in_cells(&mut self, counters: Vec<(CounterId, bool, Addr)>) -> Vec<(CounterId, Addr)> {
+        let cells = self.cells.as_ref().filter(|_| !self.sharing);
+        let mut others = Vec::new();
+        for (id, alone, head) in counters {
+            match cells.filter(|_| alone).and_then(ThreadCells::take) {
+                Some(cell) => self.counters[id.0 as usize] = Some(cell),
+                None => others.push((id, head)),
+            }
+        }
+        others
     }
 
     /// Steps 2 to 4. The error tells whether any edit was tried.
@@ -642,12 +691,16 @@ fn extend<V>(map: &mut BTreeMap<Addr, V>, entries: impl ExactSizeIterator<Item =
     }
 }
 
-/// The snippets of the instances that run; `counters` tells where each counter is.
-fn ready(instances: &[Instance], counters: &[Option<Addr>]) -> Snippets {
+/// The snippets of the instances that run; `counters` tells where each counter is, and `cells` where those are of which
+/// each thread has its own.
+fn ready(instances: &[Instance], counters: &[Option<Addr>], cells: Option<&Range<Addr>>) -> Snippets {
     let mut snippets = Snippets::default();
     for instance in instances.iter().filter(|instance| instance.enabled) {
         let ready = match &instance.snippet {
-            Snippet::Counter(id) => counters.get(id.0 as usize).copied().flatten().map(Ready::Counter),
+            Snippet::Counter(id) => counters.get(id.0 as usize).copied().flatten().map(|at| {
+                let by_thread = cells.is_some_and(|cells| cells.contains(&at));
+                if by_thread { Ready::ThreadCounter(at) } else { Ready::Counter(at) }
+            }),
             Snippet::Code(code) => Some(Ready::Code(code.clone())),
             Snippet::Gate => Some(Ready::Gate),
             Snippet::Callback { entry, payload } => {

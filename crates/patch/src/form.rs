@@ -143,7 +143,7 @@ impl<'a> Former<'_, 'a> {
             return;
         }
         let Some(snippets) = self.formed.wanted.get(&head) else { return };
-        let retargetable = snippets.iter().all(|s| matches!(s, Ready::Counter(_)));
+        let retargetable = snippets.iter().all(Ready::is_counter);
         let gate = snippets.before.contains(&Ready::Gate);
         let policy = if gate { TrapPolicy::Force } else { self.input.policy };
         let mut formed = shape(self.input.code, head, policy, retargetable);

@@ -497,15 +497,10 @@ fn live(code: &Code, insns: &[Insn], snippets: &[Ready], asm: &Assembler) -> Liv
     let at = insns[0].addr();
     let bytes = code.original(at);
     let bytes = &bytes[..bytes.len().min(LOOKAHEAD as usize)];
-    let only_flags = |snippet: &Ready| match snippet {
-        Ready::Counter(counter) => in_reach(asm, *counter),
-        _ => false,
-    };
-    if snippets.iter().all(only_flags) && !flags_live_through(insns, bytes) {
+    if snippets.iter().all(|snippet| snippet.changes_only_flags(asm)) && !flags_live_through(insns, bytes) {
         // Nothing has to be kept, so no register is needed to keep it in.
         Live { flags: false, ..Live::ALL }
-    } else if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_) | Ready::Generated(..)))
-    {
+    } else if snippets.iter().any(Ready::saves) {
         live_before(bytes, at)
     } else {
         Live::ALL

@@ -49,9 +49,14 @@ impl Snippets {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Ready {
     Counter(Addr),
+    /// A cell of which each thread has its own.
+    ThreadCounter(Addr),
     Code(MachineCode),
     Gate,
-    Callback { entry: Addr, payload: [u64; 2] },
+    Callback {
+        entry: Addr,
+        payload: [u64; 2],
+    },
     Generated(Generated, SmallVec<[(CounterId, Addr); 1]>),
 }
 
@@ -59,6 +64,25 @@ impl Ready {
     /// Runs without a call, so that neighbours can share what is saved around it.
     fn is_inline(&self) -> bool {
         !matches!(self, Ready::Callback { .. } | Ready::Generated(..))
+    }
+
+    /// Adds one to a counter, whichever way.
+    pub(crate) fn is_counter(&self) -> bool {
+        matches!(self, Ready::Counter(_) | Ready::ThreadCounter(_))
+    }
+
+    /// Runs without a register.
+    pub(crate) fn changes_only_flags(&self, asm: &Assembler) -> bool {
+        match self {
+            Ready::Counter(counter) => in_reach(asm, *counter),
+            Ready::ThreadCounter(_) => true,
+            _ => false,
+        }
+    }
+
+    /// What it changes and the program still needs is saved around it, here.
+    pub(crate) fn saves(&self) -> bool {
+        !matches!(self, Ready::Gate | Ready::Callback { .. })
     }
 
     /// The counters it increments.
@@ -120,7 +144,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
     let (mut flags, mut stack) = (false, false);
     for snippet in run {
         match snippet {
-            Ready::Counter(_) => flags = true,
+            Ready::Counter(_) | Ready::ThreadCounter(_) => flags = true,
             Ready::Code(code) => {
                 clobbers = clobbers.union(code.clobbers);
                 flags |= code.flags;
@@ -157,6 +181,10 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                     asm.mov_imm(Gpr::Rcx, at.0);
                     asm.lock_inc_at(Gpr::Rcx);
                 }
+            }
+            Ready::ThreadCounter(at) => {
+                // Cells lie where a displacement reaches them.
+                let _ = asm.inc_gs(*at);
             }
             Ready::Code(code) => asm.raw(&code.bytes),
             Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) => {}

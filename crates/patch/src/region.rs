@@ -173,7 +173,7 @@ fn append_room(members: &mut Vec<Member>, gap: Gap, code: &Code, wanted: &FxHash
 
 fn kind(insn: &Insn, snippets: &Snippets) -> Kind {
     // A thunk runs behind the push of the return address: only what does not look at the stack may.
-    let blind = snippets.ways.is_empty() && snippets.before.iter().all(|s| matches!(s, Ready::Counter(_)));
+    let blind = snippets.ways.is_empty() && snippets.before.iter().all(Ready::is_counter);
     match insn.bytes() {
         [0xE8, ..] if blind && insn.len() == SPRINGBOARD_LEN => Kind::Call,
         _ => Kind::Displaced,

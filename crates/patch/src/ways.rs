@@ -102,11 +102,9 @@ fn along(snippets: &Snippets, way: Placement) -> Option<&Sequence> {
 fn live_at(code: &Code, at: Addr, snippets: &[Ready], asm: &Assembler) -> Live {
     let bytes = code.original(at);
     let bytes = &bytes[..bytes.len().min(LOOKAHEAD as usize)];
-    let only_flags = |snippet: &Ready| matches!(snippet, Ready::Counter(counter) if in_reach(asm, *counter));
-    if snippets.iter().all(only_flags) && !flags_live_before(bytes, at) {
+    if snippets.iter().all(|snippet| snippet.changes_only_flags(asm)) && !flags_live_before(bytes, at) {
         Live { flags: false, ..Live::ALL }
-    } else if snippets.iter().any(|s| matches!(s, Ready::Counter(_) | Ready::Code(_) | Ready::Generated(..)))
-    {
+    } else if snippets.iter().any(Ready::saves) {
         live_before(bytes, at)
     } else {
         Live::ALL

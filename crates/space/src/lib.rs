@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+mod cells;
 mod data;
 mod displaced;
 mod edit;
@@ -17,6 +18,7 @@ mod sys;
 pub mod trap;
 mod view;
 
+pub use cells::ThreadCells;
 pub use data::DataMapping;
 pub use displaced::Displaced;
 pub use edit::{Bytes, Edit};

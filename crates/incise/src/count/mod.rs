@@ -265,6 +265,10 @@ impl Counting {
     fn begin(&mut self, pid: ProcessId) -> Result<(), Error> {
         let mut space = self.tracer.space(pid)?;
         let mut process = Process::begin(pid, &space, &mut self.images)?;
+        // Left behind, the probes would count for threads that nobody gives areas.
+        if !self.options.keep {
+            process.count_by_thread(&mut space)?;
+        }
         process.set_gates(&mut space, &mut self.tally)?;
         for gate in process.gates() {
             self.tracer.add_gate(pid, gate)?;

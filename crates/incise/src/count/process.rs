@@ -80,6 +80,17 @@ impl Process {
         })
     }
 
+    /// Lets each thread count by itself, where no code of the program uses gs for something else.
+    pub(super) fn count_by_thread(&mut self, space: &mut RemoteSpace) -> Result<(), Error> {
+        let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
+        if !Program::uses_gs(self.program.modules().iter(), &memory)
+            && let Some(cells) = space.thread_cells()?
+        {
+            self.engine.count_by_thread(cells);
+        }
+        Ok(())
+    }
+
     /// Puts gates where the process has its modules mapped and relocated. Without one (a static program without
     /// symbols) everything is there from the start.
     pub(super) fn set_gates(&mut self, space: &mut dyn AddressSpace, tally: &mut Tally) -> Result<(), Error> {
@@ -151,7 +162,17 @@ impl Process {
             self.searched.remove(&(old.path.clone(), old.bias));
             self.unresolved.retain(|ifunc| !old.range.contains(&ifunc.resolver));
         }
+        let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
+        let by_thread = self.engine.counts_by_thread();
+        let uses_gs = by_thread && Program::uses_gs(program.gone_in(&self.program), &memory);
         self.program = program;
+        if uses_gs {
+            // None of its code has run yet.
+            let batch = self.engine.share_counters();
+            let policy = Policy { atomicity: Atomicity::BestEffort, ..Policy::default() };
+            self.engine.commit(space, &self.program, &batch, policy)?;
+            space.give_up_areas()?;
+        }
         Ok(())
     }
 

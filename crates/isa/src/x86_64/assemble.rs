@@ -220,6 +220,19 @@ impl Assembler {
         self.inc_at(base);
     }
 
+    /// `inc qword gs:[at]` (9 bytes), `at` below 2 GiB. Writes all status flags but CF.
+    ///
+    /// # Errors
+    /// If `at` is no displacement.
+    pub fn inc_gs(&mut self, at: Addr) -> Result<(), OutOfReach> {
+        let far = OutOfReach { at: self.here(), to: at };
+        let displacement = i32::try_from(at.0).map_err(|_| far)?;
+        // A SIB byte without base and index: mod 0 alone is relative to the instruction pointer.
+        self.raw(&[0x65, 0x48, 0xFF, 0x04, 0x25]);
+        self.raw(&displacement.to_le_bytes());
+        Ok(())
+    }
+
     fn check_reach(&self, to: Addr, len: u64) -> Result<(), OutOfReach> {
         if self.reaches(to, len) { Ok(()) } else { Err(OutOfReach { at: self.here(), to }) }
     }
@@ -357,6 +370,8 @@ mod tests {
     fn counters_out_of_reach_are_refused() {
         assert_eq!(text(|a| a.lock_inc(AT + 0x100).expect("near")), "lock inc qword [rel 0x100100]");
         assert_eq!(text(|a| a.inc(AT - 0x100).expect("near")), "inc qword [rel 0xfff00]");
+        assert_eq!(text(|a| a.inc_gs(Addr(0x7f00_0008)).expect("low")), "inc qword [gs:0x7f000008]");
+        assert!(Assembler::new(AT).inc_gs(Addr(1 << 31)).is_err());
         let far = Addr(0x1_0000_0000_0000);
         let mut asm = Assembler::new(AT);
         assert_eq!(asm.lock_inc(far), Err(OutOfReach { at: AT, to: far }));

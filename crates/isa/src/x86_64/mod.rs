@@ -6,6 +6,7 @@ mod assembler;
 mod decode;
 mod flags;
 mod gpr;
+mod gs;
 mod guard;
 mod liveness;
 mod operands;
@@ -20,6 +21,7 @@ pub use assembler::{AsmError, Syntax, assemble};
 pub use decode::{DecodeError, Flow, Insn, MAX_INSN_LEN, RawBytes, decode};
 pub use flags::{FlagUse, flag_use};
 pub use gpr::{Gpr, GprSet};
+pub use gs::uses_gs_base;
 pub use guard::{Guard, Guarded, MAX_GUARD_LEN};
 pub use liveness::{
     Live, RegisterUse, RegisterUses, flags_live_along, flags_live_before, flags_live_through,

@@ -10,6 +10,7 @@
 //! | `x86_64.rs` | registers, interrupted system calls, the injected code |
 //! | `tracees.rs`, `stopping.rs`, `traps.rs` | who is traced, stopping and going on, traps taken by the tracer |
 //! | `inject.rs`, `runtime.rs`, `mappings.rs` | system calls made by the target, our pages in it, mappings |
+//! | `areas.rs` | where each thread counts |
 //! | `landings.rs` | the table of landings and the handler in the target |
 //! | `frames.rs` | what handlers of the program see of trampolines |
 //! | `apply.rs`, `swap.rs`, `journal.rs` | changes of live code |
@@ -19,6 +20,7 @@
 
 mod adopt;
 mod apply;
+mod areas;
 mod attach;
 mod event;
 mod frames;

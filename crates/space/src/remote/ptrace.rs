@@ -8,7 +8,7 @@
 #![allow(unsafe_code, reason = "makes system calls")]
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::ptr;
 
 use incise_isa::Addr;
@@ -138,6 +138,18 @@ pub(super) fn registers(tid: Tid) -> io::Result<Registers> {
 /// Sets the general registers.
 pub(super) fn set_registers(tid: Tid, registers: &Registers) -> io::Result<()> {
     request(libc::PTRACE_SETREGS, tid, 0, &raw const registers.0 as usize).map(drop)
+}
+
+/// The gs base and the gs selector.
+pub(super) fn gs(tid: Tid) -> io::Result<(u64, u64)> {
+    registers(tid).map(|Registers(registers)| (registers.gs_base, registers.gs))
+}
+
+/// Sets the gs base alone.
+pub(super) fn set_gs_base(tid: Tid, base: u64) -> io::Result<()> {
+    // `struct user` (sys/user.h) begins with the registers.
+    let offset = offset_of!(libc::user_regs_struct, gs_base);
+    request(libc::PTRACE_POKEUSER, tid, offset, base as usize).map(drop)
 }
 
 /// Writes a word of memory of a stopped thread, whatever its protection.

@@ -73,6 +73,8 @@ impl Tracees {
             if idle_now { idle.push(range) } else { left.push(range) }
         }
         // A thread in a trampoline may touch any data.
+        self.take_areas(memory);
+        let target = self.target(memory)?;
         let trampolines_left = left.iter().any(|range| *range != runtime.range());
         if trampolines_left { &mut left } else { &mut idle }.extend(target.data.iter().cloned());
         // Our own page last: after a failure before that, all this can be done again.

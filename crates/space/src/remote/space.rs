@@ -13,7 +13,9 @@ use super::procfs;
 use super::ptrace;
 use super::removal::Left;
 use super::tracees::{MemoryId, Tracees};
-use crate::{AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError};
+use crate::{
+    AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError, ThreadCells,
+};
 
 /// The address space of another process, as one program uses it: after an exec it is of no use any more,
 /// and everything fails with [`SpaceError::Gone`].
@@ -66,6 +68,29 @@ impl RemoteSpace {
         let result = work(self);
         self.resume();
         result
+    }
+
+    /// Quadwords of which each thread has its own; `None` where a thread uses gs itself, or there is no room for them. No
+    /// code of the program may set or read the gs base. They are gone with [`remove`](Self::remove), and while a
+    /// process is left they are not to be counted in.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn thread_cells(&mut self) -> Result<Option<ThreadCells>, SpaceError> {
+        self.tracees.borrow_mut().thread_cells(self.memory)
+    }
+
+    /// Takes the [`thread_cells`](Self::thread_cells) of the threads away: what counts in them from now on counts in the
+    /// common one of all. For a program that is going to use gs itself.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn give_up_areas(&mut self) -> Result<(), SpaceError> {
+        let mut tracees = self.tracees.borrow_mut();
+        tracees.hold(self.memory)?;
+        tracees.take_areas(self.memory);
+        tracees.release(self.memory);
+        Ok(())
     }
 
     /// How long the threads have stood still in all, without the stops that still last.

@@ -151,11 +151,13 @@ impl Tracees {
     /// traps of ours taken.
     pub(super) fn proceed(&mut self, tid: Tid) {
         let Some(thread) = self.threads.get(&tid) else { return };
-        let (State::Stopped(stop), pid) = (thread.state, thread.process) else { return };
+        let (State::Stopped(_), pid) = (thread.state, thread.process) else { return };
         let Ok(memory) = self.memory_of(pid) else { return };
         if self.target(memory).is_ok_and(|target| target.holds > 0) {
             return self.settle(tid);
         }
+        self.fit_area(tid, memory);
+        let Some(State::Stopped(stop)) = self.state(tid) else { return };
         if let Stop::Signal(signal) = stop
             && let Some(trap) = self.our_trap(tid, signal)
         {

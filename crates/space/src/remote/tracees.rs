@@ -3,13 +3,14 @@
 //! One thread of the target may wait in the kernel where nothing can interrupt it. It counts as stopped
 //! once it was asked to stop: it will, before it runs the next instruction of its program.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use incise_isa::Addr;
 
+use super::areas::Cells;
 use super::event::{Event, ProcessId};
 use super::frames::Frame;
 use super::journal::Journal;
@@ -17,6 +18,7 @@ use super::memory::Memory;
 use super::procfs;
 use super::ptrace::{self, Status, Stop, Tid};
 use super::runtime::Runtime;
+use crate::cells::Area;
 use crate::trap::{FAULT_SIGNALS, TRAP_SIGNALS};
 use crate::view::Trampolines;
 use crate::{Landing, SpaceError};
@@ -43,11 +45,13 @@ pub(super) struct Thread {
     pub(super) state: State,
     /// Handlers that run and were shown the original code, innermost last.
     pub(super) frames: Vec<Frame>,
+    /// Where it counts.
+    pub(super) area: Option<Area>,
 }
 
 impl Thread {
     pub(super) fn new(process: ProcessId, state: State) -> Thread {
-        Thread { process, state, frames: Vec::new() }
+        Thread { process, state, frames: Vec::new(), area: None }
     }
 }
 
@@ -106,6 +110,8 @@ pub(super) struct Target {
     pub(super) code: Vec<Range<Addr>>,
     /// Shared memory mapped for the owner of the space, ascending.
     pub(super) data: Vec<Range<Addr>>,
+    /// What its threads count in.
+    pub(super) cells: Option<Cells>,
 }
 
 impl Target {
@@ -126,6 +132,7 @@ impl Target {
             runtime: None,
             code: Vec::new(),
             data: Vec::new(),
+            cells: None,
         }
     }
 
@@ -142,6 +149,7 @@ impl Target {
             runtime: self.runtime.clone(),
             code: self.code.clone(),
             data: self.data.clone(),
+            cells: self.cells.clone(),
             ..Target::new(memory)
         }
     }
@@ -168,8 +176,8 @@ pub(super) struct Tracees {
     pub(super) events: VecDeque<Event>,
     /// Threads that stopped and were not dealt with yet.
     pub(super) arrived: Vec<Tid>,
-    /// Threads that are to be left alone as soon as they stop.
-    pub(super) leaving: HashSet<Tid>,
+    /// Threads that are to be left alone as soon as they stop, and where they count until then.
+    pub(super) leaving: HashMap<Tid, Option<Area>>,
     memories: u32,
 }
 
@@ -242,9 +250,12 @@ impl Tracees {
                 return self.ended(tid, |pid| Event::Killed { pid, signal, core });
             }
         };
-        if self.leaving.remove(&tid) {
+        if let Some(area) = self.leaving.remove(&tid) {
             let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
-            drop(ptrace::detach(tid, signal)); // ESRCH: it was killed.
+            if area.is_some() {
+                drop(ptrace::set_gs_base(tid, 0)); // ESRCH: it was killed.
+            }
+            drop(ptrace::detach(tid, signal)); // The same.
             return;
         }
         if !self.threads.contains_key(&tid) {
@@ -310,6 +321,8 @@ impl Tracees {
         self.threads.retain(|other, thread| thread.process != pid || *other == tid);
         if let Some(thread) = self.threads.get_mut(&tid) {
             thread.frames.clear();
+            // The kernel has set the gs base to zero.
+            thread.area = None;
         }
         self.leave_memory(pid);
         let memory = self.add_target(pid, Target::new(Memory::open(tid)));

@@ -184,7 +184,7 @@ impl Tracees {
     /// Takes one report into account, if there is one.
     fn take_report(&mut self) -> bool {
         let Some(tid) = ptrace::peek_any() else { return false };
-        if self.threads.contains_key(&tid) || self.leaving.contains(&tid) || is_our_tracee(tid) {
+        if self.threads.contains_key(&tid) || self.leaving.contains_key(&tid) || is_our_tracee(tid) {
             return self.take_report_of(tid);
         }
         // A child that is none of the tracer's business, and that hides the others.
@@ -226,10 +226,12 @@ impl Tracees {
                 Some(State::Stopped(stop)) => {
                     self.repeat_failed_call(tid, stop);
                     let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
+                    self.take_area(tid);
                     drop(ptrace::detach(tid, signal)); // ESRCH: it was killed.
                 }
                 Some(State::Parked) => {
-                    self.leaving.insert(tid);
+                    let area = self.threads.get_mut(&tid).and_then(|thread| thread.area.take());
+                    self.leaving.insert(tid, area);
                 }
                 _ => {}
             }
