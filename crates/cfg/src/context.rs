@@ -6,6 +6,7 @@ use incise_image::{Image, LinkAddr, SlotTarget};
 
 use crate::ParseError;
 use crate::code::{Code, NONE, Off};
+use crate::go;
 use crate::noreturn;
 use crate::unwind::Unwind;
 
@@ -32,6 +33,8 @@ pub(crate) struct Context<'a> {
     /// Slots that the loader fills with an imported function, by link address.
     slots: FxHashMap<u64, (u32, Option<Off>)>,
     plt: Vec<std::ops::Range<Off>>,
+    /// The functions that Go's runtime knows.
+    go: Vec<Off>,
 }
 
 impl<'a> Context<'a> {
@@ -51,7 +54,8 @@ impl<'a> Context<'a> {
             .iter()
             .filter_map(|r| Some(code.offset(r.start.0)?..code.offset(r.end.0.checked_sub(1)?)? + 1))
             .collect();
-        Ok(Context { code, unwind, slots, plt })
+        let go = go::functions(&code);
+        Ok(Context { code, unwind, slots, plt, go })
     }
 
     /// The import whose address the loader writes to `slot`, and where the slot leads before. The import is
@@ -80,6 +84,16 @@ impl<'a> Context<'a> {
         self.in_plt(at) && self.code.bytes(at).starts_with(&[0xff, 0x35])
     }
 
+    /// Whether the file tells all its functions, so that code outside of them is none.
+    pub(crate) fn is_told(&self) -> bool {
+        !self.go.is_empty()
+    }
+
+    /// Whether it is a program of Go.
+    pub(crate) fn is_go(&self) -> bool {
+        self.code.image.sections().iter().any(|s| matches!(&*s.name, ".gopclntab" | ".go.buildinfo"))
+    }
+
     /// The entries the file itself names, ascending, with their [`source`].
     pub(crate) fn entries(&self) -> Vec<(Off, u8)> {
         let (code, image) = (&self.code, self.code.image);
@@ -103,6 +117,7 @@ impl<'a> Context<'a> {
                 found.push((fde.start, source::UNWIND));
             }
         }
+        found.extend(self.go.iter().map(|&at| (at, source::FILE)));
         found.extend(self.initialisers().into_iter().map(|at| (at, source::FILE)));
         found.extend(self.stubs().into_iter().map(|at| (at, source::STUB)));
         found.sort_unstable();

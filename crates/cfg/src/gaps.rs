@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 
-use iced_x86::{Code as Opcode, Mnemonic, OpKind, Register};
+use iced_x86::{Code as Opcode, Mnemonic};
 use incise_image::{Kind, LinkAddr};
 use incise_isa::native::{Flow, Insn};
 
 use crate::code::Off;
 use crate::context::{Context, source};
-use crate::x86_64::skip_padding;
+use crate::x86_64::{begins_function, skip_padding, takes_over};
 
 /// A stretch of code that no block covers, and whether the function before it is complete.
 pub(crate) struct Gap {
@@ -103,7 +103,7 @@ pub(crate) fn by_name(
     for gap in gaps {
         let first = named.partition_point(|&n| n < gap.range.start);
         let inside = named[first..].iter().take_while(|&&n| n < gap.range.end);
-        let sensible = inside.copied().filter(|&at| makes_sense(context, at, gap.range.end));
+        let sensible = inside.copied().filter(|&at| may_begin(context, at, gap.range.end));
         take(context, gap, sensible, (evidence, certain), &mut found);
     }
     found
@@ -117,6 +117,11 @@ pub(crate) fn by_place(context: &Context<'_>, gaps: &[Gap], certain: bool) -> Ve
         let places = std::iter::from_fn(|| {
             while at < gap.range.end {
                 let start = skip_padding(&context.code, at..gap.range.end)?;
+                if !context.is_go() && takes_over(context, start, gap.range.end) {
+                    // Nor does what follows it without padding begin a function.
+                    at = padding_behind(context, start..gap.range.end);
+                    continue;
+                }
                 // Go on at the next place where linkers put functions.
                 let next = (context.code.link(start).0 + 1).next_multiple_of(16);
                 at = context.code.offset(next).filter(|&next| next > start).unwrap_or(gap.range.end);
@@ -132,6 +137,20 @@ pub(crate) fn by_place(context: &Context<'_>, gaps: &[Gap], certain: bool) -> Ve
         take(context, gap, places, (Evidence::Place, certain), &mut found);
     }
     found
+}
+
+/// Where padding begins behind the instructions of `range`; its end if none does.
+fn padding_behind(context: &Context<'_>, range: Range<Off>) -> Off {
+    let end = range.end;
+    let mut at = range.start;
+    for insn in context.code.insns(range) {
+        if insn.is_nop() || insn.bytes() == [0xcc] {
+            return at;
+        }
+        at += insn.len() as Off;
+    }
+    // What is no instruction is passed.
+    if at < end { at + 1 } else { end }
 }
 
 /// Takes from ascending `places` in `gap` those that are certain, and, unless only these are wanted, the
@@ -161,24 +180,10 @@ fn take(
     }
 }
 
-/// Whether the code at `at` begins as compilers begin functions.
-fn begins_function(context: &Context<'_>, at: Off) -> bool {
-    let Some(first) = context.code.insn(at) else { return false };
-    if first.is_endbr() {
-        return true;
-    }
-    let i = first.iced();
-    let second = context.code.insn(at.saturating_add(first.len() as Off));
-    match i.mnemonic() {
-        Mnemonic::Push => matches!(
-            i.op0_register(),
-            Register::RBP | Register::RBX | Register::R12 | Register::R13 | Register::R14 | Register::R15
-        ),
-        Mnemonic::Sub => i.op0_register() == Register::RSP && i.op1_kind() != OpKind::Register,
-        // Arguments are kept before registers are.
-        Mnemonic::Mov => second.is_some_and(|s| s.iced().mnemonic() == Mnemonic::Push),
-        _ => false,
-    }
+/// Whether the code at `at` makes sense, and need not have been come to from code around it. Go's functions are passed
+/// values in nearly all registers.
+fn may_begin(context: &Context<'_>, at: Off, end: Off) -> bool {
+    makes_sense(context, at, end) && (context.is_go() || !takes_over(context, at, end))
 }
 
 /// Whether straight decoding from `at` comes to an end of control before it comes to nonsense.

@@ -35,6 +35,7 @@ mod dominators;
 mod edge;
 mod flow;
 mod gaps;
+mod go;
 mod graph;
 mod hints;
 mod join;

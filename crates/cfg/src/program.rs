@@ -211,6 +211,9 @@ impl<'a> Parser<'a> {
 
     /// Entries in code that nothing is known of.
     fn hidden(&self, known: &[Known], entries: &[Off], returning: &Returning) -> Vec<(Off, u8)> {
+        if self.context.is_told() {
+            return Vec::new();
+        }
         let code = &self.context.code;
         let mut covered: Vec<Range<Off>> = self.context.unwind.all().iter().map(|f| f.start..f.end).collect();
         let described = covered.len();

@@ -1,5 +1,6 @@
 //! What the parser has to know of x86-64 beyond the flow of single instructions.
 
+mod entry;
 mod expr;
 mod resolve;
 mod stack;
@@ -13,6 +14,7 @@ use incise_isa::native::Flow;
 
 use crate::code::{Code, Off};
 
+pub(crate) use entry::{begins_function, takes_over};
 pub(crate) use resolve::Resolver;
 
 /// What is known of an indirect jump.

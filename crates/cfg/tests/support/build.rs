@@ -12,7 +12,11 @@ pub fn folder() -> PathBuf {
 
 /// Compiles one of `tests/programs` with the flags; `None`, said so, if there is no compiler.
 pub fn compile(source: &str, name: &str, flags: &[&str]) -> Option<PathBuf> {
-    let compiler = if source.ends_with(".cc") { "g++" } else { "gcc" };
+    compile_with(if source.ends_with(".cc") { "g++" } else { "gcc" }, source, name, flags)
+}
+
+/// The same with a compiler of one's choice.
+pub fn compile_with(compiler: &str, source: &str, name: &str, flags: &[&str]) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(source);
     let output = folder().join(name);
     let run = Command::new(compiler).args(flags).arg(path).arg("-o").arg(&output).status();

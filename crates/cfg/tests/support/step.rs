@@ -80,7 +80,7 @@ pub fn step_into(
     Ok(Ran { steps, exit: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)) })
 }
 
-fn instruction_pointer(pid: i32) -> u64 {
+pub fn instruction_pointer(pid: i32) -> u64 {
     let offset = std::mem::offset_of!(libc::user_regs_struct, rip);
     // SAFETY: `pid` is our tracee and stopped; the result is returned, nothing is written.
     unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, pid, offset, 0) as u64 }

@@ -1,0 +1,146 @@
+//! Lets a program run at full speed, stops it at random times, and single-steps a while from there.
+//!
+//! # Safety
+//! The child of `fork` calls only what is safe between `fork` and `exec`: `dup2`, `ptrace`, `personality` and
+//! `execve` on strings made before. The tracer waits for and continues its own child only.
+#![allow(unsafe_code, reason = "ptrace(2) has no safe interface")]
+
+use std::ffi::CString;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use crate::step::instruction_pointer;
+
+/// How long a program may take in all, with a heavily loaded machine in mind.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a program is sampled.
+pub struct Plan {
+    /// How long it runs before each stop.
+    pub pauses: Vec<Duration>,
+    /// How many instructions are stepped at each.
+    pub steps: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    Exited(i32),
+    Killed(i32),
+    /// It did not end, and was killed.
+    TooLong,
+}
+
+struct Child {
+    pid: i32,
+    began: Instant,
+}
+
+impl Child {
+    /// Waits until it stops or ends: the signal it stopped for, or how it ended.
+    fn wait(&self) -> Result<i32, Ended> {
+        let mut status = 0;
+        loop {
+            // SAFETY: `pid` is our child, `status` ours.
+            let got = unsafe { libc::waitpid(self.pid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+            if got == self.pid {
+                break;
+            }
+            if self.began.elapsed() > PATIENCE {
+                // SAFETY: `pid` is our child and not yet waited for.
+                unsafe {
+                    libc::kill(self.pid, libc::SIGKILL);
+                    libc::waitpid(self.pid, &raw mut status, libc::__WALL);
+                }
+                return Err(Ended::TooLong);
+            }
+            std::thread::yield_now();
+        }
+        match status {
+            _ if libc::WIFEXITED(status) => Err(Ended::Exited(libc::WEXITSTATUS(status))),
+            _ if libc::WIFSIGNALED(status) => Err(Ended::Killed(libc::WTERMSIG(status))),
+            _ => Ok(libc::WSTOPSIG(status)),
+        }
+    }
+
+    fn go_on(&self, request: libc::c_uint, signal: i32) {
+        // SAFETY: `pid` is our tracee and stopped.
+        unsafe { libc::ptrace(request, self.pid, 0, signal) };
+    }
+
+    /// Lets it run for `pause`, and stops it.
+    fn run(&self, pause: Duration) -> Result<(), Ended> {
+        self.go_on(libc::PTRACE_CONT, 0);
+        std::thread::sleep(pause);
+        // SAFETY: a signal to a thread of our child.
+        unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.pid, libc::SIGSTOP) };
+        loop {
+            match self.wait()? {
+                libc::SIGSTOP => return Ok(()),
+                other => self.go_on(libc::PTRACE_CONT, other),
+            }
+        }
+    }
+
+    fn to_the_end(&self) -> Ended {
+        self.go_on(libc::PTRACE_CONT, 0);
+        loop {
+            match self.wait() {
+                Ok(signal) => self.go_on(libc::PTRACE_CONT, signal),
+                Err(ended) => return ended,
+            }
+        }
+    }
+}
+
+/// Runs `program` with input from and output to the file given, and calls `visit` with the process and the address of
+/// each instruction that is stepped, before it runs.
+pub fn sample_into(
+    program: &[&str],
+    nowhere: &std::fs::File,
+    plan: &Plan,
+    mut visit: impl FnMut(i32, u64),
+) -> Ended {
+    let words: Vec<CString> = program.iter().map(|word| CString::new(*word).expect("no zero byte")).collect();
+    let mut pointers: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    let environment = [c"PATH=/usr/bin:/bin", c"LC_ALL=C", c"HOME=/", c"PYTHONHASHSEED=0"];
+    let mut variables: Vec<*const libc::c_char> = environment.iter().map(|word| word.as_ptr()).collect();
+    variables.push(std::ptr::null());
+    // SAFETY: the child does only what the module's safety section lists.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: as above; the pointers live until exec.
+        unsafe {
+            for stream in 0..3 {
+                libc::dup2(nowhere.as_raw_fd(), stream);
+            }
+            libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
+            libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+            libc::execve(pointers[0], pointers.as_ptr(), variables.as_ptr());
+            libc::_exit(127);
+        }
+    }
+    let child = Child { pid, began: Instant::now() };
+    let sampled = || -> Result<(), Ended> {
+        child.wait()?;
+        for pause in &plan.pauses {
+            child.run(*pause)?;
+            for _ in 0..plan.steps {
+                visit(pid, instruction_pointer(pid));
+                child.go_on(libc::PTRACE_SINGLESTEP, 0);
+                let mut stop = child.wait()?;
+                while stop != libc::SIGTRAP {
+                    child.go_on(libc::PTRACE_SINGLESTEP, stop);
+                    stop = child.wait()?;
+                }
+            }
+        }
+        Ok(())
+    };
+    let mut sampled = sampled;
+    match sampled() {
+        Ok(()) => child.to_the_end(),
+        Err(ended) => ended,
+    }
+}
