@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 
 pub mod callback;
+pub mod compiled;
 mod count;
 mod coverage;
 mod file;
@@ -34,6 +35,7 @@ mod range;
 mod session;
 pub mod trace;
 
+pub use compiled::{Compiled, Value};
 pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};
 pub use coverage::{Coverage, CoverageError, CoverageOptions, CoverageProgress, CoverageSite, coverage};
 pub use file::{CountsReport, ProcessCounts, RewriteOptions, Rewritten, read_counts, rewrite};
@@ -42,10 +44,11 @@ pub use flow::{Lines, PointView};
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};
 pub use incise_patch::{
-    Argument, Atomicity, CommitError, CounterId, Effects, Engine, Entry, Generate, Generated, InstanceId,
-    MachineCode, Obstacle, Outcome, Output, Place, Placement, PointContext, Policy, Position, Refusal,
-    Report, Snippet, Tactic, TrapPolicy, Vectors,
+    Argument, Atomicity, CommitError, CounterId, Data, Effects, Engine, Entry, Generate, Generated,
+    InstanceId, MachineCode, Obstacle, Outcome, Output, Place, PlacedCode, Placement, Placer, PointContext,
+    Policy, Position, Refusal, Report, Snippet, Tactic, TrapPolicy, Vectors,
 };
+pub use incise_snippet::{compile, interpret, tree as snippet};
 pub use incise_space as space;
 pub use point::{Found, Incomplete, Point, PointKind, Query, Unresolved};
 pub use program::{Images, Program};

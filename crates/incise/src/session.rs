@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use incise_image::{MemoryMap, PatternError};
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch as Draft, CommitError, CounterId, Engine, InstanceId, Outcome, Place, Policy, Position,
-    Report, Snippet, TrapPolicy,
+    Atomicity, Batch as Draft, CommitError, CounterId, Data, Engine, InstanceId, Outcome, Place, Policy,
+    Position, Report, Snippet, TrapPolicy,
 };
+use incise_snippet::compile::CompileError;
+use incise_snippet::tree::{Block, BlockId};
 use incise_space::file::FileError;
 use incise_space::own::{self, OwnSpace};
 use incise_space::{AddressSpace, SpaceError};
@@ -35,6 +37,9 @@ pub enum Error {
     /// What was found could not be written down.
     #[error("cannot write: {0}")]
     Output(#[source] std::io::Error),
+    /// A program of the tree could not be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// A program in a file could not be read, changed or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -104,6 +109,8 @@ struct State<S> {
     /// Which session put an instance in.
     owners: FxHashMap<InstanceId, u64>,
     program: Program,
+    /// The memory of blocks that compiled programs use.
+    blocks: FxHashMap<BlockId, Data>,
     /// The memory map that `program` was read from.
     map: MemoryMap,
     images: Images,
@@ -120,7 +127,17 @@ impl<S: AddressSpace> State<S> {
     fn still(space: S, program: Program) -> State<S> {
         let (engine, owners, images) = (Engine::new(), Default::default(), Images::default());
         let map = MemoryMap::default();
-        State { space, pid: None, process: own_pid(), engine, owners, program, map, images }
+        State {
+            space,
+            pid: None,
+            process: own_pid(),
+            engine,
+            owners,
+            program,
+            blocks: FxHashMap::default(),
+            map,
+            images,
+        }
     }
 
     /// Looks at the modules again, and forgets what was in those that were unloaded. Returns the memory map.
@@ -147,7 +164,7 @@ impl<S: AddressSpace> State<S> {
     fn notice_fork(&mut self) {
         if self.pid.as_deref() == Some("self") && self.process != own_pid() {
             self.process = own_pid();
-            self.engine = self.engine.for_child();
+            self.engine = std::mem::take(&mut self.engine).into_child();
         }
     }
 }
@@ -229,6 +246,12 @@ impl<S: AddressSpace> Session<S> {
     pub(crate) fn still(space: S, program: Program) -> Session<S> {
         let state = Arc::new(Mutex::new(State::still(space, program)));
         Session { state, owner: next_owner(), settings: None }
+    }
+
+    /// The memory of a block.
+    pub(crate) fn data(&self, block: &Block) -> Data {
+        let new = || Data::new(block.size(), block.align(), block.initial());
+        self.state().blocks.entry(block.id()).or_insert_with(new).clone()
     }
 
     /// Works on the address space itself.
@@ -384,20 +407,25 @@ impl<S: AddressSpace> Batch<S> {
     }
 
     /// Runs `snippet` at `point`, after those that are there.
-    pub fn push_back(&mut self, point: &Point, snippet: Snippet) -> InstanceId {
+    pub fn push_back(&mut self, point: &Point, snippet: impl Into<Snippet>) -> InstanceId {
         self.insert(point.place(), snippet, Position::Last)
     }
 
     /// Runs `snippet` at `point`, before those that are there.
-    pub fn push_front(&mut self, point: &Point, snippet: Snippet) -> InstanceId {
+    pub fn push_front(&mut self, point: &Point, snippet: impl Into<Snippet>) -> InstanceId {
         self.insert(point.place(), snippet, Position::First)
     }
 
     /// Runs `snippet` before the instruction at an address, or on another way in or out of it: see [`Placement`].
     ///
     /// [`Placement`]: incise_patch::Placement
-    pub fn insert(&mut self, at: impl Into<Place>, snippet: Snippet, position: Position) -> InstanceId {
-        self.draft.insert(at, snippet, position)
+    pub fn insert(
+        &mut self,
+        at: impl Into<Place>,
+        snippet: impl Into<Snippet>,
+        position: Position,
+    ) -> InstanceId {
+        self.draft.insert(at, snippet.into(), position)
     }
 
     /// Takes an instance out.

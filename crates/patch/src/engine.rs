@@ -18,6 +18,7 @@ use crate::group::Group;
 use crate::lower::{Ready, Snippets};
 use crate::memory::{Memory, Reservations};
 use crate::placement::Place;
+use crate::placer::{Placer, Shared};
 use crate::plan::{Input, Plan, place};
 use crate::report::{CommitError, InstanceId, Report};
 use crate::snippet::{CounterId, Snippet};
@@ -99,6 +100,7 @@ pub struct Engine {
     /// Where each trampoline and each stub begins, and the start of its group.
     places: BTreeMap<Addr, Addr>,
     memory: Memory,
+    shared: Shared,
     counters: Vec<Option<Addr>>,
     /// Where counters are of which each thread has its own.
     cells: Option<ThreadCells>,
@@ -171,8 +173,10 @@ impl Engine {
         self.counters.get(counter.0 as usize).copied().flatten()
     }
 
-    /// Keeps the values of the counters, whose memory goes.
-    fn forget_counters(&mut self) {
+    /// Keeps the values of counters and other data, whose memory goes.
+    fn forget_data(&mut self) {
+        let shared = std::mem::take(&mut self.shared);
+        shared.data.iter().for_each(|data| data.take_back(shared.generation.0));
         self.counted = (0..self.counters.len() as u32).map(|index| self.read(CounterId(index))).collect();
         self.counters.fill(None);
         self.cells = None;
@@ -349,6 +353,14 @@ impl Engine {
         for (counter, near) in counters {
             self.counters[counter.0 as usize] = self.memory.quadword(near);
         }
+        if let Some(space) = source.space() {
+            for (_, place, snippet, _) in &batch.insertions {
+                if let Snippet::Generated(snippet) = snippet {
+                    let (memory, shared) = (&mut self.memory, &mut self.shared);
+                    snippet.0.place(&mut Placer { space, memory, shared, near: place.at })?;
+                }
+            }
+        }
         let dirty: Vec<Addr> = next.lists.iter().map(|(head, _)| *head).collect();
         let mut widened = 0;
         let plan = loop {
@@ -434,7 +446,7 @@ impl Engine {
         self.reclaim(space)?;
         if self.groups.is_empty() && self.retired.is_empty() {
             space.publish_landings(&[])?;
-            self.forget_counters();
+            self.forget_data();
             self.memory.release(space)?;
         }
         Ok(self.retired_bytes)
@@ -449,6 +461,7 @@ impl Engine {
             groups: self.groups.clone(),
             places: self.places.clone(),
             memory: self.memory.for_child(),
+            shared: Shared { data: Vec::new(), faults: self.shared.faults.clone(), ..self.shared },
             counters: self.counters.clone(),
             cells: self.cells.clone(),
             sharing: self.sharing,
@@ -458,6 +471,13 @@ impl Engine {
             retired_bytes: self.retired_bytes,
             reclaim_at: self.reclaim_at,
         }
+    }
+
+    /// As [`for_child`](Self::for_child), for the child itself, in which this engine is not used any more.
+    pub fn into_child(mut self) -> Engine {
+        let data = std::mem::take(&mut self.shared.data);
+        let child = self.for_child();
+        Engine { shared: Shared { data, ..child.shared }, ..child }
     }
 
     /// Forgets what lies in `range` without touching it: its module was unloaded.
@@ -476,7 +496,7 @@ impl Engine {
 
     /// Forgets everything without touching the target: its image is gone (exec), or it is another's now.
     pub fn abandon(&mut self) {
-        self.forget_counters();
+        self.forget_data();
         let (counters, counted) = (std::mem::take(&mut self.counters), std::mem::take(&mut self.counted));
         *self = Engine { counters, counted, ..Engine::default() };
     }
@@ -593,6 +613,10 @@ impl Engine {
             all.push(landing);
         }
         all.extend(retired);
+        if !self.shared.faults.is_empty() {
+            all.extend(&self.shared.faults);
+            all.sort_unstable();
+        }
         all
     }
 
@@ -656,6 +680,8 @@ impl Engine {
 trait Source {
     fn read(&self, at: Addr, into: &mut [u8]) -> bool;
     fn reserve(&mut self, memory: &mut Memory, wanted: &Reservations) -> Result<usize, SpaceError>;
+    /// Where code and data of snippets are placed.
+    fn space(&mut self) -> Option<&mut dyn AddressSpace>;
 }
 
 /// Memory is reserved as it is planned.
@@ -668,6 +694,9 @@ impl Source for Live<'_> {
     fn reserve(&mut self, memory: &mut Memory, wanted: &Reservations) -> Result<usize, SpaceError> {
         memory.reserve(self.0, wanted)
     }
+    fn space(&mut self) -> Option<&mut dyn AddressSpace> {
+        Some(self.0)
+    }
 }
 
 /// Nothing is done.
@@ -679,6 +708,9 @@ impl Source for Dry<'_> {
     }
     fn reserve(&mut self, memory: &mut Memory, wanted: &Reservations) -> Result<usize, SpaceError> {
         Ok(memory.assume(wanted))
+    }
+    fn space(&mut self) -> Option<&mut dyn AddressSpace> {
+        None
     }
 }
 

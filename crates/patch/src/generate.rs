@@ -4,11 +4,13 @@ use std::fmt;
 
 use incise_isa::Addr;
 use incise_isa::native::{Assembler, Gpr, GprSet, Insn, Live};
-use incise_space::Features;
+use incise_space::{Features, SpaceError};
 
+use crate::generated::VectorFrame;
 use crate::literals::Literals;
 use crate::lower::in_reach;
 use crate::placement::Placement;
+use crate::placer::Placer;
 use crate::snippet::CounterId;
 use crate::tactic::Refusal;
 
@@ -56,6 +58,16 @@ pub trait Generate: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Refusal`]: the point is not patched.
     fn generate(&self, at: &PointContext<'_>, out: &mut Output<'_>) -> Result<(), Refusal>;
+
+    /// Places what it needs beside its code at each point, such as functions and data, near a point where it is about to be
+    /// inserted. Called in a transaction, before anything is planned; what was placed in the same
+    /// [`Placer::generation`] is still there.
+    ///
+    /// # Errors
+    /// [`SpaceError`]: the transaction changes nothing.
+    fn place(&self, _: &mut Placer<'_>) -> Result<(), SpaceError> {
+        Ok(())
+    }
 
     /// The counters it refers to: they get memory near the point.
     fn counters(&self) -> &[CounterId] {
@@ -152,6 +164,7 @@ pub struct Output<'a> {
     pub(crate) asm: &'a mut Assembler,
     pub(crate) literals: &'a mut Literals,
     pub(crate) stack_offset: i32,
+    pub(crate) vectors: &'a VectorFrame,
 }
 
 /// A value for an argument of a function.
@@ -176,6 +189,12 @@ impl Output<'_> {
     /// How many bytes `rsp` is below the program's at the start of the code.
     pub fn stack_offset(&self) -> i32 {
         self.stack_offset
+    }
+
+    /// Where the program's value of a vector register is kept, counted from `rsp` at the start of the code. It gets back what is
+    /// there then; if it is not kept, what the code leaves in it.
+    pub fn kept_vector(&self, number: u8) -> Option<i32> {
+        self.vectors.slot(number)
     }
 
     /// The offset of the next byte, for [`fault`](Self::fault).

@@ -41,7 +41,10 @@ pub(crate) fn generated(
     if effects.vectors == Vectors::All && at.features.moves {
         return Err(Refusal::NoVectorState(at.addr()));
     }
-    let lowers = effects.stack || keep_flags || !kept.is_empty() || vectors.size > 0;
+    // They stay there if nobody else wants it.
+    let used = effects.clobbers.union(effects.reads).union(effects.writes).contains(Gpr::Rax);
+    let spill_flags = keep_flags && (used || effects.stack || vectors.size > 0);
+    let lowers = effects.stack || spill_flags || !kept.is_empty() || vectors.size > 0;
 
     let mut offset = 0;
     if lowers {
@@ -55,6 +58,8 @@ pub(crate) fn generated(
     offset += rax_slot;
     if keep_flags {
         asm.save_flags();
+    }
+    if spill_flags {
         asm.push(Gpr::Rax);
         offset += 8;
         if effects.reads.contains(Gpr::Rax) {
@@ -63,13 +68,15 @@ pub(crate) fn generated(
     }
     offset += vectors.size;
     vectors.save(asm);
-    snippet.generate(at, &mut Output { asm, literals, stack_offset: offset })?;
+    snippet.generate(at, &mut Output { asm, literals, stack_offset: offset, vectors: &vectors })?;
     vectors.restore(asm);
     if keep_flags {
         if effects.writes.contains(Gpr::Rax) {
             asm.mov_store(Gpr::Rsp, rax_slot, Gpr::Rax);
         }
-        asm.pop(Gpr::Rax);
+        if spill_flags {
+            asm.pop(Gpr::Rax);
+        }
         asm.restore_flags();
     }
     for register in kept.iter().collect::<SmallVec<[Gpr; 16]>>().into_iter().rev() {
@@ -82,7 +89,7 @@ pub(crate) fn generated(
 }
 
 /// Where vector state lies on the stack.
-struct VectorFrame {
+pub(crate) struct VectorFrame {
     width: VectorWidth,
     registers: SmallVec<[u8; 32]>,
     /// Whether the mask registers are kept.
@@ -110,6 +117,12 @@ impl VectorFrame {
         let mut frame = VectorFrame { width, registers, masks, default_mode, size: 0 };
         frame.size = frame.mode() + 16;
         frame
+    }
+
+    /// The offset of a register that is kept.
+    pub(crate) fn slot(&self, number: u8) -> Option<i32> {
+        let index = self.registers.iter().position(|&kept| kept == number)?;
+        Some(self.width.bytes() * index as i32)
     }
 
     /// The offset of the mask registers.

@@ -10,6 +10,7 @@
 mod arena;
 mod body;
 mod code;
+mod data;
 mod draft;
 mod edits;
 mod engine;
@@ -24,6 +25,7 @@ mod literals;
 mod lower;
 mod memory;
 mod placement;
+mod placer;
 mod plan;
 mod region;
 mod report;
@@ -33,9 +35,11 @@ mod trampolines;
 mod ways;
 
 pub use code::{Facts, NoFacts};
+pub use data::Data;
 pub use engine::{Atomicity, Batch, Engine, Policy, Position};
 pub use generate::{Argument, Effects, Generate, Output, PointContext, Vectors};
 pub use placement::{Place, Placement};
+pub use placer::{PlacedCode, Placer};
 pub use report::{CommitError, Entry, InstanceId, Outcome, Report};
 pub use snippet::{CallRecord, CounterId, Generated, MachineCode, Snippet};
 pub use tactic::{Obstacle, Refusal, Tactic, TrapPolicy};

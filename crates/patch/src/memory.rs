@@ -271,9 +271,36 @@ impl Memory {
         Some(at)
     }
 
+    /// `len` fresh bytes at a multiple of `align`, in reach of `near`.
+    pub(crate) fn room(&mut self, near: Addr, len: u64, align: u64) -> Option<Addr> {
+        let fits = |data: &&mut Data| {
+            let from = data.used.next_multiple_of(align);
+            data.mapping.is_some() && data.range.start.in_rel32_of(near) && from + len <= data.len()
+        };
+        let data = self.data.iter_mut().find(fits)?;
+        let offset = data.used.next_multiple_of(align);
+        data.used = offset + len;
+        Some(data.range.start + offset)
+    }
+
+    /// Reserves data memory with room for `len` bytes, as near to `near` as can be.
+    pub(crate) fn reserve_data(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        map: &MemoryMap,
+        near: Addr,
+        len: u64,
+    ) -> Result<(), SpaceError> {
+        let len = DATA_LEN.max(Addr(len).align_up(PAGE).0);
+        let at = nearest_hole(map, near, len, &[]).ok_or(SpaceError::Occupied { at: near, len })?;
+        let mapping = space.map_data(at, len)?;
+        self.add_data(mapping);
+        Ok(())
+    }
+
     /// The data mapping that holds `at`.
-    pub(crate) fn mapping_of(&self, at: Addr) -> Option<&DataMapping> {
-        self.data.iter().find(|data| data.range.contains(&at))?.mapping.as_deref()
+    pub(crate) fn mapping_of(&self, at: Addr) -> Option<&Arc<DataMapping>> {
+        self.data.iter().find(|data| data.range.contains(&at))?.mapping.as_ref()
     }
 
     /// Gives all reservations back. What cannot be unmapped stays.

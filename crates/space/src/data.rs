@@ -67,6 +67,19 @@ impl DataMapping {
         // atomically by everyone.
         unsafe { &*self.view.as_ptr().add(offset as usize).cast::<AtomicU64>() }
     }
+
+    /// The `count` quadwords from target address `at` on.
+    ///
+    /// # Panics
+    /// If they are not inside the mapping, or `at` is not a multiple of 8.
+    pub fn quadwords(&self, at: Addr, count: u64) -> &[AtomicU64] {
+        let offset = at.offset_from(self.at) as u64;
+        let fits = count <= self.len / 8 && offset <= self.len - count * 8;
+        assert!(offset.is_multiple_of(8) && fits, "{at} is not in this mapping");
+        // SAFETY: inside the view and aligned (checked above; the view is page-aligned); accessed
+        // atomically by everyone.
+        unsafe { std::slice::from_raw_parts(self.view.as_ptr().add(offset as usize).cast(), count as usize) }
+    }
 }
 
 impl Drop for DataMapping {

@@ -7,6 +7,8 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod answering;
+pub mod arbitrary;
+pub mod machine;
 pub mod shapes;
 
 use std::env;

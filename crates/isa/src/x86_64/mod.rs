@@ -9,6 +9,7 @@ mod gpr;
 mod gs;
 mod guard;
 mod liveness;
+mod operand_address;
 mod operands;
 mod relocate;
 mod springboard;
@@ -27,6 +28,7 @@ pub use liveness::{
     Live, RegisterUse, RegisterUses, flags_live_along, flags_live_before, flags_live_through,
     gprs_live_along, live_before, register_use,
 };
+pub use operand_address::NoAddress;
 pub use operands::{MemoryUse, mnemonics};
 pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
 pub use springboard::{

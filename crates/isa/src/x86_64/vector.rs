@@ -95,6 +95,15 @@ impl Assembler {
         self.on_stack(2, i8::try_from(displacement).ok(), displacement);
     }
 
+    /// The low quadword of `xmm number` from or to `[rsp + displacement]`; the rest stays (movlps).
+    pub fn low_quadword(&mut self, load: bool, number: u8, displacement: i32) {
+        if number >= 8 {
+            self.raw(&[0x44]);
+        }
+        self.raw(&[0x0F, if load { 0x12 } else { 0x13 }]);
+        self.on_stack(number & 7, i8::try_from(displacement).ok(), displacement);
+    }
+
     /// `dword [rsp + displacement] = value`.
     pub fn store_imm32(&mut self, displacement: i32, value: u32) {
         self.raw(&[0xC7]);

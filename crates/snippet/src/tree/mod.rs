@@ -31,6 +31,7 @@ mod table;
 mod types;
 
 pub use block::{Block, BlockId, Storage, THREADS, Variable};
+pub(crate) use block::{CPUS, STRIDE};
 pub use build::{
     Operand, arg, constant, cpu, cycles, float_arg, nanoseconds, pid, point, register, retval, tid,
 };

@@ -1,0 +1,131 @@
+//! Texts and return addresses: values in memory on the stack, zeros behind.
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{BlockArg, InstBuilder, StackSlot, Value, types};
+use incise_isa::native::Gpr;
+
+use super::builder::{Lower, own, theirs};
+use super::link::Piece;
+use super::{CompileError, routines};
+use crate::tree::{BinaryOp, Expr, Node, Register, Type};
+
+impl Lower<'_> {
+    /// Puts values of the types wanted one behind the other, each as whole quadwords. Gives their address.
+    pub(super) fn keys(&mut self, types: &[Type], values: &[Expr]) -> Result<Value, CompileError> {
+        let room = |ty: &Type| u64::from(ty.size()).next_multiple_of(8);
+        let slot = self.slot(types.iter().map(room).sum::<u64>().max(8));
+        let mut offset = 0;
+        for (ty, value) in types.iter().zip(values) {
+            if ty.is_scalar() {
+                let scalar = self.scalar(value)?;
+                let scalar = self.quadword_of(scalar, *ty);
+                let base = self.b.ins().stack_addr(types::I64, slot, offset as i32);
+                self.b.ins().store(own(), scalar, base, 0);
+            } else {
+                self.bytes(value, slot, offset, room(ty))?;
+            }
+            offset += room(ty);
+        }
+        Ok(self.b.ins().stack_addr(types::I64, slot, 0))
+    }
+
+    /// Puts a text or return addresses into `room` bytes of a slot, all of which are set.
+    pub(super) fn bytes(
+        &mut self,
+        value: &Expr,
+        slot: StackSlot,
+        offset: u64,
+        room: u64,
+    ) -> Result<(), CompileError> {
+        if let Node::Choose(condition, yes, no) = value.node() {
+            let condition = self.scalar(condition)?;
+            let (then, otherwise) = (self.b.create_block(), self.b.create_block());
+            let behind = self.b.create_block();
+            self.branch(condition, then, otherwise);
+            for (block, value) in [(then, yes), (otherwise, no)] {
+                self.b.switch_to_block(block);
+                self.bytes(value, slot, offset, room)?;
+                self.goto(behind, &[]);
+            }
+            self.b.switch_to_block(behind);
+            return Ok(());
+        }
+        let address = match value.node() {
+            Node::ReadText(address) => Some(self.scalar(address)?),
+            _ => None,
+        };
+        self.clear(slot, offset, room);
+        let base = self.b.ins().stack_addr(types::I64, slot, offset as i32);
+        match (value.node(), value.ty()) {
+            (Node::Text(text), _) => {
+                for (index, bytes) in text.chunks(8).take(room as usize / 8).enumerate() {
+                    let mut all = [0; 8];
+                    all[..bytes.len()].copy_from_slice(bytes);
+                    let word = self.quadword(u64::from_le_bytes(all));
+                    self.b.ins().store(own(), word, base, index as i32 * 8);
+                }
+            }
+            (Node::ReadText(_), Type::Text(most)) => {
+                let from = address.unwrap_or(base);
+                self.copy_text(from, base, u64::from(most).min(room));
+            }
+            (Node::Command, _) if room >= 16 => {
+                self.call_routine::<0>(Piece::code(routines::command()?), &[base]);
+            }
+            (Node::Stack, Type::Frames(depth)) => {
+                let routine = routines::stack()?;
+                let frame = self.register(Register::General(Gpr::Rbp));
+                let depth = self.quadword(u64::from(depth).min(room / 8));
+                self.call_routine::<0>(routine, &[frame, base, depth]);
+            }
+            (_, ty) => return Err(CompileError::Unsupported(format!("{ty} cannot be had this way"))),
+        }
+        Ok(())
+    }
+
+    /// Copies bytes up to a zero, at most so many.
+    fn copy_text(&mut self, from: Value, to: Value, most: u64) {
+        let [head, store, behind] = std::array::from_fn(|_| self.b.create_block());
+        let index = self.b.append_block_param(head, types::I64);
+        let zero = self.quadword(0);
+        self.goto(head, &[zero]);
+        self.b.switch_to_block(head);
+        let at = self.b.ins().iadd(from, index);
+        let byte = self.b.ins().load(types::I8, theirs(), at, 0);
+        self.b.ins().brif(byte, store, &[], behind, &[]);
+        self.b.switch_to_block(store);
+        let at = self.b.ins().iadd(to, index);
+        self.b.ins().store(own(), byte, at, 0);
+        let next = self.b.ins().iadd_imm_s(index, 1);
+        let more = self.b.ins().icmp_imm_u(IntCC::NotEqual, next, most as i64);
+        self.b.ins().brif(more, head, &[BlockArg::Value(next)], behind, &[]);
+        self.b.switch_to_block(behind);
+    }
+
+    /// Whether two texts are the same, or are not.
+    pub(super) fn compare_bytes(&mut self, op: BinaryOp, a: &Expr, b: &Expr) -> Result<Value, CompileError> {
+        let size = u64::from(a.ty().size().max(b.ty().size()));
+        let (x, y) = (self.slot(size), self.slot(size));
+        self.bytes(a, x, 0, size)?;
+        self.bytes(b, y, 0, size)?;
+        let (x, y) = (self.b.ins().stack_addr(types::I64, x, 0), self.b.ins().stack_addr(types::I64, y, 0));
+        let [head, next, behind] = std::array::from_fn(|_| self.b.create_block());
+        let offset = self.b.append_block_param(head, types::I64);
+        let same = self.b.append_block_param(behind, types::I8);
+        let zero = self.quadword(0);
+        self.goto(head, &[zero]);
+        self.b.switch_to_block(head);
+        let (left, right) = (self.b.ins().iadd(x, offset), self.b.ins().iadd(y, offset));
+        let left = self.b.ins().load(types::I64, own(), left, 0);
+        let right = self.b.ins().load(types::I64, own(), right, 0);
+        let equal = self.b.ins().icmp(IntCC::Equal, left, right);
+        self.b.ins().brif(equal, next, &[], behind, &[BlockArg::Value(equal)]);
+        self.b.switch_to_block(next);
+        let further = self.b.ins().iadd_imm_s(offset, 8);
+        let more = self.b.ins().icmp_imm_u(IntCC::NotEqual, further, size as i64);
+        let yes = self.constant(Type::Bool, 1);
+        self.b.ins().brif(more, head, &[BlockArg::Value(further)], behind, &[BlockArg::Value(yes)]);
+        self.b.switch_to_block(behind);
+        Ok(if op == BinaryOp::Equal { same } else { self.b.ins().bxor_imm_u(same, 1) })
+    }
+}
