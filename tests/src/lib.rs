@@ -8,6 +8,7 @@
 //! - `tests/trace.rs`: calls are traced one by one, or their loss is counted.
 //! - `tests/queries.rs`: kinds of points and filters, in every space.
 //! - `tests/independent.rs`: counts at points against callgrind and gcov.
+//! - `tests/hist.rs`: every value is in a histogram; what runs now is shown live.
 //! - `tests/attach.rs`: processes that run already: nothing is left behind.
 //! - `tests/kill.rs`: the command is killed at any time.
 //! - `tests/rewrite.rs`: programs rewritten with counters, and restored.

@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo xtask bench hit`, `cargo xtask bench install`.
+//! Benchmarks: `cargo xtask bench hit`, `cargo xtask bench data`, `cargo xtask bench install`.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,7 @@ use crate::task::{self, Error};
 /// Which benchmark, and its arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `hit` or `install`, with their options; `--help` tells them.
+    /// `hit`, `data` or `install`, with their options; `--help` tells them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     arguments: Vec<OsString>,
 }

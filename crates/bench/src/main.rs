@@ -28,6 +28,8 @@ struct Arguments {
 enum Command {
     /// The cost of one hit of a probe
     Hit(hit::Options),
+    /// The cost of a hit that leaves a record, or a value in a histogram
+    Data(hit::Options),
     /// What it takes to put many probes in, and to take them out
     Install(install::Options),
     /// A process for probes of other processes (used by the others)
@@ -38,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Hit(options) => hit::run(&options),
+        Command::Data(options) => hit::data(&options),
         Command::Install(options) => install::run(&options),
         Command::Target => target::serve(),
     };

@@ -85,6 +85,11 @@ subjects! {
     Plain plain_callback_avx512 plain!();
     Plain plain_remote plain!();
     Plain plain_uprobe plain!();
+    Plain plain_record plain!();
+    Plain plain_arguments plain!();
+    Plain plain_call plain!();
+    Plain plain_argument plain!();
+    Plain plain_duration plain!();
     Plain plain_trap plain!();
     Carry carry_base carry!();
     Carry carry_counter carry!();

@@ -7,8 +7,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use incise::{Filter, TrapPolicy};
 
 pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
+pub use crate::hist::args::HistArgs;
 pub use crate::kinds::{CoveragePoints, Points};
 pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs, SetArgs};
+pub use crate::top::args::TopArgs;
 pub use crate::trace::args::TraceArgs;
 
 /// Put code into programs that already exist.
@@ -28,6 +30,10 @@ pub enum Command {
     Count(CountArgs),
     /// Show calls of functions as they happen: arguments, results, durations.
     Trace(TraceArgs),
+    /// Show histograms of how long functions take, of their arguments or results.
+    Hist(HistArgs),
+    /// Show which functions are called most and take longest, live.
+    Top(TopArgs),
     /// List the functions that patterns match, without touching anything.
     List(ListArgs),
     /// List the functions of a program, with their blocks and what is unresolved.

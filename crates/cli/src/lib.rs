@@ -8,12 +8,14 @@ mod counts;
 mod coverage;
 mod doctor;
 pub mod flow;
+pub mod hist;
 mod kinds;
 mod list;
 pub mod patching;
 mod report;
 mod rewrite;
 mod signals;
+pub mod top;
 pub mod trace;
 mod undo;
 
@@ -56,6 +58,8 @@ fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Count(args) => count::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Hist(args) => hist::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::List(args) => list::run(&args),
         Command::Functions(args) => flow::functions(&args),
         Command::Disasm(args) => flow::disasm(&args),

@@ -33,6 +33,7 @@ mod point;
 mod program;
 mod range;
 mod session;
+pub mod timing;
 pub mod trace;
 
 pub use compiled::{Compiled, Value};

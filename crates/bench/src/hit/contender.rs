@@ -24,6 +24,8 @@ pub(super) struct Line {
     pub twin: Option<&'static str>,
     /// The most its ratio to the twin may be.
     pub bar: Option<f64>,
+    /// The most nanoseconds a hit may add.
+    pub limit: Option<f64>,
     pub start: Start,
 }
 
@@ -32,11 +34,16 @@ impl Line {
         name: &'static str,
         start: impl Fn() -> Result<C, Error> + 'static,
     ) -> Line {
-        Line { name, twin: None, bar: None, start: Box::new(move || Ok(Box::new(start()?))) }
+        Line { name, twin: None, bar: None, limit: None, start: Box::new(move || Ok(Box::new(start()?))) }
     }
 
     pub(super) fn against(mut self, twin: &'static str) -> Line {
         self.twin = Some(twin);
+        self
+    }
+
+    pub(super) fn within(mut self, nanos: f64) -> Line {
+        self.limit = Some(nanos);
         self
     }
 

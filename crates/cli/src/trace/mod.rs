@@ -21,6 +21,8 @@ use crate::count::incomplete;
 use crate::signals::{self, INTERRUPTED};
 use args::{Format, TraceArgs};
 
+pub(crate) use numbers::duration;
+
 /// A way to write a trace.
 trait Writer {
     /// A record.

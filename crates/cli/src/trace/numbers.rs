@@ -9,7 +9,7 @@ pub(super) fn value(value: u64) -> String {
 }
 
 /// A time in nanoseconds.
-pub(super) fn duration(nanos: u64) -> String {
+pub(crate) fn duration(nanos: u64) -> String {
     let of = |unit: f64, name: &str| {
         let number = nanos as f64 / unit;
         if number < 10.0 { format!("{number:.2} {name}") } else { format!("{number:.1} {name}") }

@@ -202,6 +202,7 @@ impl Counting {
                     return Err(error);
                 }
             };
+            self.switch()?;
             match self.tracer.next_event(pause, interrupted)? {
                 Event::Exec { pid } => {
                     self.end(pid);
@@ -253,6 +254,22 @@ impl Counting {
             unmatched,
             ending,
         })
+    }
+
+    /// Switches functions off and on that are to be.
+    fn switch(&mut self) -> Result<(), Error> {
+        let switches = self.probes.as_mut().map(|probes| probes.switches()).unwrap_or_default();
+        if switches.is_empty() {
+            return Ok(());
+        }
+        let pids: Vec<ProcessId> = self.processes.keys().copied().collect();
+        for pid in pids {
+            self.survive(|counting| {
+                let Some(process) = counting.processes.get_mut(&pid) else { return Ok(()) };
+                process.switch(&mut counting.tracer.space(pid)?, &switches)
+            })?;
+        }
+        Ok(())
     }
 
     /// A process that dies under our hands is no error: its end is the next event.

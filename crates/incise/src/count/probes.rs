@@ -37,4 +37,9 @@ pub(crate) trait Probes {
     /// # Errors
     /// If it cannot be passed on.
     fn tick(&mut self) -> Result<Duration, Error>;
+
+    /// Functions whose probes are to be switched off or on now.
+    fn switches(&mut self) -> Vec<(Key, bool)> {
+        Vec::new()
+    }
 }

@@ -1,6 +1,6 @@
 //! One traced process: its modules, the probes in it and the counters they add to.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use incise_image::{Pattern, PatternError};
@@ -26,6 +26,8 @@ pub(super) struct Process {
     ledgers: Vec<Rc<Ledger>>,
     own: Vec<(usize, CounterId)>,
     installed: HashSet<(Place, PointKind)>,
+    /// What is in each function that is no counter.
+    inside: HashMap<Key, Vec<InstanceId>>,
     /// Where the process reports that modules came or went.
     gate: Option<Addr>,
     /// Where it reports once that the program is put together.
@@ -71,6 +73,7 @@ impl Process {
             ledgers: Vec::new(),
             own: Vec::new(),
             installed: HashSet::new(),
+            inside: HashMap::new(),
             gate: None,
             early: None,
             debug: None,
@@ -198,8 +201,9 @@ impl Process {
             match probes {
                 Some(probes) => {
                     let function = self.key(Place::from(point.function));
-                    let Some(snippet) = probes.snippet(self.pid, function, &point) else { continue };
-                    batch.insert(point.place(), snippet, Position::Last);
+                    let Some(snippet) = probes.snippet(self.pid, function.clone(), &point) else { continue };
+                    let instance = batch.insert(point.place(), snippet, Position::Last);
+                    self.inside.entry(function).or_default().push(instance);
                     placed.push((point, None));
                 }
                 None => {
@@ -221,7 +225,7 @@ impl Process {
             match Tally::outcome(&entry.outcome) {
                 Ok(tactic) => {
                     tally.accept(&key);
-                    let aside = counter.is_none() && point.kind == PointKind::FunctionExit;
+                    let aside = point.kind == PointKind::FunctionExit && kinds.len() > 1;
                     if !aside {
                         let entry = tally.entry(key, point, tactic);
                         self.own.extend(counter.map(|counter| (entry, counter)));
@@ -306,6 +310,7 @@ impl Process {
             ledgers: self.ledgers.clone(),
             own: Vec::new(),
             installed: self.installed.clone(),
+            inside: self.inside.clone(),
             gate: self.gate,
             early: self.early,
             debug: self.debug,
@@ -313,6 +318,23 @@ impl Process {
             unresolved: self.unresolved.clone(),
             loaded: self.loaded,
         }
+    }
+
+    /// Switches what is in some functions off or on.
+    pub(super) fn switch(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        switches: &[(Key, bool)],
+    ) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        for (function, enabled) in switches {
+            let inside = self.inside.get(function).into_iter().flatten();
+            let inside = inside.filter(|instance| self.engine.contains(**instance));
+            inside.for_each(|instance| batch.switch(*instance, *enabled));
+        }
+        let policy = Policy { atomicity: Atomicity::BestEffort, ..Policy::default() };
+        self.engine.commit(space, &self.program, &batch, policy)?;
+        Ok(())
     }
 
     /// Removes every probe; no byte of the program's code differs then.

@@ -6,10 +6,11 @@ mod record;
 mod region;
 mod stacks;
 mod state;
-mod template;
+pub(crate) mod template;
 mod threads;
 
 pub use clock::{Clock, ticks};
+pub(crate) use region::place;
 pub use stacks::{CallStacks, Frame};
 pub use state::Totals;
 
@@ -53,8 +54,17 @@ pub struct TracedFunction {
 }
 
 impl TracedFunction {
-    fn of(point: &Point) -> TracedFunction {
-        TracedFunction { module: point.module.clone(), name: point.display_name.clone(), addr: point.addr }
+    /// The function that a point is in: the name of an exit says how far it is from the entry.
+    pub(crate) fn of(point: &Point) -> TracedFunction {
+        let name = &point.display_name;
+        let offset = point.addr.offset_from(point.function);
+        let sign = if offset < 0 { '-' } else { '+' };
+        let behind = format!("{sign}{:#x}", offset.unsigned_abs());
+        let name = match point.kind {
+            PointKind::FunctionExit => name.strip_suffix(&behind).unwrap_or(name),
+            _ => name,
+        };
+        TracedFunction { module: point.module.clone(), name: name.to_owned(), addr: point.function }
     }
 }
 

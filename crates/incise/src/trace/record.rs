@@ -24,8 +24,9 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// For rings at address `at`, of records with `arguments` arguments (up to six).
-    pub(crate) fn new(layout: RingLayout, at: u64, arguments: usize) -> Recorder {
+    /// For rings at address `at`, of records with `arguments` arguments (up to six). `thread`: how far the thread's id is behind the
+    /// thread pointer, if every thread has one.
+    pub(crate) fn new(layout: RingLayout, at: u64, arguments: usize, thread: Option<u64>) -> Recorder {
         let arguments = arguments.min(abi::ARGUMENTS.len());
         let mut values = String::new();
         for (index, register) in abi::ARGUMENTS[..arguments].iter().enumerate() {
@@ -37,8 +38,9 @@ impl Recorder {
         }
         let all = arguments == abi::ARGUMENTS.len();
         let (push, pop) = if all { ("push r9\n", "pop r9\n") } else { ("", "") };
-        let entry = code(layout, at, push, &values, pop);
-        let exit = code(layout, at, "mov rcx, rax\n", &format!("mov [r10+{}], rcx\n", 8 * (1 + FIXED)), "");
+        let entry = code(layout, at, push, &values, pop, thread);
+        let exit =
+            code(layout, at, "mov rcx, rax\n", &format!("mov [r10+{}], rcx\n", 8 * (1 + FIXED)), "", thread);
         Recorder { entry: Arc::new(Template::new(&entry)), exit: Arc::new(Template::new(&exit)), arguments }
     }
 
@@ -49,7 +51,7 @@ impl Recorder {
 }
 
 /// The slot is taken first and the time read then, so that no record is older than its slot.
-fn code(layout: RingLayout, at: u64, before: &str, values: &str, after: &str) -> String {
+fn code(layout: RingLayout, at: u64, before: &str, values: &str, after: &str, thread: Option<u64>) -> String {
     format!(
         "{before}\
          mov r11, {at}
@@ -69,14 +71,17 @@ fn code(layout: RingLayout, at: u64, before: &str, values: &str, after: &str) ->
          9: {after}nop
         ",
         reserve = ring_reserve(layout),
-        thread = thread(),
+        thread = thread_id(thread),
         commit = ring_commit(),
     )
 }
 
-/// Puts the thread's id, which the word of the ring's head says where to find behind the thread pointer, into the record. Early in the
+/// Puts the thread's id into the record. If it is not known yet where that is, the word of the ring's head will say; early in the
 /// life of a program there is no thread pointer.
-fn thread() -> &'static str {
+fn thread_id(known: Option<u64>) -> String {
+    if let Some(offset) = known {
+        return format!("mov eax, fs:[{offset}]\nmov [r10+16], eax\n");
+    }
     "rdfsbase rax
      mov rdx, [r11+24]
      test rax, rax
@@ -84,6 +89,7 @@ fn thread() -> &'static str {
      mov eax, [rax+rdx]
      8: mov [r10+16], eax
     "
+    .to_owned()
 }
 
 /// A snippet that leaves a record.
@@ -115,7 +121,7 @@ impl Generate for Record {
     fn generate(&self, _: &PointContext<'_>, out: &mut Output<'_>) -> Result<(), Refusal> {
         let template = if self.exit { &self.recorder.exit } else { &self.recorder.entry };
         let stack = out.stack_offset() + if self.pushes() { 8 } else { 0 };
-        let code = template.fill(self.point, stack);
+        let code = template.fill(&[(POINT, self.point), (STACK, stack as u32)]);
         out.asm().raw(&code);
         Ok(())
     }

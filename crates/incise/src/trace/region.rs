@@ -14,6 +14,7 @@ pub(crate) struct Region {
     layout: RingLayout,
     pub reader: RingReader,
     pub recorder: Recorder,
+    arguments: usize,
     /// Whether it is known where the program keeps the ids of its threads.
     threads: bool,
 }
@@ -41,13 +42,8 @@ impl Region {
         let mapping = space.map_data(at, layout.bytes())?;
         layout.format(mapping.words(), 0);
         let reader = RingReader::new(layout, mapping.words());
-        Ok(Region {
-            mapping,
-            layout,
-            reader,
-            recorder: Recorder::new(layout, at.0, arguments),
-            threads: false,
-        })
+        let recorder = Recorder::new(layout, at.0, arguments, None);
+        Ok(Region { mapping, layout, reader, recorder, arguments, threads: false })
     }
 
     /// Tells the writers where the ids of threads are, once it is known.
@@ -57,6 +53,9 @@ impl Region {
         }
         if let Some(offset) = id_offset(space) {
             self.layout.set_word(self.mapping.words(), offset);
+            // What is put in from now on runs in threads that are set up.
+            let at = self.mapping.addr().0;
+            self.recorder = Recorder::new(self.layout, at, self.arguments, Some(offset));
             self.threads = true;
         }
     }

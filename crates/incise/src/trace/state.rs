@@ -153,7 +153,6 @@ impl Probes for std::rc::Rc<std::cell::RefCell<State>> {
         let next = state.functions.len() as u32;
         let index = *state.index.entry(function).or_insert(next);
         if index == next {
-            // An exit may come first; its name is that of a place in the function.
             state.functions.push(TracedFunction::of(point));
         } else if point.kind != PointKind::FunctionExit {
             state.functions[index as usize] = TracedFunction::of(point);

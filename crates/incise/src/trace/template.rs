@@ -7,30 +7,35 @@ pub(crate) const POINT: u32 = 0x5EC0_0001;
 /// Stands for the distance from `rsp` to the program's.
 pub(crate) const STACK: u32 = 0x5EC0_0002;
 
+/// Stands for an offset.
+pub(crate) const VALUES: u32 = 0x5EC0_0003;
+
 /// Code with holes.
 #[derive(Debug)]
 pub(crate) struct Template {
     code: Vec<u8>,
-    /// Where each hole is: of [`POINT`], of [`STACK`].
-    holes: [Vec<usize>; 2],
+    /// Where holes are, and the number that is there.
+    holes: Vec<(usize, u32)>,
 }
 
 impl Template {
     /// Of assembly text.
     pub(crate) fn new(text: &str) -> Template {
         let code = assemble(text);
-        let holes = [POINT, STACK].map(|number| {
-            let bytes = number.to_le_bytes();
-            code.windows(4).enumerate().filter(|(_, window)| *window == bytes).map(|(at, _)| at).collect()
-        });
+        let holes = |number: u32| {
+            let found =
+                code.windows(4).enumerate().filter(move |(_, window)| *window == number.to_le_bytes());
+            found.map(move |(at, _)| (at, number))
+        };
+        let holes = [POINT, STACK, VALUES].into_iter().flat_map(holes).collect();
         Template { code, holes }
     }
 
-    /// The code for a point. `stack` is added to what stands at the hole for it.
-    pub(crate) fn fill(&self, point: u32, stack: i32) -> Vec<u8> {
+    /// The code with each number that stands for another replaced by that.
+    pub(crate) fn fill(&self, numbers: &[(u32, u32)]) -> Vec<u8> {
         let mut code = self.code.clone();
-        for (holes, number) in self.holes.iter().zip([point, stack as u32]) {
-            for &at in holes {
+        for &(at, name) in &self.holes {
+            if let Some((_, number)) = numbers.iter().find(|(of, _)| *of == name) {
                 code[at..at + 4].copy_from_slice(&number.to_le_bytes());
             }
         }
@@ -45,17 +50,7 @@ mod tests {
     #[test]
     fn numbers_go_where_they_belong() {
         let template = Template::new(&format!("mov eax, {POINT}\nlea rax, [rsp+{STACK}]\nmov ecx, {POINT}"));
-        let filled = template.fill(7, -8);
-        assert_eq!(
-            filled,
-            assemble("mov eax, 7\nlea rax, [rsp-0x80000000]\nmov ecx, 7")
-                .iter()
-                .enumerate()
-                .map(|(at, byte)| {
-                    // The displacement keeps its four bytes.
-                    if (9..13).contains(&at) { (-8i32).to_le_bytes()[at - 9] } else { *byte }
-                })
-                .collect::<Vec<_>>()
-        );
+        let filled = template.fill(&[(POINT, 7), (STACK, 1 << 20)]);
+        assert_eq!(filled, assemble("mov eax, 7\nlea rax, [rsp+0x100000]\nmov ecx, 7"));
     }
 }

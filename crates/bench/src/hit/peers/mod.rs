@@ -7,6 +7,14 @@ mod uprobe;
 
 use super::contender::Line;
 
+/// Those that leave records.
+pub(super) fn recording() -> Vec<Line> {
+    let mut lines = uftrace::lines();
+    lines.extend(uprobe::lines());
+    lines.iter_mut().for_each(|line| line.twin = None);
+    lines
+}
+
 pub(super) fn lines() -> Vec<Line> {
     let mut lines = detours::lines();
     lines.extend(uftrace::lines());

@@ -1,0 +1,211 @@
+//! What is known while values are taken.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use incise_patch::Snippet;
+use incise_snippet::data::operation::{CallsLayout, HistogramLayout};
+use incise_space::remote::{ProcessId, RemoteSpace};
+use incise_space::{AddressSpace, DataMapping};
+
+use super::snippet::{HISTOGRAMS, Measurer, Places, UNPAIRED, UNTIMED};
+use super::{FUNCTIONS, Measure, Next, Snapshot, Values};
+use crate::count::{Key, Probes};
+use crate::point::{Point, PointKind};
+use crate::session::Error;
+use crate::trace::{TracedFunction, place};
+
+/// Who looks at the values from time to time.
+pub(crate) type Watch = Box<dyn FnMut(&Snapshot) -> io::Result<Next>>;
+
+/// Pages of stack on which calls can be timed.
+const STACK_PAGES: usize = 1 << 15;
+
+/// The memory in one program and its forked children.
+struct Region {
+    shared: DataMapping,
+    measurer: Measurer,
+}
+
+pub(crate) struct State {
+    of: Measure,
+    layout: HistogramLayout,
+    rate: f64,
+    functions: Vec<Values>,
+    index: HashMap<Key, u32>,
+    keys: Vec<Key>,
+    regions: BTreeMap<usize, Region>,
+    processes: HashMap<ProcessId, usize>,
+    made: usize,
+    /// What programs left that are gone.
+    past: Snapshot,
+    /// When the program first went on with probes in it.
+    began: Option<Instant>,
+    watch: Watch,
+    next: Instant,
+    switches: Vec<(Key, bool)>,
+}
+
+impl State {
+    pub(crate) fn new(of: Measure, layout: HistogramLayout, rate: f64, watch: Watch) -> State {
+        State {
+            of,
+            layout,
+            rate,
+            functions: Vec::new(),
+            index: HashMap::new(),
+            keys: Vec::new(),
+            regions: BTreeMap::new(),
+            processes: HashMap::new(),
+            made: 0,
+            past: Snapshot::new(layout.buckets()),
+            began: None,
+            watch,
+            next: Instant::now(),
+            switches: Vec::new(),
+        }
+    }
+
+    fn at(&self, function: usize) -> u64 {
+        HISTOGRAMS + function as u64 * self.layout.bytes()
+    }
+
+    /// Adds what a region holds.
+    fn add(&self, region: &Region, into: &mut Snapshot) {
+        let words = region.shared.words();
+        let word = |offset: u64| words[(offset / 8) as usize].load(Ordering::Relaxed);
+        into.untimed += word(UNTIMED);
+        into.unpaired += word(UNPAIRED);
+        for (number, values) in self.functions.iter().enumerate() {
+            if into.functions.len() <= number {
+                into.functions.push(Values {
+                    counts: vec![0; values.counts.len()],
+                    sum: 0,
+                    ..values.clone()
+                });
+            }
+            let from = (self.at(number) / 8) as usize;
+            let (sum, counts) = self.layout.read(&words[from..from + (self.layout.bytes() / 8) as usize]);
+            let all = &mut into.functions[number];
+            all.function = values.function.clone();
+            all.enabled = values.enabled;
+            all.sum = all.sum.wrapping_add(sum);
+            all.counts.iter_mut().zip(counts).for_each(|(into, from)| *into += from);
+        }
+    }
+
+    /// All that was taken so far.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut all = self.past.clone();
+        self.regions.values().for_each(|region| self.add(region, &mut all));
+        all.elapsed = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        all
+    }
+
+    /// Keeps what programs left that are gone.
+    fn retire(&mut self) {
+        let unused = |id: &&usize| !self.processes.values().any(|used| used == *id);
+        let gone: Vec<usize> = self.regions.keys().filter(unused).copied().collect();
+        for id in gone {
+            if let Some(region) = self.regions.remove(&id) {
+                let mut past = std::mem::replace(&mut self.past, Snapshot::new(self.layout.buckets()));
+                self.add(&region, &mut past);
+                self.past = past;
+            }
+        }
+    }
+}
+
+impl Probes for Rc<RefCell<State>> {
+    fn kinds(&self) -> Vec<PointKind> {
+        match self.borrow().of {
+            Measure::Duration => vec![PointKind::FunctionEntry, PointKind::FunctionExit],
+            Measure::Argument(_) => vec![PointKind::FunctionEntry],
+            Measure::Return => vec![PointKind::FunctionExit],
+        }
+    }
+
+    fn begin(&mut self, pid: ProcessId, space: &mut RemoteSpace) -> Result<(), Error> {
+        let state = &mut *self.borrow_mut();
+        let table = CallsLayout::new(STACK_PAGES);
+        let timed = state.of == Measure::Duration;
+        let calls = if timed { place(space, table.bytes())?.0 } else { 0 };
+        if timed {
+            space.map_private(incise_isa::Addr(calls), table.bytes())?;
+        }
+        let len = state.at(FUNCTIONS).next_multiple_of(4096);
+        let at = place(space, len)?;
+        let shared = space.map_data(at, len)?;
+        let places = Places { calls, shared: at.0 };
+        let measurer = Measurer::new(state.of, places, table, state.layout, state.rate);
+        state.retire();
+        state.made += 1;
+        state.regions.insert(state.made, Region { shared, measurer });
+        state.processes.insert(pid, state.made);
+        Ok(())
+    }
+
+    fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace) {}
+
+    fn forked(&mut self, parent: ProcessId, child: ProcessId) {
+        let state = &mut *self.borrow_mut();
+        if let Some(&region) = state.processes.get(&parent) {
+            state.processes.insert(child, region);
+        }
+    }
+
+    fn ended(&mut self, pid: ProcessId) {
+        self.borrow_mut().processes.remove(&pid);
+    }
+
+    fn snippet(&mut self, pid: ProcessId, function: Key, point: &Point) -> Option<Snippet> {
+        let state = &mut *self.borrow_mut();
+        let exit = point.kind == PointKind::FunctionExit;
+        let number = match state.index.get(&function) {
+            Some(&number) => number as usize,
+            None if state.functions.len() == FUNCTIONS => return None,
+            None => {
+                let number = state.functions.len();
+                state.index.insert(function.clone(), number as u32);
+                state.keys.push(function);
+                let counts = vec![0; state.layout.buckets().count() as usize];
+                let function = TracedFunction::of(point);
+                state.functions.push(Values { function, counts, sum: 0, enabled: true });
+                number
+            }
+        };
+        if !exit {
+            state.functions[number].function = TracedFunction::of(point);
+        }
+        let region = state.regions.get(state.processes.get(&pid)?)?;
+        let snippet = region.measurer.snippet(number as u32, state.at(number), exit)?;
+        Some(Snippet::generated(snippet))
+    }
+
+    fn tick(&mut self) -> Result<Duration, Error> {
+        let state = &mut *self.borrow_mut();
+        let now = Instant::now();
+        state.began.get_or_insert(now);
+        if let Some(rest) = state.next.checked_duration_since(now).filter(|rest| !rest.is_zero()) {
+            return Ok(rest);
+        }
+        let snapshot = state.snapshot();
+        let next = (state.watch)(&snapshot).map_err(Error::Output)?;
+        for (function, enabled) in next.switches {
+            if let (Some(key), Some(values)) = (state.keys.get(function), state.functions.get_mut(function)) {
+                values.enabled = enabled;
+                state.switches.push((key.clone(), enabled));
+            }
+        }
+        state.next = now + next.pause;
+        Ok(next.pause)
+    }
+
+    fn switches(&mut self) -> Vec<(Key, bool)> {
+        std::mem::take(&mut self.borrow_mut().switches)
+    }
+}
