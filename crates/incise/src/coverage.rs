@@ -155,7 +155,9 @@ pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Resu
     told(CoverageProgress::Planning(sites.len()));
     let parsing = began.elapsed();
     let program = Program::of_image(path, image, space.bias());
+    program.learn_leads(0, &cfg);
     let mut engine = Engine::new();
+    engine.set_threads(options.threads);
     let mut batch = Batch::default();
     for (addr, _) in &sites {
         let counter = engine.counter();

@@ -28,6 +28,7 @@ mod coverage;
 mod file;
 mod filter;
 mod flow;
+mod leads;
 pub mod patching;
 mod point;
 mod program;

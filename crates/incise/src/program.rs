@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use incise_cfg::Cfg;
 use incise_image::{
     Function, Image, ImageError, LinkAddr, Mapping, MemoryMap, MemoryReader, Module, modules,
 };
@@ -15,6 +16,7 @@ use incise_patch::Facts;
 use incise_space::{AddressSpace, SpaceError};
 
 use crate::callback::is_machinery;
+use crate::leads::Leads;
 
 /// Parsed files, kept so that a file is parsed once however many processes map it.
 #[derive(Default)]
@@ -74,6 +76,8 @@ pub struct Program {
     pid: Option<String>,
     /// By module, whether it carries the code that V8 copies; looked at when first asked.
     has_v8: Vec<OnceLock<bool>>,
+    /// By module, where control comes in ways that code does not show.
+    leads: Vec<Leads>,
 }
 
 impl Program {
@@ -125,15 +129,17 @@ impl Program {
         text.sort_by_key(|(range, _)| range.start);
         restartable.sort_by_key(|range| range.start);
         let has_v8 = modules.iter().map(|_| OnceLock::new()).collect();
-        Program { modules, text, restartable, pid: None, has_v8 }
+        let leads = modules.iter().map(|_| Leads::default()).collect();
+        Program { modules, text, restartable, pid: None, has_v8, leads }
     }
 
     /// Takes over what `earlier` found out about files that are still mapped.
     pub(crate) fn learn_from(&mut self, earlier: &Program) {
-        for (module, has_v8) in self.modules.iter().zip(&mut self.has_v8) {
+        for (index, module) in self.modules.iter().enumerate() {
             let known = earlier.modules.iter().position(|old| Arc::ptr_eq(&old.image, &module.image));
             if let Some(known) = known {
-                *has_v8 = earlier.has_v8[known].clone();
+                self.has_v8[index] = earlier.has_v8[known].clone();
+                self.leads[index] = earlier.leads[known].clone();
             }
         }
     }
@@ -164,6 +170,13 @@ impl Program {
                 || (module.main && module.image.function(BY_NAME).is_some())
                 || module.text.iter().any(&mut in_text)
         })
+    }
+
+    /// Notes what the graph of a whole module tells.
+    pub(crate) fn learn_leads(&self, module: usize, cfg: &Cfg) {
+        if let Some(leads) = self.leads.get(module) {
+            leads.learn(cfg);
+        }
     }
 
     /// Name of the process under /proc, if it is one.
@@ -235,6 +248,15 @@ impl Facts for Program {
             entries.extend(named.chain(unwound).map(|at| module.to_addr(at)));
         }
         entries
+    }
+
+    fn leads(&self, range: Range<Addr>, jumps: bool) -> Vec<Addr> {
+        let index = self.text.partition_point(|(text, _)| text.end <= range.start);
+        let Some((_, index)) = self.text.get(index) else { return Vec::new() };
+        let module = &self.modules[*index];
+        let link = |at: Addr| LinkAddr(at.0.wrapping_sub(module.bias));
+        let found = self.leads[*index].within(module, self.pid(), link(range.start)..link(range.end), jumps);
+        found.into_iter().map(|at| module.to_addr(at)).collect()
     }
 
     fn is_machinery(&self, at: Addr) -> bool {

@@ -23,7 +23,7 @@ const NOP: u8 = 0x90;
 /// What the bodies of regions are made from.
 pub(crate) struct Maker<'a, 's> {
     pub code: &'a Code<'a>,
-    pub snippets: &'a dyn Fn(Addr) -> Option<&'s Snippets>,
+    pub snippets: &'a (dyn Fn(Addr) -> Option<&'s Snippets> + Sync),
     pub features: Features,
 }
 

@@ -1,8 +1,8 @@
 //! The program's own code, as it is without our patches: what planning reads.
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
@@ -18,7 +18,7 @@ use crate::tactic::Refusal;
 
 /// Facts about the program that planning cannot see in the bytes. All of them only help: a wrong one costs
 /// speed, never correctness.
-pub trait Facts {
+pub trait Facts: Sync {
     /// The function that holds `at`, as far as it is known.
     fn function(&self, at: Addr) -> Option<Range<Addr>>;
     /// The function that ends closest before `at`, or at it.
@@ -30,8 +30,9 @@ pub trait Facts {
     /// Whether the program copies the code at `at` and runs the copy.
     fn is_copied(&self, at: Addr) -> bool;
     /// Addresses in `range` to which control comes in ways that the code does not show: targets of jumps through tables,
-    /// and where exceptions are caught. In any order, perhaps more than once.
-    fn leads(&self, _range: Range<Addr>) -> Vec<Addr> {
+    /// and where exceptions are caught. In any order, perhaps more than once. `jumps` tells that there are indirect jumps
+    /// in the range, so that it is worth while to find out.
+    fn leads(&self, _range: Range<Addr>, _jumps: bool) -> Vec<Addr> {
         Vec::new()
     }
     /// Whether the code at `at` is that which runs snippets: a snippet there would run itself.
@@ -80,9 +81,9 @@ struct Stretch {
     /// The bytes in place where they differ from the original: patched ranges.
     patched: Vec<(Addr, Bytes)>,
     /// Where functions begin. Found when first asked for, as the next: what only goes needs none of it.
-    entries: OnceCell<Marks>,
+    entries: OnceLock<Marks>,
     /// Where, just behind a site, a direct branch may lead.
-    branch_targets: OnceCell<Marks>,
+    branch_targets: OnceLock<Marks>,
 }
 
 impl<'a> Code<'a> {
@@ -240,8 +241,8 @@ impl Stretch {
             start,
             original,
             patched: Vec::new(),
-            entries: OnceCell::new(),
-            branch_targets: OnceCell::new(),
+            entries: OnceLock::new(),
+            branch_targets: OnceLock::new(),
         }
     }
 

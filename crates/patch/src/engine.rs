@@ -114,6 +114,8 @@ pub struct Engine {
     retired_bytes: u64,
     /// From this many retired bytes on another look at all threads is worth it.
     reclaim_at: u64,
+    /// How many threads may plan; 0 means one.
+    threads: usize,
 }
 
 /// So many more bytes of retired trampolines are worth a look at all threads.
@@ -126,6 +128,11 @@ impl Engine {
     /// An engine without patches.
     pub fn new() -> Engine {
         Engine::default()
+    }
+
+    /// Lets so many threads plan large transactions. The plan is the same for any number; one by default.
+    pub fn set_threads(&mut self, threads: usize) {
+        self.threads = threads;
     }
 
     /// A new counter, zero. It gets memory when a probe first uses it.
@@ -377,6 +384,7 @@ impl Engine {
                 dirty: &dirty,
                 policy: policy.traps,
                 features,
+                threads: self.threads.max(1),
             };
             let formed = form(&input);
             if !formed.unread.is_empty() {
@@ -470,6 +478,7 @@ impl Engine {
             retired_landings: self.retired_landings.clone(),
             retired_bytes: self.retired_bytes,
             reclaim_at: self.reclaim_at,
+            threads: self.threads,
         }
     }
 
@@ -498,7 +507,7 @@ impl Engine {
     pub fn abandon(&mut self) {
         self.forget_data();
         let (counters, counted) = (std::mem::take(&mut self.counters), std::mem::take(&mut self.counted));
-        *self = Engine { counters, counted, ..Engine::default() };
+        *self = Engine { counters, counted, threads: self.threads, ..Engine::default() };
     }
 
     /// The heads a batch touches, as far as they are known without the code, and those near them; ascending.

@@ -114,7 +114,8 @@ impl<'a> Entries<'a> {
                 },
             };
         }
-        let known = code.facts.leads(region.extent.clone());
+        let jumps = region.members.iter().any(|member| member.insn.flow() == Flow::IndirectJump);
+        let known = code.facts.leads(region.extent.clone(), jumps);
         for at in leads.into(index, region).chain(known) {
             let Some(member) = region.member_at(at) else { continue };
             if region.members[member].insn.addr() == at {

@@ -46,7 +46,8 @@ impl Formed {
             Board::Pun(board) => Some(board),
             _ => None,
         });
-        puns.filter_map(|board| memory.unserved(&board)).collect()
+        let calls = self.regions.iter().filter_map(Region::boards_before_calls);
+        puns.chain(calls).filter_map(|board| memory.unserved(&board)).collect()
     }
 }
 

@@ -28,6 +28,7 @@ mod placement;
 mod placer;
 mod plan;
 mod region;
+mod regions;
 mod report;
 mod snippet;
 mod tactic;

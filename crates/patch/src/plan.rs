@@ -8,16 +8,12 @@ use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
 use incise_space::{Edit, Features};
 use rustc_hash::FxHashMap;
 
-use crate::body::{Failure, Maker, estimate as estimate_region};
 use crate::code::Code;
 use crate::edits::edits;
-use crate::entries::Entries;
 use crate::form::Formed;
 use crate::group::{Board, Built, Group, Shape, build, estimate};
-use crate::leads::Leads;
 use crate::lower::Snippets;
 use crate::memory::Memory;
-use crate::region::{Kind, Member, Region};
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 use crate::trampolines::Trampolines;
 
@@ -48,6 +44,8 @@ pub(crate) struct Input<'a> {
     pub dirty: &'a [Addr],
     pub policy: TrapPolicy,
     pub features: Features,
+    /// How many threads may plan.
+    pub threads: usize,
 }
 
 /// Finds places for the trampolines of the groups that were formed. They are taken from `memory`; if the plan is
@@ -61,10 +59,7 @@ pub(crate) fn place(input: &Input, formed: Formed, memory: &mut Memory) -> Plan 
     for index in most_constrained_first(&shapes) {
         placer.place(&shapes[index]);
     }
-    let leads = Leads::find(input.code, &regions);
-    for (index, region) in regions.iter_mut().enumerate() {
-        placer.place_region(index, region, &leads);
-    }
+    placer.place_regions(&mut regions);
     let mut plan = placer.plan;
     plan.added.sort_by_key(|group| group.start);
     plan.code.sort();
@@ -94,11 +89,11 @@ fn most_constrained_first(shapes: &[Shape]) -> Vec<usize> {
     classes.into_values().flatten().collect()
 }
 
-struct Placer<'i, 'a> {
-    input: &'i Input<'a>,
-    wanted: &'i FxHashMap<Addr, Snippets>,
-    memory: &'i mut Memory,
-    plan: Plan,
+pub(crate) struct Placer<'i, 'a> {
+    pub(crate) input: &'i Input<'a>,
+    pub(crate) wanted: &'i FxHashMap<Addr, Snippets>,
+    pub(crate) memory: &'i mut Memory,
+    pub(crate) plan: Plan,
 }
 
 impl Placer<'_, '_> {
@@ -115,75 +110,6 @@ impl Placer<'_, '_> {
                 }
             }
             Err(refusal) => self.plan.refused.extend(probed.map(|at| (at, refusal.clone()))),
-        }
-    }
-
-    /// Finds a place for the trampoline of `region` and adds the group to the plan, and what had to be left out to the
-    /// refusals.
-    fn place_region(&mut self, index: usize, region: &mut Region, leads: &Leads) {
-        let wanted = self.wanted;
-        let snippets = |at: Addr| wanted.get(&at);
-        let (code, features) = (self.input.code, self.input.features);
-        let maker = Maker { code, snippets: &snippets, features };
-        let mut len = estimate_region(region, &snippets);
-        while region.members.iter().any(|member| member.probed) {
-            let Some(at) = self.take(&Springboard::new(region.extent.start, 0), len) else {
-                let probed = region.members.iter().filter(|member| member.probed);
-                self.plan.refused.extend(probed.map(|m| (m.insn.addr(), Refusal::NoRoom(m.insn.addr()))));
-                return;
-            };
-            let buffer = self.plan.code.take_buffer();
-            let body = match maker.body(region, at, buffer) {
-                Ok(body) => body,
-                Err(Failure::Member(member, refusal)) => {
-                    self.memory.free(at.span(len));
-                    // It stays where it is.
-                    let member = region.members.remove(member);
-                    if member.probed {
-                        self.plan.refused.push((member.insn.addr(), refusal));
-                    }
-                    continue;
-                }
-            };
-            let needed = body.built.code.len() as u64;
-            if needed > len {
-                self.memory.free(at.span(len));
-                len = needed;
-                continue;
-            }
-            self.memory.shrink(at, len, needed);
-            let runs = self.plan.code.len();
-            let parts = (code, &mut *self.memory, &mut self.plan.code);
-            let mut entries = Entries::new(region, &body, at, parts, features.packed);
-            entries.mark(code, leads, index);
-            entries.choose();
-            let trapped: Vec<usize> = match self.input.policy {
-                TrapPolicy::Forbid => entries.trapped().collect(),
-                _ => Vec::new(),
-            };
-            if trapped.is_empty() {
-                let tactic = |(index, member): (usize, &Member)| {
-                    member.probed.then(|| (member.insn.addr(), entries.tactic(index)))
-                };
-                self.plan.carried.extend(region.members.iter().enumerate().filter_map(tactic));
-                let group = entries.finish();
-                self.plan.added.push(group);
-                self.plan.code.push(at, &body.built.code);
-                self.plan.code.put_buffer(body.built.code);
-                return;
-            }
-            for stub in self.plan.code.truncate(runs) {
-                self.memory.free(stub);
-            }
-            self.memory.free(at.span(needed));
-            for member in trapped.into_iter().rev() {
-                let at = region.members[member].insn.addr();
-                self.plan.refused.push((at, Refusal::TrapForbidden { at, why: Obstacle::NoPlace }));
-                match region.members[member].kind {
-                    Kind::Displaced => region.members[member].probed = false,
-                    Kind::Call => drop(region.members.remove(member)),
-                }
-            }
         }
     }
 
@@ -277,7 +203,7 @@ impl Placer<'_, '_> {
         self.take(&Springboard::new(shape.start, 0), len)
     }
 
-    fn take(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
+    pub(crate) fn take(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
         if self.input.features.packed {
             self.memory.allocate_packed(board, len)
         } else {

@@ -8,14 +8,14 @@
 use std::ops::Range;
 
 use incise_isa::Addr;
-use incise_isa::native::{Flow, Insn, SPRINGBOARD_LEN, TRAP};
+use incise_isa::native::{Bound, Flow, Insn, SPRINGBOARD_LEN, Springboard, TRAP};
 use rustc_hash::FxHashMap;
 
 use crate::code::Code;
 use crate::lower::{Ready, Snippets};
 
-/// Fewer probed heads than this are no region: small groups are quicker to change.
-const PROBED_MIN: usize = 4;
+/// Fewer probed heads than this are no region.
+const PROBED_MIN: usize = 2;
 /// So many bytes of instructions without probes may lie between two with.
 const GAP: u64 = 32;
 /// The most instructions of a region: taking one probe out builds all of it anew.
@@ -48,6 +48,11 @@ pub(crate) struct Region {
 }
 
 impl Region {
+    /// Whether any of its members is probed.
+    pub(crate) fn is_probed(&self) -> bool {
+        self.members.iter().any(|member| member.probed)
+    }
+
     /// The member that begins at `at`.
     pub(crate) fn index_of(&self, at: Addr) -> Option<usize> {
         self.members.binary_search_by_key(&at, |member| member.insn.addr()).ok()
@@ -70,6 +75,18 @@ impl Region {
         (before.insn.end() == self.members[index].insn.addr()).then_some(before)
     }
 
+    /// Springboards that would reach into a call of this region with their topmost byte: any trampoline of theirs
+    /// has to be where that leads.
+    pub(crate) fn boards_before_calls(&self) -> Option<Springboard> {
+        const CALL: u8 = 0xE8;
+        let before_call = |pair: &[Member]| {
+            pair[1].kind == Kind::Call && pair[0].insn.addr() + SPRINGBOARD_LEN as u64 > pair[1].insn.addr()
+        };
+        let free = Bound::Free;
+        let board = || Springboard::bound(self.extent.start, [free, free, free, Bound::Is(CALL)]);
+        self.members.windows(2).any(before_call).then(board)
+    }
+
     /// The region that begins at `head`, if enough is probed there.
     pub(crate) fn gather(code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>) -> Option<Region> {
         let limit = code.facts.function(head).map_or(Addr(u64::MAX), |function| function.end);
@@ -79,7 +96,7 @@ impl Region {
         let mut probed = 0;
         let mut at = head;
         while at < limit && members.len() < INSNS_MAX {
-            let Ok(insn) = code.insn(at) else { break };
+            let Some(insn) = insn_behind(code, head, at) else { break };
             if at != head && code.entry_in(at..at + 1).is_some() {
                 break;
             }
@@ -140,10 +157,18 @@ impl Gap {
     }
 }
 
+/// The instruction at `at`, if all bytes from `first` to behind it were read in one piece.
+fn insn_behind(code: &Code, first: Addr, at: Addr) -> Option<Insn> {
+    let insn = code.insn(at).ok()?;
+    let len = usize::try_from(insn.end().offset_from(first)).ok()?;
+    (insn.end() > at && len <= code.original(first).len()).then_some(insn)
+}
+
 /// Appends what of the instructions behind the last probed one a springboard there may cover, padding behind the end of
 /// a path included. Returns the end of what is covered.
 fn append_room(members: &mut Vec<Member>, gap: Gap, code: &Code, wanted: &FxHashMap<Addr, Snippets>) -> Addr {
-    let Some(last) = members.last() else { return Addr(0) };
+    let (Some(first), Some(last)) = (members.first(), members.last()) else { return Addr(0) };
+    let first = first.insn.addr();
     let needed = last.insn.addr() + SPRINGBOARD_LEN as u64;
     let mut end = last.insn.end();
     let mut ended = !last.insn.flow().falls_through();
@@ -156,7 +181,7 @@ fn append_room(members: &mut Vec<Member>, gap: Gap, code: &Code, wanted: &FxHash
         members.push(member);
     }
     while ended && end < needed && !wanted.contains_key(&end) {
-        let Ok(insn) = code.insn(end) else { break };
+        let Some(insn) = insn_behind(code, first, end) else { break };
         if code.entry_in(end..insn.end()).is_some() || !is_movable(code, &insn) && insn.bytes() != [TRAP] {
             break;
         }

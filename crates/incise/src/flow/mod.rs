@@ -64,6 +64,9 @@ pub(crate) fn inside(
         let whole = (asked.len() > MANY).then(|| parser.parse(&Options::default()).ok()).flatten();
         // Instructions of a range follow each other.
         let mut last: Option<(LinkAddr, Cfg)> = None;
+        if let Some(cfg) = &whole {
+            program.learn_leads(index, cfg);
+        }
         for point in &asked {
             let Some(entry) = entry(module, point) else { continue };
             let places = Places { around: &around, asked: point, kind, filter };

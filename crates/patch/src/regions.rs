@@ -1,0 +1,254 @@
+//! Places for the trampolines of regions. They are assembled in chunks, perhaps by several threads: what a chunk is
+//! depends on the regions alone, so that the plan is the same for any number of threads.
+
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use incise_isa::Addr;
+use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
+
+use crate::body::{Body, Failure, Maker, estimate};
+use crate::entries::Entries;
+use crate::leads::Leads;
+use crate::plan::Placer;
+use crate::region::{Kind, Member, Region};
+use crate::tactic::{Obstacle, Refusal, TrapPolicy};
+
+/// So many instructions make a chunk.
+const CHUNK: usize = 4096;
+/// For fewer chunks no thread is worth its start.
+const CHUNKS_MIN: usize = 4;
+
+/// Neighbouring regions and the memory for their trampolines.
+struct Chunk<'r> {
+    regions: &'r mut [Region],
+    at: Addr,
+    len: u64,
+}
+
+/// The trampolines of a chunk.
+#[derive(Default)]
+struct Assembled {
+    /// By region; those that have none are tried alone.
+    bodies: Vec<Option<(Addr, Body)>>,
+    refused: Vec<(Addr, Refusal)>,
+    used: u64,
+}
+
+impl Placer<'_, '_> {
+    /// Finds places for `regions`, which ascend, and adds the groups to the plan, and what had to be left out to the
+    /// refusals.
+    pub(crate) fn place_regions(&mut self, regions: &mut [Region]) {
+        if regions.is_empty() {
+            return;
+        }
+        let leads = Leads::find(self.input.code, regions);
+        let mut bodies = self.assemble(regions).into_iter();
+        for (index, region) in regions.iter_mut().enumerate() {
+            let settled = match bodies.next().flatten() {
+                Some((at, body)) => self.settle(index, region, &leads, at, body),
+                None => false,
+            };
+            if !settled {
+                self.place_region(index, region, &leads);
+            }
+        }
+    }
+
+    /// The trampolines of `regions`.
+    fn assemble(&mut self, regions: &mut [Region]) -> Vec<Option<(Addr, Body)>> {
+        let wanted = self.wanted;
+        let snippets = |at: Addr| wanted.get(&at);
+        let maker = Maker { code: self.input.code, snippets: &snippets, features: self.input.features };
+        let mut chunks: Vec<Option<Chunk>> = Vec::new();
+        let mut places: Vec<Option<(Addr, u64)>> = Vec::new();
+        let mut counts: Vec<usize> = Vec::new();
+        let mut rest = regions;
+        while !rest.is_empty() {
+            let mut insns = 0;
+            let whole = rest.iter().take_while(|region| {
+                let fits = insns < CHUNK;
+                insns += region.members.len();
+                fits
+            });
+            let (regions, others) = rest.split_at_mut(whole.count());
+            rest = others;
+            let len = regions.iter().map(|region| estimate(region, &snippets)).sum();
+            let at = self.take(&Springboard::new(regions[0].extent.start, 0), len);
+            counts.push(regions.len());
+            places.push(at.map(|at| (at, len)));
+            chunks.push(at.map(|at| Chunk { regions, at, len }));
+        }
+        let threads = if chunks.len() < CHUNKS_MIN { 1 } else { self.input.threads.clamp(1, chunks.len()) };
+        let mut done: Vec<(usize, Assembled)> = if threads == 1 {
+            let chunks = chunks.into_iter().enumerate();
+            chunks.filter_map(|(index, chunk)| Some((index, maker.chunk(chunk?)))).collect()
+        } else {
+            let queue = Mutex::new(chunks.into_iter().enumerate());
+            let work = || {
+                let mut done = Vec::new();
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    match next {
+                        Some((index, Some(chunk))) => done.push((index, maker.chunk(chunk))),
+                        Some((_, None)) => {}
+                        None => return done,
+                    }
+                }
+            };
+            thread::scope(|scope| {
+                let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+                let mut done = work();
+                for other in others {
+                    match other.join() {
+                        Ok(more) => done.extend(more),
+                        Err(panic) => std::panic::resume_unwind(panic),
+                    }
+                }
+                done
+            })
+        };
+        done.sort_by_key(|(index, _)| *index);
+        let mut done = done.into_iter().peekable();
+        let mut bodies = Vec::new();
+        for (index, (place, count)) in places.into_iter().zip(counts).enumerate() {
+            match (done.next_if(|(of, _)| *of == index), place) {
+                (Some((_, chunk)), Some((at, len))) => {
+                    self.memory.shrink(at, len, chunk.used);
+                    self.plan.refused.extend(chunk.refused);
+                    bodies.extend(chunk.bodies);
+                }
+                _ => bodies.extend((0..count).map(|_| None)),
+            }
+        }
+        bodies
+    }
+
+    /// Finds a place for the trampoline of one region.
+    fn place_region(&mut self, index: usize, region: &mut Region, leads: &Leads) {
+        let wanted = self.wanted;
+        let snippets = |at: Addr| wanted.get(&at);
+        let maker = Maker { code: self.input.code, snippets: &snippets, features: self.input.features };
+        let mut len = estimate(region, &snippets);
+        while region.is_probed() {
+            let Some(at) = self.take(&Springboard::new(region.extent.start, 0), len) else {
+                let probed = region.members.iter().filter(|member| member.probed);
+                self.plan.refused.extend(probed.map(|m| (m.insn.addr(), Refusal::NoRoom(m.insn.addr()))));
+                return;
+            };
+            let buffer = self.plan.code.take_buffer();
+            let Some(body) = maker.movable(region, at, buffer, &mut self.plan.refused) else {
+                self.memory.free(at.span(len));
+                return;
+            };
+            let needed = body.built.code.len() as u64;
+            if needed > len {
+                self.memory.free(at.span(len));
+                len = needed;
+                continue;
+            }
+            self.memory.shrink(at, len, needed);
+            if self.settle(index, region, leads, at, body) {
+                return;
+            }
+        }
+    }
+
+    /// Finds springboards for a region whose trampoline is at `at`, and adds the group to the plan. If it has to be
+    /// changed first, `region` is, the memory is given back, and nothing else is done.
+    fn settle(&mut self, index: usize, region: &mut Region, leads: &Leads, at: Addr, body: Body) -> bool {
+        let runs = self.plan.code.len();
+        let (code, features) = (self.input.code, self.input.features);
+        let parts = (code, &mut *self.memory, &mut self.plan.code);
+        let mut entries = Entries::new(region, &body, at, parts, features.packed);
+        entries.mark(code, leads, index);
+        entries.choose();
+        let trapped: Vec<usize> = entries.trapped().collect();
+        let in_the_way = match features.shadow_stack {
+            true => Vec::new(),
+            false => calls_in_the_way(region, &trapped),
+        };
+        if in_the_way.is_empty() && (trapped.is_empty() || self.input.policy != TrapPolicy::Forbid) {
+            let tactic = |(index, member): (usize, &Member)| {
+                member.probed.then(|| (member.insn.addr(), entries.tactic(index)))
+            };
+            self.plan.carried.extend(region.members.iter().enumerate().filter_map(tactic));
+            let group = entries.finish();
+            self.plan.added.push(group);
+            self.plan.code.push(at, &body.built.code);
+            self.plan.code.put_buffer(body.built.code);
+            return true;
+        }
+        for stub in self.plan.code.truncate(runs) {
+            self.memory.free(stub);
+        }
+        self.memory.free(at.span(body.built.code.len() as u64));
+        for &call in &in_the_way {
+            region.members[call].kind = Kind::Displaced;
+        }
+        if !in_the_way.is_empty() {
+            return false;
+        }
+        for member in trapped.into_iter().rev() {
+            let at = region.members[member].insn.addr();
+            self.plan.refused.push((at, Refusal::TrapForbidden { at, why: Obstacle::NoPlace }));
+            match region.members[member].kind {
+                Kind::Displaced => region.members[member].probed = false,
+                Kind::Call => drop(region.members.remove(member)),
+            }
+        }
+        false
+    }
+}
+
+impl Maker<'_, '_> {
+    /// The trampolines of a chunk, one behind the other.
+    fn chunk(&self, chunk: Chunk<'_>) -> Assembled {
+        let mut assembled = Assembled::default();
+        for region in chunk.regions {
+            let at = chunk.at + assembled.used;
+            let body = self.movable(region, at, Vec::new(), &mut assembled.refused);
+            let len = |body: &Body| body.built.code.len() as u64;
+            let body = body.filter(|body| assembled.used + len(body) <= chunk.len);
+            assembled.used += body.as_ref().map_or(0, len);
+            assembled.bodies.push(body.map(|body| (at, body)));
+        }
+        assembled
+    }
+
+    /// The trampoline of `region` at `at`. Members that cannot be displaced are left out; nothing if no probe is left.
+    fn movable(
+        &self,
+        region: &mut Region,
+        at: Addr,
+        mut buffer: Vec<u8>,
+        refused: &mut Vec<(Addr, Refusal)>,
+    ) -> Option<Body> {
+        while region.is_probed() {
+            match self.body(region, at, buffer) {
+                Ok(body) => return Some(body),
+                Err(Failure::Member(member, refusal)) => {
+                    let member = region.members.remove(member);
+                    if member.probed {
+                        refused.push((member.insn.addr(), refusal));
+                    }
+                    buffer = Vec::new();
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The calls that keep a springboard from fitting at one of `trapped`. Displaced, they cost the processor's return
+/// predictor its balance, but that is less than a trap.
+fn calls_in_the_way(region: &Region, trapped: &[usize]) -> Vec<usize> {
+    let mut calls = Vec::new();
+    for &entry in trapped.iter().filter(|&&entry| region.members[entry].kind == Kind::Displaced) {
+        let end = region.members[entry].insn.addr() + SPRINGBOARD_LEN as u64;
+        let behind = (entry + 1..region.members.len()).take_while(|&m| region.members[m].insn.addr() < end);
+        calls.extend(behind.filter(|&member| region.members[member].kind == Kind::Call));
+    }
+    calls.dedup();
+    calls
+}
