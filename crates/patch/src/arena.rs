@@ -75,7 +75,7 @@ impl Arena {
             }
             match self.last_used(at.span(len)) {
                 None => return Some(at),
-                Some(used) => from = used + 1,
+                Some(used) => from = self.first_free(used + 1),
             }
         }
     }
@@ -88,7 +88,7 @@ impl Arena {
             let end = page + (PAGE - len + 1);
             let mut at = board.next(page, end)?;
             while let Some(used) = self.last_used(at.span(len)) {
-                at = board.next(used + 1, end)?;
+                at = board.next(self.first_free(used + 1), end)?;
             }
             Some(at)
         })?;
@@ -106,7 +106,7 @@ impl Arena {
         let end = self.range.end - len;
         let mut at = board.next(home, end).or_else(|| board.next(self.range.start, end))?;
         while let Some(used) = self.last_used(at.span(len)) {
-            at = board.next(used + 1, end)?;
+            at = board.next(self.first_free(used + 1), end)?;
         }
         self.mark(at.span(len), true);
         for page in at.0 / PAGE..=(at.0 + len - 1) / PAGE {
@@ -124,7 +124,7 @@ impl Arena {
         let mut at = board.next(self.range.start, end)?;
         for _ in 0..TRIES {
             match self.last_used(at.span(len)) {
-                Some(used) => at = board.next(used + 1, end)?,
+                Some(used) => at = board.next(self.first_free(used + 1), end)?,
                 None => {
                     self.mark(at.span(len), true);
                     return Some(at);
@@ -155,6 +155,18 @@ impl Arena {
     /// Bytes in use of the page at `page`.
     pub(crate) fn used_in(&self, page: Addr) -> u64 {
         self.pages.get(&(page.0 / PAGE)).map_or(0, |page| u64::from(page.used))
+    }
+
+    /// The first byte from `at` on that is not in use.
+    fn first_free(&self, at: Addr) -> Addr {
+        let mut at = at.0;
+        while let Some(page) = self.pages.get(&(at / PAGE)) {
+            match page.first_free(at % PAGE) {
+                Some(free) => return Addr(at - at % PAGE + free),
+                None => at = at - at % PAGE + PAGE,
+            }
+        }
+        Addr(at)
     }
 
     /// The last byte of `range` that is in use.
@@ -190,6 +202,18 @@ impl Arena {
 }
 
 impl Page {
+    fn first_free(&self, start: u64) -> Option<u64> {
+        if u64::from(self.used) == PAGE {
+            return None;
+        }
+        let first = start / 64;
+        (first..PAGE / 64).find_map(|word| {
+            let low = if word == first { start % 64 } else { 0 };
+            let free = !self.bits[word as usize] & (u64::MAX << low);
+            (free != 0).then(|| word * 64 + u64::from(free.trailing_zeros()))
+        })
+    }
+
     fn last_used(&self, start: u64, end: u64) -> Option<u64> {
         for word in (start / 64..=(end - 1) / 64).rev() {
             let low = start.max(word * 64) - word * 64;

@@ -69,7 +69,7 @@ impl<'a> Entries<'a> {
             let all = &mut bytes[at..at + member.insn.len()];
             match member.kind {
                 Kind::Displaced => {
-                    all.fill(Byte::Inner);
+                    all.fill(if member.rigid { Byte::Is } else { Byte::Inner });
                     all[0] = Byte::Head;
                 }
                 Kind::Call => all[1..].fill(Byte::Displacement),

@@ -8,6 +8,7 @@ use incise_isa::native::SPRINGBOARD_LEN;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::body::estimate;
+use crate::code::Code;
 use crate::group::{Board, Group, Shape, shape, trap};
 use crate::lower::{Ready, Snippets};
 use crate::memory::Memory;
@@ -31,6 +32,9 @@ pub(crate) struct Formed {
     /// The snippets of every probed head that came by.
     pub wanted: FxHashMap<Addr, Snippets>,
 }
+
+/// Forms the region that begins at a head.
+type Gather = fn(&Code, Addr, &FxHashMap<Addr, Snippets>) -> Option<Region>;
 
 impl Formed {
     /// The likely length of all trampolines of regions, and where the first region is.
@@ -133,14 +137,14 @@ impl<'a> Former<'_, 'a> {
         if let Some(last) = self.formed.regions.last()
             && head < last.extent.end
         {
-            if let Some(inside) = last.member_at(head).map(|index| last.members[index].insn.addr())
-                && inside != head
-            {
+            let inside =
+                last.member_at(head).map_or(last.extent.start, |index| last.members[index].insn.addr());
+            if inside != head {
                 self.formed.refused.push((head, Refusal::NotABoundary { at: head, head: inside }));
             }
             return;
         }
-        if self.input.policy != TrapPolicy::Force && self.form_region(head) {
+        if self.input.policy != TrapPolicy::Force && self.form_region(head, Region::gather) {
             return;
         }
         let Some(snippets) = self.formed.wanted.get(&head) else { return };
@@ -148,11 +152,20 @@ impl<'a> Former<'_, 'a> {
         let gate = snippets.before.contains(&Ready::Gate);
         let policy = if gate { TrapPolicy::Force } else { self.input.policy };
         let mut formed = shape(self.input.code, head, policy, retargetable);
-        if let (Some(last), Ok(shape)) = (self.formed.shapes.last(), &formed)
-            && shape.extent().start < last.extent().end
+        let shapes = self.formed.shapes.last().map(|last| last.extent().end);
+        let regions = self.formed.regions.last().map(|last| last.extent.end);
+        if let (Some(end), Ok(shape)) = (shapes.max(regions), &formed)
+            && shape.extent().start < end
         {
             // Padding that the run before it covers: fall back to the site's own byte.
             formed = trap(shape, self.input.policy, Obstacle::NoPlace);
+        }
+        let is_trap = match &formed {
+            Ok(shape) => shape.board == Board::Trap,
+            Err(refusal) => matches!(refusal, Refusal::TrapForbidden { .. }),
+        };
+        if is_trap && policy != TrapPolicy::Force && self.form_region(head, Region::alone) {
+            return;
         }
         let shape = match formed {
             Ok(shape) => shape,
@@ -175,11 +188,9 @@ impl<'a> Former<'_, 'a> {
     }
 
     /// Forms the region that begins at `head`, if one does. Returns whether `head` is done with, at least for now.
-    fn form_region(&mut self, head: Addr) -> bool {
+    fn form_region(&mut self, head: Addr, gather: Gather) -> bool {
         loop {
-            let Some(region) = Region::gather(self.input.code, head, &self.formed.wanted) else {
-                return false;
-            };
+            let Some(region) = gather(self.input.code, head, &self.formed.wanted) else { return false };
             let mut same = true;
             while let Some(group) = self.touching(region.extent.clone()) {
                 self.take_apart(group);

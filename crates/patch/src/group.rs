@@ -295,7 +295,7 @@ fn run(code: &Code, first: Insn) -> Result<(Insns, u8, Tactic), Obstacle> {
 }
 
 /// Where a direct branch leads behind a prefix of `insn`, so that another instruction begins inside it.
-fn overlapping(code: &Code, insn: &Insn) -> Option<Addr> {
+pub(crate) fn overlapping(code: &Code, insn: &Insn) -> Option<Addr> {
     insn.behind_prefixes().find(|&at| code.branch_into(at..at + 1, |_| true).is_some())
 }
 

@@ -47,8 +47,8 @@ impl Leads {
                 Some(function) if near.last() != Some(&function) => near.push(function),
                 Some(_) => {}
                 None => {
-                    let around = Addr(region.extent.start.0.saturating_sub(SHORT_REACH));
-                    near.push(around..region.extent.end + SHORT_REACH);
+                    let before = code.before(region.extent.start).len() as u64;
+                    near.push(region.extent.start - before.min(SHORT_REACH)..region.extent.end + SHORT_REACH);
                 }
             }
         }
@@ -130,6 +130,6 @@ fn decode(code: &Code, piece: &Range<Addr>, mut found: impl FnMut(Addr)) {
 
 fn slice<'c>(code: &'c Code, piece: &Range<Addr>) -> Option<&'c [u8]> {
     let bytes = code.original(piece.start);
-    let len = (piece.end.offset_from(piece.start) as usize).min(bytes.len());
+    let len = usize::try_from(piece.end.offset_from(piece.start)).ok()?.min(bytes.len());
     (len > 0).then(|| &bytes[..len])
 }

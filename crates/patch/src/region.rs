@@ -12,6 +12,7 @@ use incise_isa::native::{Bound, Flow, Insn, SPRINGBOARD_LEN, Springboard, TRAP};
 use rustc_hash::FxHashMap;
 
 use crate::code::Code;
+use crate::group::overlapping;
 use crate::lower::{Ready, Snippets};
 
 /// Fewer probed heads than this are no region.
@@ -36,6 +37,8 @@ pub(crate) struct Member {
     pub insn: Insn,
     pub kind: Kind,
     pub probed: bool,
+    /// A branch leads behind its prefixes: only its first byte may change.
+    pub rigid: bool,
 }
 
 /// A region before its trampoline has a place.
@@ -89,6 +92,22 @@ impl Region {
 
     /// The region that begins at `head`, if enough is probed there.
     pub(crate) fn gather(code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>) -> Option<Region> {
+        Region::gather_with(code, head, wanted, (PROBED_MIN, SPRINGBOARD_LEN as u64))
+    }
+
+    /// The same for a head where no springboard fits otherwise: what surrounds it comes along without probes, so that
+    /// branches among it stay inside.
+    pub(crate) fn alone(code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>) -> Option<Region> {
+        Region::gather_with(code, head, wanted, (1, GAP))
+    }
+
+    /// A region with at least so many probed heads, and so many bytes from the last one on.
+    fn gather_with(
+        code: &Code,
+        head: Addr,
+        wanted: &FxHashMap<Addr, Snippets>,
+        (least, room): (usize, u64),
+    ) -> Option<Region> {
         let limit = code.facts.function(head).map_or(Addr(u64::MAX), |function| function.end);
         let mut members: Vec<Member> = Vec::new();
         // Instructions without probes since the last with one; they come along if they are few.
@@ -101,7 +120,9 @@ impl Region {
                 break;
             }
             let snippets = wanted.get(&at);
-            let movable = is_movable(code, &insn);
+            // Whether a branch leads behind a prefix is only looked for around probes.
+            let movable =
+                is_movable(code, &insn) && (snippets.is_some() || insn.behind_prefixes().next().is_none());
             match snippets {
                 Some(snippets) if movable && !snippets.before.contains(&Ready::Gate) => {
                     if !gap.stays {
@@ -109,11 +130,16 @@ impl Region {
                     }
                     gap = Gap { ended: !insn.flow().falls_through(), ..Gap::default() };
                     let kind = kind(&insn, snippets);
-                    members.push(Member { insn, kind, probed: true });
+                    let rigid = overlapping(code, &insn).is_some();
+                    members.push(Member { insn, kind, probed: true, rigid });
                     probed += 1;
                 }
                 Some(_) => break,
                 None => {
+                    // Not in step with what is probed: these bytes are no such instructions.
+                    if (1..insn.len() as u64).any(|inside| wanted.contains_key(&(at + inside))) {
+                        break;
+                    }
                     gap.push(insn, movable);
                     if gap.len > GAP {
                         break;
@@ -122,10 +148,10 @@ impl Region {
             }
             at = insn.end();
         }
-        if probed < PROBED_MIN {
+        if probed < least {
             return None;
         }
-        let end = append_room(&mut members, gap, code, wanted);
+        let end = append_room(&mut members, gap, code, wanted, room);
         let extent = members.first()?.insn.addr()..end;
         Some(Region { members, extent })
     }
@@ -151,7 +177,7 @@ impl Gap {
             self.stays = true;
         }
         if !self.stays {
-            self.insns.push(Member { insn, kind: Kind::Displaced, probed: false });
+            self.insns.push(Member { insn, kind: Kind::Displaced, probed: false, rigid: false });
         }
         self.ended |= !insn.flow().falls_through();
     }
@@ -166,10 +192,16 @@ fn insn_behind(code: &Code, first: Addr, at: Addr) -> Option<Insn> {
 
 /// Appends what of the instructions behind the last probed one a springboard there may cover, padding behind the end of
 /// a path included. Returns the end of what is covered.
-fn append_room(members: &mut Vec<Member>, gap: Gap, code: &Code, wanted: &FxHashMap<Addr, Snippets>) -> Addr {
+fn append_room(
+    members: &mut Vec<Member>,
+    gap: Gap,
+    code: &Code,
+    wanted: &FxHashMap<Addr, Snippets>,
+    room: u64,
+) -> Addr {
     let (Some(first), Some(last)) = (members.first(), members.last()) else { return Addr(0) };
     let first = first.insn.addr();
-    let needed = last.insn.addr() + SPRINGBOARD_LEN as u64;
+    let needed = last.insn.addr() + room;
     let mut end = last.insn.end();
     let mut ended = !last.insn.flow().falls_through();
     for member in gap.insns {
@@ -186,7 +218,7 @@ fn append_room(members: &mut Vec<Member>, gap: Gap, code: &Code, wanted: &FxHash
             break;
         }
         if insn.is_nop() {
-            members.push(Member { insn, kind: Kind::Displaced, probed: false });
+            members.push(Member { insn, kind: Kind::Displaced, probed: false, rigid: false });
         } else if insn.bytes() != [TRAP] {
             break;
         }

@@ -66,9 +66,11 @@ impl Process {
         images: &mut Images,
     ) -> Result<Process, Error> {
         let program = Program::read(space, &pid.to_string(), images)?;
+        let mut engine = Engine::new();
+        engine.set_threads(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Process {
             pid,
-            engine: Engine::new(),
+            engine,
             program,
             ledgers: Vec::new(),
             own: Vec::new(),
