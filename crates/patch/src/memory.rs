@@ -187,6 +187,12 @@ impl Memory {
         }
     }
 
+    /// Whether the bytes from the first to the last of `range` are of one arena.
+    pub(crate) fn in_one_arena(&self, range: Range<Addr>) -> bool {
+        let arena = self.arenas.iter().map(Arena::range).find(|arena| arena.contains(&range.start));
+        arena.is_some_and(|arena| arena.contains(&range.end))
+    }
+
     /// Bytes of trampolines in use of the page at `page`.
     pub(crate) fn used_in(&self, page: Addr) -> u64 {
         self.arenas.iter().map(|arena| arena.used_in(page)).sum()

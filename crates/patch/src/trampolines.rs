@@ -66,14 +66,17 @@ impl Trampolines {
     }
 
     /// What to write: trampolines of fresh pages, on which nothing else lies, joined to one run each with the gaps
-    /// filled with traps; single runs on pages where threads may be. The runs must be in order.
+    /// filled with traps; single runs on pages where threads may be. No run is of two arenas, which are two mappings. The runs must be in
+    /// order.
     pub(crate) fn joined(&self, memory: &Memory) -> Vec<(Addr, Vec<u8>)> {
         let fresh = self.fresh_pages(memory);
         let is_fresh = |page: Addr| fresh.binary_search(&page).is_ok();
         let mut joined: Vec<(Addr, Vec<u8>)> = Vec::new();
         for (at, code) in self.iter() {
             match joined.last_mut() {
-                Some((start, run)) if joins(*start + run.len() as u64, at, is_fresh) => {
+                Some((start, run))
+                    if joins(*start + run.len() as u64, at, is_fresh) && memory.in_one_arena(*start..at) =>
+                {
                     run.resize(at.offset_from(*start) as usize, TRAP);
                     run.extend_from_slice(code);
                 }
@@ -111,4 +114,28 @@ impl Trampolines {
 fn joins(end: Addr, next: Addr, is_fresh: impl Fn(Addr) -> bool) -> bool {
     let pages = (end.align_down(PAGE), next.align_down(PAGE));
     next.offset_from(end) < PAGE as i64 && is_fresh(pages.0) && is_fresh(pages.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Arena;
+    use incise_isa::native::Springboard;
+
+    #[test]
+    fn trampolines_of_neighbouring_arenas_are_written_one_by_one() {
+        let start = Addr(0x7f00_0000_0000);
+        let middle = start + PAGE;
+        let mut memory = Memory::default();
+        memory.arenas.extend([Arena::new(start..middle), Arena::new(middle..middle + PAGE)]);
+        let board = Springboard::new(start, 0);
+        let mut trampolines = Trampolines::default();
+        for len in [PAGE - 8, 16, 16] {
+            let arena = memory.arenas.iter_mut().find_map(|arena| arena.allocate_any(&board, len));
+            trampolines.push(arena.expect("a page"), &vec![TRAP; len as usize]);
+        }
+        let joined = trampolines.joined(&memory);
+        let runs: Vec<(Addr, usize)> = joined.iter().map(|(at, bytes)| (*at, bytes.len())).collect();
+        assert_eq!(runs, [(start, PAGE as usize - 8), (middle, 32)]);
+    }
 }
