@@ -26,9 +26,23 @@ impl Profile {
     /// # Panics
     /// If that cannot be done.
     pub fn of(program: &Path, arguments: &[&str], object: &str) -> (Profile, Outcome) {
+        Profile::with(program, arguments, object, &|_| ())
+    }
+
+    /// The same, where `prepare` sets up how the command runs.
+    ///
+    /// # Panics
+    /// As for [`of`](Profile::of).
+    pub fn with(
+        program: &Path,
+        arguments: &[&str],
+        object: &str,
+        prepare: &dyn Fn(&mut Command),
+    ) -> (Profile, Outcome) {
         let scratch = Scratch::new();
         let written = scratch.file("profile");
         let mut command = Command::new("valgrind");
+        prepare(&mut command);
         // Bound when first called, a function seems to be called twice: the linker finds it and jumps there.
         command.env("LD_BIND_NOW", "1");
         command.args(["--quiet", "--tool=callgrind", "--dump-instr=yes", "--collect-jumps=yes"]);

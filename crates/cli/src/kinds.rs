@@ -18,7 +18,8 @@ pub enum Points {
     Call,
     /// Behind each call it makes, when that comes back.
     AfterCall,
-    /// Every instruction.
+    /// Every instruction; exact but where a fault or a signal handler takes a thread out of a run of instructions for
+    /// good: the rest of the run counts too.
     Instruction,
     /// Behind every instruction that goes on to the next, and every call that comes back.
     AfterInstruction,

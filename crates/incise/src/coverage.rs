@@ -17,13 +17,17 @@ use incise_cfg::{Cfg, Options, ParseError, Parser};
 use incise_image::{Image, ImageError, LinkAddr};
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch, CommitError, Engine, Outcome, Policy, Position, Refusal, Snippet, Tactic, TrapPolicy,
+    Atomicity, Batch, CommitError, Engine, Outcome, Place, Placement, Policy, Position, Refusal, Snippet,
+    Tactic, TrapPolicy,
 };
 use incise_space::SpaceError;
 use incise_space::file::Loaded;
 
 use crate::point::PointKind;
 use crate::program::Program;
+
+/// No instruction of x86-64 is longer.
+const LONGEST: u64 = 15;
 
 /// What to plan.
 #[derive(Clone, Copy)]
@@ -159,9 +163,14 @@ pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Resu
     let mut engine = Engine::new();
     engine.set_threads(options.threads);
     let mut batch = Batch::default();
+    let mut before = None;
     for (addr, _) in &sites {
-        let counter = engine.counter();
-        batch.insert(Addr(addr.0 + space.bias()), Snippet::Counter(counter), Position::Last);
+        let (counter, at) = (engine.counter(), Addr(addr.0 + space.bias()));
+        // As `count` does: a run of instructions needs one increment.
+        let follows = before.is_some_and(|before| at <= before + LONGEST);
+        let placement = if follows { Placement::Entered } else { Placement::Before };
+        batch.insert(Place { at, placement }, Snippet::Counter(counter), Position::Last);
+        before = Some(at);
     }
     let began = Instant::now();
     let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };

@@ -15,7 +15,7 @@ use crate::lower::{Ready, Snippets, in_reach, lower, with_read};
 use crate::placement::Placement;
 use crate::region::{Kind, Region};
 use crate::tactic::Refusal;
-use crate::ways::{Stubs, after, stub, taken, way_in};
+use crate::ways::{Stubs, after, entered, stub, taken, way_in};
 
 /// `nop`.
 const NOP: u8 = 0x90;
@@ -79,7 +79,7 @@ impl Maker<'_, '_> {
         // Sizes do not depend on where targets are, only on whether they are in reach.
         let Built { code: mut buffer, heads, .. } = first.body.built;
         buffer.clear();
-        let landings: Vec<u32> = heads.iter().map(|head| head.landing).collect();
+        let landings: Vec<u32> = heads.iter().map(Head::entry).collect();
         Ok(self.assemble(region, at, &needs, buffer, (&landings, &first.stubs))?.body)
     }
 
@@ -124,7 +124,7 @@ impl Maker<'_, '_> {
         let mut heads = Heads::with_capacity(count);
         let mut marks = Marks::with_capacity(count);
         let mut fixups: Vec<Fixup> = Vec::new();
-        let (mut again, mut calls, mut detours) = (false, Vec::new(), Vec::new());
+        let (mut again, mut calls, mut detours, mut aside) = (false, Vec::new(), Vec::new(), Vec::new());
         for (index, member) in region.members.iter().enumerate() {
             let insn = &member.insn;
             let landing = asm.bytes().len() as u32;
@@ -153,7 +153,12 @@ impl Maker<'_, '_> {
                     }
                     lower(&mut asm, &here.before, point, &mut literals).map_err(fail)?;
                 }
+                let apart = region.runs_into(index) && entered(here).is_some();
+                aside.extend(apart.then_some(index));
                 for (way, sequence) in &here.ways {
+                    if apart && *way == Placement::Entered {
+                        continue;
+                    }
                     let point = at(*way, sequence, &asm);
                     way_in(&mut asm, sequence, point, &mut literals).map_err(fail)?;
                 }
@@ -183,7 +188,7 @@ impl Maker<'_, '_> {
                 asm.raw(&[NOP]);
             }
             let copied = (distance(landing, &asm) - copy) as u8;
-            heads.push(Head { at: insn.addr(), landing, copy, copied, len: insn.len() as u8 });
+            heads.push(Head { at: insn.addr(), landing, copy, copied, len: insn.len() as u8, entered: 0 });
             if let Some(here) = here {
                 after(&mut asm, insn, here, self.code, self.features, &mut literals).map_err(fail)?;
             }
@@ -208,15 +213,18 @@ impl Maker<'_, '_> {
             thunks.push((index as u32, thunk));
             if let Some(here) = (self.snippets)(insn.addr()) {
                 self.check_reach(&asm, insn, here).map_err(fail)?;
-                let point = PointContext {
-                    insn,
-                    placement: Placement::Before,
-                    live: needs.at(index, &here.before),
-                    features: self.features,
-                    here: asm.here(),
-                    counters: &[],
-                };
-                lower(&mut asm, &here.before, point, &mut literals).map_err(fail)?;
+                let ways = here.ways.iter().map(|(_, sequence)| sequence);
+                for sequence in std::iter::once(&here.before).chain(ways) {
+                    let point = PointContext {
+                        insn,
+                        placement: Placement::Before,
+                        live: needs.at(index, sequence),
+                        features: self.features,
+                        here: asm.here(),
+                        counters: &[],
+                    };
+                    lower(&mut asm, sequence, point, &mut literals).map_err(fail)?;
+                }
             }
             asm.jump(insn.flow().target().unwrap_or(insn.end()));
             // A thread that meets a trap at the call while it is changed still has to make it.
@@ -239,9 +247,27 @@ impl Maker<'_, '_> {
             found.push(made.map_err(|refusal| Failure::Member(index, refusal))?);
             again = true;
         }
+        for index in aside {
+            let insn = &region.members[index].insn;
+            let Some(sequence) = (self.snippets)(insn.addr()).and_then(entered) else { continue };
+            let offset = asm.bytes().len() as u32;
+            marks.push(Mark { offset, head: index as u32 });
+            let point = PointContext {
+                insn,
+                placement: Placement::Entered,
+                live: needs.at(index, sequence),
+                features: self.features,
+                here: asm.here(),
+                counters: &[],
+            };
+            lower(&mut asm, sequence, point, &mut literals)
+                .map_err(|refusal| Failure::Member(index, refusal))?;
+            asm.jump(at + u64::from(heads[index].landing));
+            heads[index].entered = offset;
+        }
         let mut code = asm.into_bytes();
         for fixup in fixups {
-            let displacement = heads[fixup.target].landing as i32 - (fixup.field as i32 + 4);
+            let displacement = heads[fixup.target].entry() as i32 - (fixup.field as i32 + 4);
             code[fixup.field..fixup.field + 4].copy_from_slice(&displacement.to_le_bytes());
         }
         let faults = std::mem::take(&mut literals.faults);

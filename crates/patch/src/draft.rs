@@ -156,7 +156,7 @@ fn head_of(engine: &Engine, code: &Code, place: &Place) -> Result<Place, Refusal
     }
     let placement = match placement {
         Placement::After => Placement::Before,
-        Placement::Before | Placement::Returned => placement,
+        Placement::Before | Placement::Returned | Placement::Entered => placement,
         Placement::Taken | Placement::Toward(_) => return Err(Refusal::NoSuchWay { at, placement }),
     };
     Ok(Place { at: head, placement })

@@ -17,7 +17,7 @@ use crate::form::form;
 use crate::group::Group;
 use crate::lower::{Ready, Snippets};
 use crate::memory::{Memory, Reservations};
-use crate::placement::Place;
+use crate::placement::{Place, Placement};
 use crate::placer::{Placer, Shared};
 use crate::plan::{Input, Plan, place};
 use crate::report::{CommitError, InstanceId, Report};
@@ -213,6 +213,19 @@ impl Engine {
     /// Every instance.
     pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
         self.heads.keys().copied()
+    }
+
+    /// The instruction before that of `instance`, if it runs into that one in their trampoline: then a snippet at
+    /// [`Placement::Entered`] does not run when control comes from there. It runs whenever else the instruction does. As
+    /// groups are planned anew near each change, this may be another one after each transaction.
+    pub fn runs_into(&self, instance: InstanceId) -> Option<Addr> {
+        let at = *self.heads.get(&instance)?;
+        let mut here = self.instances.get(&at)?.iter();
+        here.find(|one| one.id == instance && one.enabled && one.placement == Placement::Entered)?;
+        let (_, group) = self.groups.range(..=at).next_back()?;
+        let index = group.heads.binary_search_by_key(&at, |head| head.at).ok()?;
+        let before = group.heads.get(index.checked_sub(1)?)?;
+        (group.heads[index].entered != 0).then_some(before.at)
     }
 
     /// The original address a trampoline address stands for: that of the instruction whose snippets or

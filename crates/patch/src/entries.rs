@@ -228,7 +228,7 @@ impl<'a> Entries<'a> {
         if !self.is_open(index) {
             return;
         }
-        let landing = self.trampoline + u64::from(self.body.built.heads[index].landing);
+        let landing = self.trampoline + u64::from(self.body.built.heads[index].entry());
         let jump = self.jump(index, landing);
         if jump.is_some_and(|(jump, tactic)| self.put(index, &jump, tactic)) {
             return;

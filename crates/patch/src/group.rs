@@ -23,8 +23,8 @@ use crate::ways::{Stubs, after, stub, taken, way_in};
 pub(crate) struct Head {
     /// The original address.
     pub at: Addr,
-    /// Offset of its landing in the trampoline, where springboards, traps and branches lead: snippets, then the
-    /// instruction.
+    /// Offset of its landing in the trampoline: snippets, then the instruction. Springboards, traps and branches lead
+    /// there, unless snippets run where control enters.
     pub landing: u32,
     /// Bytes from the landing to the copy of the instruction; `u16::MAX` if there are more.
     pub copy: u16,
@@ -32,6 +32,15 @@ pub(crate) struct Head {
     pub copied: u8,
     /// Length of the instruction in bytes.
     pub len: u8,
+    /// Offset of the snippets that run only where control enters, which lead to the landing; 0 if there are none.
+    pub entered: u32,
+}
+
+impl Head {
+    /// Offset of where springboards, traps and branches lead.
+    pub(crate) fn entry(&self) -> u32 {
+        if self.entered == 0 { self.landing } else { self.entered }
+    }
 }
 
 /// From an offset in a trampoline on, its code belongs to a head.
@@ -128,7 +137,7 @@ impl Group {
     pub(crate) fn landings(&self) -> impl Iterator<Item = Landing> + '_ {
         let place = |offset: u32| self.trampoline + u64::from(offset);
         let heads =
-            self.heads.iter().map(move |head| Landing { trap: head.at, landing: place(head.landing) });
+            self.heads.iter().map(move |head| Landing { trap: head.at, landing: place(head.entry()) });
         let faults = self.faults.iter().map(move |&(at, to)| Landing::fault(place(at), place(to)));
         heads.chain(faults)
     }
@@ -162,7 +171,7 @@ impl Group {
     /// The address that stands for the original instruction at `at`.
     pub(crate) fn landing_of(&self, at: Addr) -> Option<Addr> {
         let head = self.heads.binary_search_by_key(&at, |head| head.at).ok()?;
-        Some(self.trampoline + u64::from(self.heads[head].landing))
+        Some(self.trampoline + u64::from(self.heads[head].entry()))
     }
 }
 
@@ -342,7 +351,7 @@ pub(crate) fn estimate<'s>(shape: &Shape, snippets: &dyn Fn(Addr) -> Option<&'s 
     };
     let along = |(way, snippets): &(Placement, Sequence)| {
         let detour = match way {
-            Placement::Before | Placement::After => 0,
+            Placement::Before | Placement::After | Placement::Entered => 0,
             Placement::Taken => SPRINGBOARD_LEN,
             Placement::Toward(_) | Placement::Returned => MAX_GUARD_LEN,
         };
@@ -437,7 +446,7 @@ fn assemble<'s>(
             asm = displace(asm, insn, &resolve, features)?;
         }
         let copied = (distance(landing, &asm) - copy) as u8;
-        heads.push(Head { at: insn.addr(), landing, copy, copied, len: insn.len() as u8 });
+        heads.push(Head { at: insn.addr(), landing, copy, copied, len: insn.len() as u8, entered: 0 });
         if let Some(here) = here {
             after(&mut asm, insn, here, code, features, &mut literals)?;
         }

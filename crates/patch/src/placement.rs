@@ -24,6 +24,9 @@ pub enum Placement {
     /// there. Told by the return address, which still lies below the stack pointer. A `ret` that also frees
     /// arguments, longjmp(3) and exceptions leave no such trace, and do not count.
     Returned,
+    /// Before it, wherever control comes from; but where the planner lets the instruction before it run into it in one
+    /// trampoline, not from there. [`Engine::runs_into`](crate::Engine::runs_into) tells whether it does.
+    Entered,
 }
 
 impl Placement {
@@ -31,7 +34,7 @@ impl Placement {
     pub(crate) fn check(self, insn: &Insn) -> Result<(), Refusal> {
         let flow = insn.flow();
         let has = match self {
-            Placement::Before | Placement::Returned => true,
+            Placement::Before | Placement::Returned | Placement::Entered => true,
             Placement::After => {
                 matches!(flow, Flow::Next | Flow::Branch(_) | Flow::Begin(_) | Flow::Syscall)
             }
@@ -50,6 +53,7 @@ impl fmt::Display for Placement {
             Placement::Taken => f.write_str("taken"),
             Placement::Toward(to) => write!(f, "toward {to}"),
             Placement::Returned => f.write_str("returned"),
+            Placement::Entered => f.write_str("entered"),
         }
     }
 }

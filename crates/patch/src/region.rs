@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::code::Code;
 use crate::group::overlapping;
 use crate::lower::{Ready, Snippets};
+use crate::placement::Placement;
 
 /// Fewer probed heads than this are no region.
 const PROBED_MIN: usize = 2;
@@ -88,6 +89,15 @@ impl Region {
         let free = Bound::Free;
         let board = || Springboard::bound(self.extent.start, [free, free, free, Bound::Is(CALL)]);
         self.members.windows(2).any(before_call).then(board)
+    }
+
+    /// Whether the member before `index` always goes on to it, in the trampoline, and is probed.
+    pub(crate) fn runs_into(&self, index: usize) -> bool {
+        let displaced = self.members[index].kind == Kind::Displaced;
+        displaced
+            && self.before(index).is_some_and(|before| {
+                before.probed && before.kind == Kind::Displaced && before.insn.flow() == Flow::Next
+            })
     }
 
     /// The region that begins at `head`, if enough is probed there.
@@ -230,7 +240,8 @@ fn append_room(
 
 fn kind(insn: &Insn, snippets: &Snippets) -> Kind {
     // A thunk runs behind the push of the return address: only what does not look at the stack may.
-    let blind = snippets.ways.is_empty() && snippets.before.iter().all(Ready::is_counter);
+    let before = snippets.ways.iter().all(|(way, _)| *way == Placement::Entered);
+    let blind = before && snippets.iter().all(Ready::is_counter);
     match insn.bytes() {
         [0xE8, ..] if blind && insn.len() == SPRINGBOARD_LEN => Kind::Call,
         _ => Kind::Displaced,

@@ -37,6 +37,7 @@ pub(crate) fn way_in(
         Placement::Toward(target) => Some(Guarded::Toward(insn, target)),
         Placement::Returned => Some(Guarded::Returned(insn.addr())),
         Placement::Taken if matches!(insn.flow(), Flow::Jump(_)) => None,
+        Placement::Entered => None,
         Placement::Before | Placement::After | Placement::Taken => return Ok(()),
     };
     let guard = wanted.map(|wanted| Guard::open(asm, wanted, at.features.moves)).transpose()?;
@@ -91,6 +92,11 @@ pub(crate) fn stub(
     }
     asm.jump(resolved);
     Ok(Stub { of: insn.addr(), offset })
+}
+
+/// The snippets that run where control enters.
+pub(crate) fn entered(snippets: &Snippets) -> Option<&Sequence> {
+    along(snippets, Placement::Entered)
 }
 
 fn along(snippets: &Snippets, way: Placement) -> Option<&Sequence> {

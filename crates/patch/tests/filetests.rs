@@ -68,6 +68,7 @@ fn parse(input: &str) -> Case {
                     ["after"] => Placement::After,
                     ["taken"] => Placement::Taken,
                     ["returned"] => Placement::Returned,
+                    ["entered"] => Placement::Entered,
                     ["toward", to] => Placement::Toward(Addr(hex(to))),
                     _ => panic!("unknown way {way:?}"),
                 };

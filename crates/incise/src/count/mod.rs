@@ -6,6 +6,7 @@
 //! At the start it has called some functions of libc by then, so that a gate comes before these: where it has just
 //! relocated the program, and fills the first thread's thread-local storage.
 
+mod ledger;
 mod probes;
 mod process;
 mod tally;

@@ -5,12 +5,11 @@ use std::rc::Rc;
 
 use incise_image::{Pattern, PatternError};
 use incise_isa::Addr;
-use incise_patch::{
-    Atomicity, Batch, CounterId, Engine, InstanceId, Place, Placement, Policy, Position, Snippet,
-};
+use incise_patch::{Atomicity, Batch, Engine, InstanceId, Place, Placement, Policy, Position, Snippet};
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
+use super::ledger::{self, Ledger};
 use super::tally::{Key, Tally};
 use super::{CountOptions, Probes};
 use crate::flow::inside;
@@ -22,9 +21,9 @@ pub(super) struct Process {
     pid: ProcessId,
     engine: Engine,
     program: Program,
-    /// Counters of this process and, shared, those it inherited.
+    /// Counters of this process and, shared with its forked children, those it inherited: the last one to end reads them.
     ledgers: Vec<Rc<Ledger>>,
-    own: Vec<(usize, CounterId)>,
+    own: Ledger,
     installed: HashSet<(Place, PointKind)>,
     /// What is in each function that is no counter.
     inside: HashMap<Key, Vec<InstanceId>>,
@@ -40,11 +39,6 @@ pub(super) struct Process {
     unresolved: Vec<Unresolved>,
     /// All that is mapped at the start is mapped.
     pub loaded: bool,
-}
-
-/// Counters that forked children share with their parent: the last one to end reads them.
-struct Ledger {
-    counters: Vec<(usize, CounterId)>,
 }
 
 /// Offset of `r_state` in `struct r_debug` (System V gABI, dynamic linking; glibc's link.h): version, map, brk.
@@ -73,7 +67,7 @@ impl Process {
             engine,
             program,
             ledgers: Vec::new(),
-            own: Vec::new(),
+            own: Ledger::default(),
             installed: HashSet::new(),
             inside: HashMap::new(),
             gate: None,
@@ -196,6 +190,7 @@ impl Process {
         let points = self.find(space, options, &kinds, tally, strict)?;
         let mut batch = Batch::default();
         let mut placed = Vec::new();
+        let mut before: Option<Point> = None;
         for point in points {
             if !self.installed.insert((point.place(), point.kind)) {
                 continue;
@@ -210,7 +205,9 @@ impl Process {
                 }
                 None => {
                     let counter = self.engine.counter();
-                    batch.insert(point.place(), Snippet::Counter(counter), Position::Last);
+                    let place = ledger::place(&point, before.as_ref());
+                    batch.insert(place, Snippet::Counter(counter), Position::Last);
+                    before = Some(point.clone());
                     placed.push((point, Some(counter)));
                 }
             }
@@ -229,13 +226,16 @@ impl Process {
                     tally.accept(&key);
                     let aside = point.kind == PointKind::FunctionExit && kinds.len() > 1;
                     if !aside {
-                        let entry = tally.entry(key, point, tactic);
-                        self.own.extend(counter.map(|counter| (entry, counter)));
+                        let index = tally.entry(key, point, tactic);
+                        if let Some(counter) = counter {
+                            self.own.push(index, entry.instance, *counter, point.addr);
+                        }
                     }
                 }
                 Err(reason) => tally.refuse(key, &point.module, &point.display_name, point.addr, reason),
             }
         }
+        self.own.renew(&self.engine, &mut |entry, hits| tally.add(entry, hits));
         Ok(())
     }
 
@@ -303,14 +303,14 @@ impl Process {
     /// What a forked child has: the same patches, the same counters.
     pub(super) fn for_child(&mut self, pid: ProcessId) -> Process {
         if !self.own.is_empty() {
-            self.ledgers.push(Rc::new(Ledger { counters: std::mem::take(&mut self.own) }));
+            self.ledgers.push(Rc::new(std::mem::take(&mut self.own)));
         }
         Process {
             pid,
             engine: self.engine.for_child(),
             program: self.program.clone(),
             ledgers: self.ledgers.clone(),
-            own: Vec::new(),
+            own: Ledger::default(),
             installed: self.installed.clone(),
             inside: self.inside.clone(),
             gate: self.gate,
@@ -356,9 +356,8 @@ impl Process {
     /// Adds what this process counted, unless another one still adds to the same counters.
     pub(super) fn settle(&mut self, tally: &mut Tally) {
         let ledgers = std::mem::take(&mut self.ledgers).into_iter().filter_map(Rc::into_inner);
-        let inherited = ledgers.flat_map(|ledger| ledger.counters);
-        for (entry, counter) in std::mem::take(&mut self.own).into_iter().chain(inherited) {
-            tally.add(entry, self.engine.read(counter));
+        for mut ledger in ledgers.chain([std::mem::take(&mut self.own)]) {
+            ledger.take(&self.engine, &mut |entry, hits| tally.add(entry, hits));
         }
         for ifunc in &self.unresolved {
             let key = (ifunc.module.clone(), ifunc.resolver.0, Placement::Before);

@@ -32,6 +32,9 @@ struct Arguments {
     /// Traps everywhere, to try their landings.
     #[arg(long)]
     traps: bool,
+    /// Counters where control enters only, so that runs of instructions have one.
+    #[arg(long)]
+    entered: bool,
     /// Most findings to print.
     #[arg(long, default_value_t = 20)]
     show: usize,
@@ -40,8 +43,8 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let traps = if arguments.traps { TrapPolicy::Force } else { TrapPolicy::Fallback };
-    let Arguments { run, runs, steps, seed, .. } = arguments;
-    let options = Options { run, runs, steps, seed, traps, spoil: 0 };
+    let Arguments { run, runs, steps, seed, entered, .. } = arguments;
+    let options = Options { run, runs, steps, seed, traps, entered, spoil: 0 };
     let shown = std::io::stderr().is_terminal();
     let progress = |done: usize, of: usize| {
         if shown {

@@ -32,7 +32,7 @@ const BELOW: u64 = 256;
 pub(super) struct Patched<'p> {
     /// Original bytes of an instruction, if it is one of the program.
     pub original: &'p dyn Fn(u64) -> Option<[u8; 15]>,
-    /// The landing of each displaced head, and the heads of each landing.
+    /// The landing of each displaced head, and the heads of each landing, or of each copy.
     pub landings: HashMap<u64, u64>,
     pub heads: HashMap<u64, SmallVec<[u64; 1]>>,
     /// The bytes that were changed: the byte there now, and whether an instruction begins there.
@@ -215,7 +215,8 @@ impl Lockstep<'_> {
     fn advance(&mut self, from: u64) -> io::Result<Arrival> {
         let child = &self.patched.child;
         // A springboard at the boundary leads to its landing, which stands for the same.
-        let mut leaving = self.code.changed.contains_key(&from).then_some(from);
+        let mut leaving =
+            (self.code.changed.contains_key(&from) && child.registers()?.rip == from).then_some(from);
         for _ in 0..LONGEST {
             let mut regs = child.registers()?;
             let trap = self.code.changed.get(&regs.rip).is_some_and(|&(byte, head)| head && is_trap(byte));
@@ -223,9 +224,10 @@ impl Lockstep<'_> {
                 self.tally.traps += 1;
                 regs.rip = landing;
                 child.set_registers(&regs)?;
+                let Some(heads) = self.code.heads.get(&landing) else { continue };
                 // The landing of a boundary where control comes anew.
-                if self.code.heads[&landing].iter().all(|head| Some(*head) != leaving) {
-                    return Ok(Arrival::Boundary(self.code.heads[&landing].clone()));
+                if heads.iter().all(|head| Some(*head) != leaving) {
+                    return Ok(Arrival::Boundary(heads.clone()));
                 }
                 leaving = None;
                 continue;
@@ -265,7 +267,7 @@ impl Lockstep<'_> {
 
     /// Runs the original to its fault, which is to be that of the patched process.
     fn same_fault(&mut self, patched: Fault) -> io::Result<Result<Different, Difference>> {
-        for _ in 0..PATIENCE {
+        for _ in 0..8 * PATIENCE {
             let Some(original) = self.original.child.step()? else { continue };
             let (expected, got) = (self.original.child.registers()?, self.patched.child.registers()?);
             let at = (self.code.translate)(got.rip).unwrap_or(got.rip);

@@ -31,7 +31,9 @@ use incise::Program;
 use incise_cfg::{LiveSet, Liveness, ParseError, Parser};
 use incise_image::{Image, ImageError, Kind, LinkAddr};
 use incise_isa::Addr;
-use incise_patch::{Atomicity, Batch, CommitError, Engine, Policy, Position, Snippet, TrapPolicy};
+use incise_patch::{
+    Atomicity, Batch, CommitError, Engine, Place, Placement, Policy, Position, Snippet, TrapPolicy,
+};
 use incise_space::{AddressSpace, SpaceError};
 use smallvec::SmallVec;
 
@@ -57,13 +59,23 @@ pub struct Options {
     pub seed: u64,
     /// What to do where only a trap fits.
     pub traps: TrapPolicy,
+    /// Counters where control enters, and not where the instruction before it goes on to the next.
+    pub entered: bool,
     /// Bytes of trampolines to spoil in each run, to see that it is noticed.
     pub spoil: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { run: None, runs: 1, steps: 4, seed: 1, traps: TrapPolicy::Fallback, spoil: 0 }
+        Options {
+            run: None,
+            runs: 1,
+            steps: 4,
+            seed: 1,
+            traps: TrapPolicy::Fallback,
+            entered: false,
+            spoil: 0,
+        }
     }
 }
 
@@ -182,7 +194,8 @@ impl Trial<'_> {
         let mut batch = Batch::default();
         for &site in sites {
             let counter = engine.counter();
-            batch.insert(Addr(site), Snippet::Counter(counter), Position::Last);
+            let placement = if options.entered { Placement::Entered } else { Placement::Before };
+            batch.insert(Place { at: Addr(site), placement }, Snippet::Counter(counter), Position::Last);
         }
         let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };
         engine.commit(&mut space, &program, &batch, policy)?;
@@ -206,8 +219,15 @@ impl Trial<'_> {
             known.then(|| space.read(Addr(at), &mut bytes).ok()).flatten().map(|()| bytes)
         };
         let mut heads: HashMap<u64, SmallVec<[u64; 1]>> = HashMap::new();
-        for landing in space.landings.iter().filter(|landing| !landing.is_fault()) {
-            heads.entry(landing.landing.0).or_default().push(landing.trap.0);
+        if options.entered {
+            // An instruction that runs into the next does not come by its landing, but by its copy.
+            for one in space.displaced.iter().filter(|one| one.copied > 0 && one.copy != u16::MAX) {
+                heads.entry(one.landing.0 + u64::from(one.copy)).or_default().push(one.original.0);
+            }
+        } else {
+            for landing in space.landings.iter().filter(|landing| !landing.is_fault()) {
+                heads.entry(landing.landing.0).or_default().push(landing.trap.0);
+            }
         }
         let mut changed = HashMap::new();
         for edit in &space.edits {

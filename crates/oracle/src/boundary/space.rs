@@ -5,7 +5,7 @@ use std::ops::Range;
 use incise_image::{Image, MemoryMap};
 use incise_isa::Addr;
 use incise_space::file::Loaded;
-use incise_space::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
+use incise_space::{AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError};
 
 /// A program alone in its address space; what is changed is kept.
 pub(super) struct Captured<'f> {
@@ -17,13 +17,22 @@ pub(super) struct Captured<'f> {
     pub runs: Vec<(u64, Vec<u8>)>,
     pub landings: Vec<Landing>,
     pub edits: Vec<Edit>,
+    pub displaced: Vec<Displaced>,
 }
 
 impl<'f> Captured<'f> {
     pub(super) fn new(image: &Image, file: &'f [u8], bias: u64) -> Result<Captured<'f>, SpaceError> {
         let loaded = Loaded::alone(image, file, bias)?;
         let (code, data, runs) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Captured { loaded, code, data, runs, landings: Vec::new(), edits: Vec::new() })
+        Ok(Captured {
+            loaded,
+            code,
+            data,
+            runs,
+            landings: Vec::new(),
+            edits: Vec::new(),
+            displaced: Vec::new(),
+        })
     }
 }
 
@@ -63,6 +72,10 @@ impl AddressSpace for Captured<'_> {
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
         self.landings = landings.to_vec();
         Ok(())
+    }
+
+    fn note_displaced(&mut self, displaced: &[Displaced]) {
+        self.displaced = displaced.to_vec();
     }
 
     fn apply(
