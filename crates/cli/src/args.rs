@@ -122,6 +122,9 @@ pub struct CountArgs {
     /// What to do where only a trap fits.
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Fallback)]
     pub trap: Trap,
+    /// Name trampolines in /tmp/perf-PID.map, where perf report looks for them.
+    #[arg(long, conflicts_with = "list")]
+    pub perf_map: bool,
     /// Leave the probes in the process when detaching.
     #[arg(long, conflicts_with = "program")]
     pub keep: bool,

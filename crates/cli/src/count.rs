@@ -30,6 +30,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         filter: args.filter.clone(),
         follow: args.follow,
         keep: args.keep,
+        perf_map: args.perf_map,
         traps: args.trap.into(),
     };
     signals::catch(args.pid.is_some());

@@ -30,6 +30,7 @@ mod filter;
 mod flow;
 mod leads;
 pub mod patching;
+mod perf_map;
 mod point;
 mod program;
 mod range;

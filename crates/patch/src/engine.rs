@@ -236,6 +236,11 @@ impl Engine {
         group.original_of(*place, ip.offset_from(*place) as u64)
     }
 
+    /// The trampolines and stubs in place, each with the site it is for (one of them, if there are several).
+    pub fn trampolines(&self) -> impl Iterator<Item = (Range<Addr>, Addr)> + '_ {
+        self.groups.values().flat_map(|group| group.places().map(|place| (place, group.start)))
+    }
+
     /// Takes a group out of what is in place.
     fn take_group(&mut self, start: Addr) -> Option<Group> {
         let group = self.groups.remove(&start)?;

@@ -6,6 +6,7 @@
 //! snippet has done is not done again: [`View::back`]. If the handler has changed it, or nobody is there to put it back, the
 //! thread goes on in the original code, which is right too.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use incise_isa::Addr;
@@ -65,25 +66,23 @@ impl Trampolines {
     }
 
     /// Where the program is when a thread is at `ip`, and what to undo to get there.
-    fn place(&self, ip: Addr, read: &Read) -> Option<Place> {
+    fn place(&self, ip: Addr, memory: &dyn ProgramMemory) -> Option<Place> {
         let found = self.find(ip)?;
-        let mut code = vec![0; found.len as usize];
-        if !read(found.landing, &mut code) {
-            return None;
-        }
+        let code = memory.code(found.landing, found.len as usize)?;
+        let code = &*code;
         let offset = ip.offset_from(found.landing) as usize;
         let (copy, behind) = (usize::from(found.copy), usize::from(found.copy) + usize::from(found.copied));
         let plain = |ip, undo| Place { ip, undo, system_call: false };
         if found.original_len == 0 {
-            let to = way_out(found, &code, ip).map(|to| self.original(to)).unwrap_or(found.original);
-            return Some(plain(to, undo(&code, found.landing, ip)?));
+            let to = way_out(found, code, ip).map(|to| self.original(to)).unwrap_or(found.original);
+            return Some(plain(to, undo(code, found.landing, ip)?));
         }
         if found.copy == u16::MAX {
             return None;
         }
         let next = found.original + u64::from(found.original_len);
         if offset <= copy {
-            return Some(plain(found.original, undo(&code, found.landing, ip)?));
+            return Some(plain(found.original, undo(code, found.landing, ip)?));
         }
         if offset >= behind {
             let from = found.landing + behind as u64;
@@ -110,8 +109,13 @@ impl Trampolines {
     }
 }
 
-/// Reads memory of the process; tells whether it could.
-type Read<'a> = dyn Fn(Addr, &mut [u8]) -> bool + 'a;
+/// The memory of the process.
+pub(crate) trait ProgramMemory {
+    /// Bytes of a trampoline.
+    fn code(&self, at: Addr, len: usize) -> Option<Cow<'_, [u8]>>;
+    /// A quadword of a stack.
+    fn quadword(&self, at: Addr) -> Option<u64>;
+}
 
 struct Place {
     ip: Addr,
@@ -142,35 +146,32 @@ fn way_out(detour: &Displaced, code: &[u8], ip: Addr) -> Option<Addr> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct View {
     /// The registers of the thread in the trampoline.
-    pub real: FrameRegisters,
+    real: FrameRegisters,
     /// Those of the original program.
     pub shown: FrameRegisters,
-    /// Registers that lie on the stack until the trampoline takes them back: where.
-    slots: Vec<(usize, Addr)>,
+    undo: Undo,
 }
 
 impl View {
     /// For a thread with these registers; `None` if it is in no trampoline, or the program's registers cannot be told.
-    pub(crate) fn of(trampolines: &Trampolines, real: &FrameRegisters, read: &Read) -> Option<View> {
-        let Place { ip, undo, system_call } = trampolines.place(Addr(real[RIP]), read)?;
-        let at = |offset: i64| Addr(real[RSP].wrapping_add_signed(offset));
-        let load = |offset: i64| {
-            let mut word = [0; 8];
-            read(at(offset), &mut word).then(|| u64::from_le_bytes(word))
-        };
+    pub(crate) fn of(
+        trampolines: &Trampolines,
+        real: &FrameRegisters,
+        memory: &dyn ProgramMemory,
+    ) -> Option<View> {
+        let Place { ip, undo, system_call } = trampolines.place(Addr(real[RIP]), memory)?;
+        let load = |offset: i64| memory.quadword(Addr(real[RSP].wrapping_add_signed(offset)));
         let mut shown = *real;
         shown[RIP] = ip.0;
         shown[RSP] = real[RSP].wrapping_add_signed(undo.stack);
         if system_call {
             shown[RCX] = ip.0;
         }
-        let mut slots = Vec::new();
-        for &(register, offset) in &undo.saved {
+        for (register, offset) in undo.saved() {
             shown[index(register)] = load(offset)?;
-            slots.push((index(register), at(offset)));
         }
         shown[FLAGS] = undo.flags.restored(real[FLAGS], real[RAX], load)?;
-        Some(View { real: *real, shown, slots })
+        Some(View { real: *real, shown, undo })
     }
 
     /// The instruction pointer that is so.
@@ -178,22 +179,27 @@ impl View {
         Addr(self.real[RIP])
     }
 
-    /// The registers to go on with when a handler returns that was shown this and leaves `now`, and the quadwords
-    /// to write for those that wait on the stack. `None` if it goes on with `now`, because it wants to go on elsewhere.
-    pub(crate) fn back(&self, now: &FrameRegisters) -> Option<(FrameRegisters, Vec<(Addr, u64)>)> {
+    /// The registers to go on with when a handler returns that was shown this and leaves `now`; `store` writes the
+    /// quadwords of those that wait on the stack. `None` if it goes on with `now`, because it wants to go on elsewhere.
+    pub(crate) fn back(
+        &self,
+        now: &FrameRegisters,
+        store: &mut dyn FnMut(Addr, u64),
+    ) -> Option<FrameRegisters> {
         if now[RIP] != self.shown[RIP] || now[RSP] != self.shown[RSP] {
             return None;
         }
         let mut back = *now;
-        let mut words = Vec::new();
-        for (index, register) in back.iter_mut().enumerate() {
-            if let Some((_, slot)) = self.slots.iter().find(|(saved, _)| *saved == index) {
-                words.push((*slot, *register));
-                *register = self.real[index];
-            } else if *register == self.shown[index] {
-                *register = self.real[index];
+        for (register, real) in back.iter_mut().zip(self.real.iter().zip(&self.shown)) {
+            if *register == *real.1 {
+                *register = *real.0;
             }
         }
-        Some((back, words))
+        for (register, offset) in self.undo.saved() {
+            let index = index(register);
+            store(Addr(self.real[RSP].wrapping_add_signed(offset)), now[index]);
+            back[index] = self.real[index];
+        }
+        Some(back)
     }
 }

@@ -48,6 +48,8 @@ pub struct CountOptions {
     pub follow: bool,
     /// Leave the probes in place when detaching.
     pub keep: bool,
+    /// Name the trampolines in /tmp/perf-PID.map, for perf(1).
+    pub perf_map: bool,
     /// What to do where only a trap fits.
     pub traps: TrapPolicy,
 }
@@ -328,6 +330,9 @@ impl Counting {
             probes.ready(pid, &mut space);
         }
         let mut result = process.put_in(&mut space, &self.options, &mut self.probes, &mut self.tally, strict);
+        if self.options.perf_map {
+            result = result.and_then(|()| process.write_perf_map(!self.launched));
+        }
         // A process that runs already has what it has: better to say so than to wait for ever.
         if strict && !self.launched && !self.options.follow && result.is_ok() {
             result = self.tally.unmatched().into_iter().next().map_or(Ok(()), |error| Err(error.into()));

@@ -1,6 +1,7 @@
 //! One traced process: its modules, the probes in it and the counters they add to.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::rc::Rc;
 
 use incise_image::{Pattern, PatternError};
@@ -13,6 +14,7 @@ use super::ledger::{self, Ledger};
 use super::tally::{Key, Tally};
 use super::{CountOptions, Probes};
 use crate::flow::inside;
+use crate::perf_map::{self, PerfMap};
 use crate::point::{Point, PointKind, Query, Unresolved};
 use crate::program::{Images, Program};
 use crate::session::Error;
@@ -39,6 +41,7 @@ pub(super) struct Process {
     unresolved: Vec<Unresolved>,
     /// All that is mapped at the start is mapped.
     pub loaded: bool,
+    perf_map: Option<PerfMap>,
 }
 
 /// Offset of `r_state` in `struct r_debug` (System V gABI, dynamic linking; glibc's link.h): version, map, brk.
@@ -76,6 +79,7 @@ impl Process {
             searched: HashSet::new(),
             unresolved: Vec::new(),
             loaded: false,
+            perf_map: None,
         })
     }
 
@@ -300,6 +304,19 @@ impl Process {
         (module.path.clone(), link(at), placement)
     }
 
+    /// Names the trampolines for perf. `running`: the process was there before us, and may have named code of its own.
+    pub(super) fn write_perf_map(&mut self, running: bool) -> Result<(), Error> {
+        let path = perf_map::path(self.pid.0);
+        let failed = |error: io::Error| {
+            Error::Output(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        };
+        let map = match &mut self.perf_map {
+            Some(map) => map,
+            none => none.insert(PerfMap::open(self.pid.0, running).map_err(failed)?),
+        };
+        map.add(&self.engine, &self.program).map_err(failed)
+    }
+
     /// What a forked child has: the same patches, the same counters.
     pub(super) fn for_child(&mut self, pid: ProcessId) -> Process {
         if !self.own.is_empty() {
@@ -319,6 +336,7 @@ impl Process {
             searched: self.searched.clone(),
             unresolved: self.unresolved.clone(),
             loaded: self.loaded,
+            perf_map: None,
         }
     }
 

@@ -5,23 +5,44 @@
 //! is asked about gives back what it has borrowed by the end of each of its paths, and moves `rsp` by `lea`, `push`, `pop`,
 //! `add` and `sub` only.
 
-use iced_x86::{
-    Code, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
-};
+use iced_x86::{Code, Mnemonic, OpKind, Register};
 
-use super::{Flow, Gpr, Insn, decode};
+use super::{Flow, Gpr, GprSet, Insn, decode};
 use crate::Addr;
 
 /// How to get the program's registers from those of a thread in the middle of code that keeps them. Registers that are not
 /// mentioned are as the program left them, or dead.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Undo {
     /// What to add to `rsp`.
     pub stack: i64,
-    /// Registers whose values lie on the stack, each with its distance from `rsp` as it is.
-    pub saved: Vec<(Gpr, i64)>,
+    saved: Saved,
     /// Where the status flags are.
     pub flags: KeptFlags,
+}
+
+impl Undo {
+    /// Registers whose values lie on the stack, each with its distance from `rsp` as it is.
+    pub fn saved(&self) -> impl Iterator<Item = (Gpr, i64)> + '_ {
+        self.saved.registers.iter().map(|register| (register, self.stack + self.saved.slot(register)))
+    }
+}
+
+/// Registers on the stack, with distances from the program's `rsp`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Saved {
+    registers: GprSet,
+    slots: [i32; 16],
+}
+
+impl Saved {
+    fn slot(&self, register: Gpr) -> i64 {
+        i64::from(self.slots[usize::from(register.number())])
+    }
+
+    fn is_at(&self, register: Gpr, slot: i64) -> bool {
+        self.registers.contains(register) && self.slot(register) == slot
+    }
 }
 
 /// Where the program's status flags are.
@@ -62,28 +83,33 @@ impl KeptFlags {
 }
 
 /// What the code has done so far. Offsets are from the program's `rsp`.
-#[derive(Clone, Default)]
+#[derive(Clone, Copy, Default)]
 struct State {
     stack: i64,
-    saved: Vec<(Gpr, i64)>,
+    saved: Saved,
     /// Registers with other values than the program's.
-    changed: u16,
+    changed: GprSet,
     flags: KeptFlags,
     /// The last instruction was `lahf`.
     half: bool,
 }
 
+/// So many branches may be on their way at once. (Signal handlers ask: nothing is allocated, little stack is used.)
+const AHEAD: usize = 6;
+
 /// What a thread at `ip` has to undo that entered `code`, which lies at `at`, with the program's registers. `None` if
 /// that cannot be told, because it is none of the code this is made for or `ip` is inside an instruction.
+///
+/// Async-signal-safe.
 pub fn undo(code: &[u8], at: Addr, ip: Addr) -> Option<Undo> {
     let mut here = at;
     let mut state = Some(State::default());
-    let mut ahead: Vec<(Addr, State)> = Vec::new();
+    let mut ahead: [Option<(Addr, State)>; AHEAD] = [None; AHEAD];
     loop {
         if state.is_none() {
-            let joins = ahead.iter().position(|(to, _)| *to == here);
+            let joins = ahead.iter().flatten().find(|(to, _)| *to == here);
             // Behind a way out, and no branch leads here: entered from elsewhere.
-            state = Some(joins.map_or_else(State::default, |index| ahead.swap_remove(index).1));
+            state = Some(joins.map_or_else(State::default, |(_, state)| *state));
         }
         let now = state.as_mut()?;
         if here == ip {
@@ -94,8 +120,11 @@ pub fn undo(code: &[u8], at: Addr, ip: Addr) -> Option<Undo> {
         }
         let insn = decode(code.get(here.offset_from(at) as usize..)?, here).ok()?;
         now.run(&insn)?;
-        if let Flow::Branch(to) | Flow::Jump(to) = insn.flow() {
-            ahead.push((to, now.clone()));
+        if let Flow::Branch(to) | Flow::Jump(to) = insn.flow()
+            && to > here
+        {
+            let free = ahead.iter_mut().find(|place| place.as_ref().is_none_or(|(to, _)| *to <= here));
+            *free? = Some((to, *now));
         }
         if !insn.flow().falls_through() {
             state = None;
@@ -112,21 +141,13 @@ impl State {
             KeptFlags::Pushed(slot) => KeptFlags::Pushed(from_now(slot)),
             other => other,
         };
-        let saved = self.saved.iter().map(|&(register, slot)| (register, from_now(slot))).collect();
-        Undo { stack: -self.stack, saved, flags }
-    }
-
-    fn is_changed(&self, register: Gpr) -> bool {
-        self.changed & 1 << register.number() != 0
-    }
-
-    fn change(&mut self, register: Gpr) {
-        self.changed |= 1 << register.number();
+        Undo { stack: -self.stack, saved: self.saved, flags }
     }
 
     fn restored(&mut self, register: Gpr) {
-        self.changed &= !(1 << register.number());
-        self.saved.retain(|(saved, _)| *saved != register);
+        self.changed.remove(register);
+        self.saved.registers.remove(register);
+        self.saved.slots[usize::from(register.number())] = 0;
     }
 
     fn run(&mut self, insn: &Insn) -> Option<()> {
@@ -138,17 +159,18 @@ impl State {
                 let register = gpr(iced.op0_register())?;
                 if register == Gpr::Rax && self.flags == KeptFlags::InAx {
                     self.flags = KeptFlags::AsAx(self.stack);
-                } else if !self.is_changed(register) && !self.saved.iter().any(|(r, _)| *r == register) {
-                    self.saved.push((register, self.stack));
+                } else if !self.changed.contains(register) && !self.saved.registers.contains(register) {
+                    self.saved.registers.insert(register);
+                    self.saved.slots[usize::from(register.number())] = i32::try_from(self.stack).ok()?;
                 }
             }
             Code::Pop_r64 => {
                 let (register, slot) = (gpr(iced.op0_register())?, self.stack);
                 self.stack += 8;
-                if self.saved.contains(&(register, slot)) {
+                if self.saved.is_at(register, slot) {
                     self.restored(register);
                 } else {
-                    self.change(register);
+                    self.changed.insert(register);
                     if register == Gpr::Rax && self.flags == KeptFlags::AsAx(slot) {
                         self.flags = KeptFlags::InAx;
                     }
@@ -166,7 +188,7 @@ impl State {
                 }
                 self.stack += 8;
             }
-            Code::Lahf => self.change(Gpr::Rax),
+            Code::Lahf => self.changed.insert(Gpr::Rax),
             Code::Seto_rm8 if half && iced.op0_register() == Register::AL => self.flags = KeptFlags::InAx,
             Code::Add_AL_imm8 if self.flags == KeptFlags::InAx => self.flags = KeptFlags::InAh,
             Code::Sahf if self.flags == KeptFlags::InAh => self.flags = KeptFlags::InPlace,
@@ -180,10 +202,10 @@ impl State {
                 if iced.memory_base() == Register::RSP && iced.memory_displacement64() == 0 =>
             {
                 let register = gpr(iced.op1_register())?;
-                if self.saved.contains(&(register, self.stack)) {
+                if self.saved.is_at(register, self.stack) {
                     self.restored(register);
                 } else {
-                    self.change(register);
+                    self.changed.insert(register);
                 }
             }
             // What is called comes back.
@@ -191,12 +213,12 @@ impl State {
             _ => {
                 let moved = iced.stack_pointer_increment();
                 self.stack += i64::from(moved);
-                for register in written_gprs(iced) {
-                    match register {
-                        Gpr::Rsp if moved != 0 => {}
-                        Gpr::Rsp => self.stack += immediate(insn)?,
-                        other => self.change(other),
-                    }
+                // What an instruction changes without naming it first is saved before, as is everything.
+                match written(insn) {
+                    Some(Gpr::Rsp) if moved != 0 => {}
+                    Some(Gpr::Rsp) => self.stack += immediate(insn)?,
+                    Some(register) => self.changed.insert(register),
+                    None => {}
                 }
             }
         }
@@ -216,15 +238,12 @@ fn immediate(insn: &Insn) -> Option<i64> {
     }
 }
 
-/// The general registers that `insn` may write to, whole or in part.
-fn written_gprs(insn: &Instruction) -> Vec<Gpr> {
-    let mut factory = InstructionInfoFactory::new();
-    let used = factory.info_options(insn, InstructionInfoOptions::NO_MEMORY_USAGE).used_registers();
-    let reads = |access| {
-        matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess)
-    };
-    let written = used.iter().filter(|used| used.register().is_gpr() && !reads(used.access()));
-    written.filter_map(|used| gpr(used.register().full_register())).collect()
+/// The general register that is the first operand, unless it is only read.
+fn written(insn: &Insn) -> Option<Gpr> {
+    let iced = insn.iced();
+    let only_read = matches!(iced.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt | Mnemonic::Push);
+    let is_register = iced.op_count() > 0 && iced.op0_kind() == OpKind::Register && !only_read;
+    (is_register && iced.op0_register().is_gpr()).then(|| gpr(iced.op0_register().full_register())).flatten()
 }
 
 fn gpr(register: Register) -> Option<Gpr> {
@@ -266,11 +285,13 @@ mod tests {
             asm.pop(Gpr::Rax);
             asm.unskip_red_zone();
         });
-        let row = |stack, saved: &[(Gpr, i64)], flags| Some(Undo { stack, saved: saved.to_vec(), flags });
+        let row = |stack, saved: &[(Gpr, i64)], flags| Some((stack, saved.to_vec(), flags));
         let rax = [(Gpr::Rax, 0)];
         use KeptFlags::*;
+        let of =
+            |row: Option<Undo>| row.map(|undo| (undo.stack, undo.saved().collect::<Vec<_>>(), undo.flags));
         assert_eq!(
-            all(&code),
+            all(&code).into_iter().map(of).collect::<Vec<_>>(),
             [
                 row(0, &[], InPlace),
                 row(128, &[], InPlace),
@@ -311,7 +332,7 @@ mod tests {
         // lea rsp,[rsp-144]; push rdx; mov rdx, imm; push [rdx]; pop [rsp+8]; pop rdx
         let code = hex("48 8d a4 24 70 ff ff ff 52 48 ba 00 10 00 00 00 7f 00 00 ff 32 8f 44 24 08 5a");
         let rows = all(&code);
-        let saved = |n: usize| rows[n].as_ref().expect("known").saved.clone();
+        let saved = |n: usize| rows[n].as_ref().expect("known").saved().collect::<Vec<_>>();
         assert_eq!(saved(2), [(Gpr::Rdx, 0)]);
         assert_eq!(saved(4), [(Gpr::Rdx, 8)]);
         assert_eq!((saved(6), rows[6].as_ref().expect("known").stack), (vec![], 144));

@@ -181,6 +181,11 @@ impl Handler {
         Ok(())
     }
 
+    /// Whether a handler is one of ours.
+    pub(super) fn is_ours(&self, handler: u64) -> bool {
+        self.layers.iter().any(|layer| layer.handler() == handler)
+    }
+
     /// Puts the actions that were in force before back, where ours are on top. Tables stay.
     pub(super) fn uninstall(&mut self) {
         for signal in TRAP_SIGNALS.into_iter().chain(FAULT_SIGNALS) {
@@ -252,7 +257,10 @@ fn map_image(image: &[u8], pages: &mut Pages) -> Result<Addr, SpaceError> {
 }
 
 /// The action in force; it is replaced by `action`, if one is given.
-fn exchange_action(signal: i32, action: Option<&KernelSigaction>) -> Result<KernelSigaction, Errno> {
+pub(super) fn exchange_action(
+    signal: i32,
+    action: Option<&KernelSigaction>,
+) -> Result<KernelSigaction, Errno> {
     let mut before = KernelSigaction::default();
     let new = action.map_or(0, |action| ptr::from_ref(action) as usize);
     let arguments = [signal as usize, new, &raw mut before as usize, size_of::<u64>(), 0, 0];

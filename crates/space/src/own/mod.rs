@@ -9,6 +9,7 @@
 mod foreign;
 mod fragments;
 mod handler;
+mod handlers;
 mod known;
 mod landings;
 mod memory;
@@ -31,7 +32,7 @@ use incise_isa::Addr;
 use incise_isa::native::is_illegal;
 
 use crate::sys::{self, Errno};
-use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
+use crate::{AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError};
 use fragments::Fragments;
 use handler::Handler;
 use known::KnownMap;
@@ -88,6 +89,8 @@ pub struct OwnSpace {
     poked: HashSet<u64>,
     /// The code of the kernel in this process; looked for at the first change.
     vdso: Option<Range<Addr>>,
+    /// Signal handlers see original instruction pointers.
+    original_in_handlers: bool,
     /// What is mapped for the engines.
     reserved: Vec<Range<Addr>>,
     /// The process that used this value last; another one is a forked child.
@@ -99,9 +102,18 @@ pub struct OwnSpace {
 pub struct Builder {
     writer: Writer,
     pages: Pages,
+    original_in_handlers: bool,
 }
 
 impl Builder {
+    /// Whether signal handlers see the original instruction pointer and registers where a signal arrives in a trampoline or
+    /// is raised by a displaced instruction. For that, each [`apply`](AddressSpace::apply) puts a gate before the handlers
+    /// that are installed then, which is what sigaction(2) tells to be the handler from there on. Default: no.
+    pub fn original_in_handlers(mut self, original: bool) -> Builder {
+        self.original_in_handlers = original;
+        self
+    }
+
     /// Which writer to use. Default: [`Writer::Auto`].
     pub fn writer(mut self, writer: Writer) -> Builder {
         self.writer = writer;
@@ -132,6 +144,7 @@ impl Builder {
             known: KnownMap::default(),
             poked: HashSet::new(),
             vdso: None,
+            original_in_handlers: self.original_in_handlers,
             reserved: Vec::new(),
             pid: own_pid(),
         })
@@ -149,7 +162,7 @@ impl OwnSpace {
 
     /// Settings to choose.
     pub fn builder() -> Builder {
-        Builder { writer: Writer::Auto, pages: Pages::Placed }
+        Builder { writer: Writer::Auto, pages: Pages::Placed, original_in_handlers: false }
     }
 
     /// How it is set up.
@@ -167,6 +180,7 @@ impl OwnSpace {
             self.writes_code = settings.pages != Pages::MemoryFile && CodeWriter::works();
         }
         self.writer = settings.writer;
+        self.original_in_handlers = settings.original_in_handlers;
         self.settings = settings;
     }
 
@@ -177,12 +191,21 @@ impl OwnSpace {
         Ok(())
     }
 
+    /// Sees to it that handlers of the program see original code, if that is wanted.
+    fn put_gates(&mut self) -> Result<(), SpaceError> {
+        if !self.original_in_handlers {
+            return Ok(());
+        }
+        handlers::put_gates(&|handler| self.handler.is_ours(handler), &mut self.pages)
+    }
+
     /// Notices that this is a forked child of the process that used the value last.
     fn notice_fork(&mut self) {
         let pid = own_pid();
         if pid != self.pid {
             self.pid = pid;
             self.handler.after_fork();
+            handlers::after_fork();
         }
     }
 
@@ -344,8 +367,15 @@ impl AddressSpace for OwnSpace {
         Ok(())
     }
 
+    fn note_displaced(&mut self, displaced: &[Displaced]) {
+        handlers::note_displaced(displaced);
+    }
+
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
         self.notice_fork();
+        if !landings.is_empty() {
+            self.put_gates()?;
+        }
         self.put_in_force(self.landings.with_published(landings))
     }
 
@@ -359,6 +389,7 @@ impl AddressSpace for OwnSpace {
         // The program may have put another handler over ours since the landings were published.
         self.handler.install(libc::SIGTRAP, &mut self.pages)?;
         self.handler.install_for_faults(&mut self.pages)?;
+        self.put_gates()?;
         for at in edits.iter().flat_map(illegal_bytes) {
             self.handler.install(libc::SIGILL, &mut self.pages)?;
             self.landings.note_illegal(at);
@@ -391,6 +422,7 @@ impl AddressSpace for OwnSpace {
             if self.landings.is_empty() {
                 // No trap is left and no thread is on its way from one.
                 self.handler.uninstall();
+                handlers::take_gates();
             }
         }
         Ok(idle)

@@ -12,15 +12,17 @@
 //! snippets of the interrupted point again. The same happens where a handler has changed the instruction pointer, or has
 //! left by longjmp: then nothing is put back.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use incise_isa::Addr;
 
+use super::memory::Memory;
 use super::ptrace::{self, Stop, Tid};
 use super::tracees::{MemoryId, State, Target, Tracees};
 use super::x86_64::Registers;
 use crate::trap;
-use crate::view::{FrameRegisters, View};
+use crate::view::{FrameRegisters, ProgramMemory, View};
 use crate::{Displaced, SpaceError};
 
 /// Offset of the saved registers in the frame of a handler, counted from its return address (kernel ABI:
@@ -37,6 +39,16 @@ pub(super) struct Frame {
     /// The alternate stack it is on, or where its stack cannot go on: above the frame.
     left: Left,
     view: View,
+}
+
+impl ProgramMemory for Memory {
+    fn code(&self, at: Addr, len: usize) -> Option<Cow<'_, [u8]>> {
+        self.read_vec(at, len).ok().map(Cow::Owned)
+    }
+
+    fn quadword(&self, at: Addr) -> Option<u64> {
+        self.read_u64(at).ok()
+    }
 }
 
 /// Stack pointers that tell that the handler has been left.
@@ -139,10 +151,8 @@ impl Tracees {
         let frame = thread.frames.drain(index..).next();
         let (Some(frame), Some(target)) = (frame, self.target_of(tid)) else { return };
         let Ok(now) = target.frame_registers(frame.at) else { return };
-        if let Some((back, words)) = frame.view.back(&now) {
-            for (at, word) in words {
-                drop(target.memory.write(at, &word.to_le_bytes(), Some(tid)));
-            }
+        let mut store = |at, word: u64| drop(target.memory.write(at, &word.to_le_bytes(), Some(tid)));
+        if let Some(back) = frame.view.back(&now, &mut store) {
             drop(target.set_frame_registers(frame.at, &back, tid));
         }
     }
@@ -170,8 +180,7 @@ impl Target {
             return None;
         }
         let real = self.frame_registers(at).ok()?;
-        let read = |at: Addr, into: &mut [u8]| self.memory.read(at, into).is_ok();
-        let view = View::of(&self.trampolines, &real, &read)?;
+        let view = View::of(&self.trampolines, &real, &*self.memory)?;
         let stack = self.memory.read_u64(at + STACK).ok()?;
         let size = self.memory.read_u64(at + STACK + 16).ok()?;
         let stack = Addr(stack)..Addr(stack.saturating_add(size));

@@ -105,6 +105,8 @@ impl Tracees {
                 Some(State::Stopped(Stop::Trap | Stop::Group)) if self.has_forced_trap(tid) => {
                     self.stop_for_pending_signal(tid);
                 }
+                // It is followed through a handler: see `frames.rs`. Where it is cannot be changed before the call is over.
+                Some(State::Stopped(Stop::Syscall)) => self.flush_once(tid, 0),
                 _ => return,
             }
         }
