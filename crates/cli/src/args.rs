@@ -10,6 +10,7 @@ pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
 pub use crate::hist::args::HistArgs;
 pub use crate::kinds::{CoveragePoints, Points};
 pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs, SetArgs};
+pub use crate::run::args::RunArgs;
 pub use crate::top::args::TopArgs;
 pub use crate::trace::args::TraceArgs;
 
@@ -34,6 +35,8 @@ pub enum Command {
     Hist(HistArgs),
     /// Show which functions are called most and take longest, live.
     Top(TopArgs),
+    /// Run a script: probes with code in a language like C.
+    Run(RunArgs),
     /// List the functions that patterns match, without touching anything.
     List(ListArgs),
     /// List the functions of a program, with their blocks and what is unresolved.

@@ -14,6 +14,7 @@ mod list;
 pub mod patching;
 mod report;
 mod rewrite;
+pub mod run;
 mod signals;
 pub mod top;
 pub mod trace;
@@ -60,6 +61,7 @@ fn run() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Hist(args) => hist::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::List(args) => list::run(&args),
         Command::Functions(args) => flow::functions(&args),
         Command::Disasm(args) => flow::disasm(&args),

@@ -34,9 +34,11 @@ mod perf_map;
 mod point;
 mod program;
 mod range;
+pub mod script;
 mod session;
 pub mod timing;
 pub mod trace;
+mod wall;
 
 pub use compiled::{Compiled, Value};
 pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};
@@ -51,7 +53,7 @@ pub use incise_patch::{
     InstanceId, MachineCode, Obstacle, Outcome, Output, Place, PlacedCode, Placement, Placer, PointContext,
     Policy, Position, Refusal, Report, Snippet, Tactic, TrapPolicy, Vectors,
 };
-pub use incise_snippet::{compile, interpret, tree as snippet};
+pub use incise_snippet::{compile, data, interpret, language, show, tree as snippet};
 pub use incise_space as space;
 pub use point::{Found, Incomplete, Point, PointKind, Query, Unresolved};
 pub use program::{Images, Program};

@@ -20,6 +20,7 @@ use rustc_hash::FxHashMap;
 use crate::callback::NoCallbacks;
 use crate::point::{Found, Point, Query};
 use crate::program::{Images, Program};
+use crate::script::ScriptError;
 
 /// Why something could not be found or done.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,9 @@ pub enum Error {
     /// A program of the tree could not be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// A script is wrong, or cannot run at a point.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
     /// A program in a file could not be read, changed or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -115,6 +115,12 @@ fn probes_of_every_form() {
     plain("function:prog:f(int, char):block-exit", Some("prog"), "f(int, char)", Place::BlockExit);
     plain("uprobe:/bin/bash:read*/arg0 > 1/", Some("/bin/bash"), "read*", Place::Entry);
     plain("function:/usr/lib/*/x.so:f", Some("/usr/lib/*/x.so"), "f", Place::Entry);
+    plain("block:prog:step", Some("prog"), "step", Place::Block);
+    plain("edge:step", None, "step", Place::Edge);
+    plain("call:*:step", None, "step", Place::Call);
+    plain("insn:prog:step+0x1f", Some("prog"), "step+0x1f", Place::Instruction);
+    plain("*0x401136", None, "*0x401136", Place::Instruction);
+    plain("address:0x401136", None, "*0x401136", Place::Instruction);
     let otherwise = Some(Box::new(function(Some("libc"), "exit", Place::Entry)));
     let both = FunctionProbe { otherwise, ..function(None, "libc", Place::Exit) };
     assert_eq!(probe("function:libc:exit"), ProbeKind::Function(both));

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use incise_patch::{Data, Generate, Generated, Snippet};
-use incise_snippet::compile::{NoOperations, Operations, Settings, compile};
-use incise_snippet::tree::{Fault, Program, Variable};
+use incise_snippet::compile::{CompileError, NoOperations, Operations, Settings, compile};
+use incise_snippet::tree::{Block, Fault, Program, Variable};
 use incise_space::AddressSpace;
 
 use crate::session::{Error, Session};
@@ -47,6 +47,34 @@ pub struct Compiled {
 }
 
 impl Compiled {
+    /// Compiles a program; `data` gives its blocks their memory.
+    pub(crate) fn new(
+        program: &Program,
+        operations: &dyn Operations,
+        absolute: bool,
+        data: &mut dyn FnMut(&Block) -> Data,
+    ) -> Result<Compiled, CompileError> {
+        if let Some(inline) = qualifies(program) {
+            let data: Vec<Data> = inline.blocks().iter().map(data).collect();
+            let faults = data[0].clone();
+            return Ok(Compiled { code: Arc::new(InLine::new(inline, data)), faults, inline: true });
+        }
+        Compiled::called(program, operations, absolute, data)
+    }
+
+    /// The same, always as a function that is called.
+    fn called(
+        program: &Program,
+        operations: &dyn Operations,
+        absolute: bool,
+        data: &mut dyn FnMut(&Block) -> Data,
+    ) -> Result<Compiled, CompileError> {
+        let compiled = compile(program, &Settings { operations, thread_at: None, absolute })?;
+        let data: Vec<Data> = compiled.blocks().iter().map(data).collect();
+        let faults = data[0].clone();
+        Ok(Compiled { code: Arc::new(Code::new(compiled, data)), faults, inline: false })
+    }
+
     /// Whether it is put in line at its points, not called.
     pub fn is_inline(&self) -> bool {
         self.inline
@@ -83,12 +111,8 @@ impl<S: AddressSpace> Session<S> {
     /// # Errors
     /// [`Error::Compile`].
     pub fn program_with(&self, program: &Program, operations: &dyn Operations) -> Result<Compiled, Error> {
-        if let Some(inline) = qualifies(program) {
-            let data: Vec<Data> = inline.blocks().iter().map(|block| self.data(block)).collect();
-            let faults = data[0].clone();
-            return Ok(Compiled { code: Arc::new(InLine::new(inline, data)), faults, inline: true });
-        }
-        self.called(program, operations)
+        let absolute = !self.with_space(|space| space.features().moves);
+        Ok(Compiled::new(program, operations, absolute, &mut |block| self.data(block))?)
     }
 
     /// Compiles a program to a function that trampolines call, even if it would be put in line.
@@ -97,10 +121,7 @@ impl<S: AddressSpace> Session<S> {
     /// [`Error::Compile`].
     pub fn called(&self, program: &Program, operations: &dyn Operations) -> Result<Compiled, Error> {
         let absolute = !self.with_space(|space| space.features().moves);
-        let compiled = compile(program, &Settings { operations, thread_at: None, absolute })?;
-        let data: Vec<Data> = compiled.blocks().iter().map(|block| self.data(block)).collect();
-        let faults = data[0].clone();
-        Ok(Compiled { code: Arc::new(Code::new(compiled, data)), faults, inline: false })
+        Ok(Compiled::called(program, operations, absolute, &mut |block| self.data(block))?)
     }
 
     /// A variable of programs of this session, as it is in the target.

@@ -11,7 +11,7 @@ mod probes;
 mod process;
 mod tally;
 
-pub(crate) use probes::Probes;
+pub(crate) use probes::{Found, Probes, Search};
 pub(crate) use tally::Key;
 pub use tally::{Counted, NotCounted};
 
@@ -206,6 +206,10 @@ impl Counting {
                 }
             };
             self.switch()?;
+            if self.probes.as_ref().is_some_and(|probes| probes.is_over()) {
+                self.let_go()?;
+                break;
+            }
             match self.tracer.next_event(pause, interrupted)? {
                 Event::Exec { pid } => {
                     self.end(pid);

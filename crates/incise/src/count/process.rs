@@ -11,11 +11,12 @@ use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::ledger::{self, Ledger};
+use super::probes::{Found, Search};
 use super::tally::{Key, Tally};
 use super::{CountOptions, Probes};
 use crate::flow::inside;
 use crate::perf_map::{self, PerfMap};
-use crate::point::{Point, PointKind, Query, Unresolved};
+use crate::point::{Point, PointKind, Unresolved};
 use crate::program::{Images, Program};
 use crate::session::Error;
 
@@ -26,9 +27,9 @@ pub(super) struct Process {
     /// Counters of this process and, shared with its forked children, those it inherited: the last one to end reads them.
     ledgers: Vec<Rc<Ledger>>,
     own: Ledger,
-    installed: HashSet<(Place, PointKind)>,
     /// What is in each function that is no counter.
     inside: HashMap<Key, Vec<InstanceId>>,
+    installed: HashSet<(Place, usize)>,
     /// Where the process reports that modules came or went.
     gate: Option<Addr>,
     /// Where it reports once that the program is put together.
@@ -38,11 +39,14 @@ pub(super) struct Process {
     /// Modules that the patterns were looked for in, by path and bias.
     searched: HashSet<(String, u64)>,
     /// Indirect functions that nothing refers to yet.
-    unresolved: Vec<Unresolved>,
+    unresolved: Vec<(Wanted, Unresolved)>,
     /// All that is mapped at the start is mapped.
     pub loaded: bool,
     perf_map: Option<PerfMap>,
 }
+
+/// The group of a point, and its kind.
+type Wanted = (usize, PointKind);
 
 /// Offset of `r_state` in `struct r_debug` (System V gABI, dynamic linking; glibc's link.h): version, map, brk.
 const STATE: u64 = 24;
@@ -163,7 +167,7 @@ impl Process {
             space.forget(&old.range)?;
             self.installed.retain(|(place, _)| !old.range.contains(&place.at));
             self.searched.remove(&(old.path.clone(), old.bias));
-            self.unresolved.retain(|ifunc| !old.range.contains(&ifunc.resolver));
+            self.unresolved.retain(|(_, ifunc)| !old.range.contains(&ifunc.resolver));
         }
         let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
         let by_thread = self.engine.counts_by_thread();
@@ -189,20 +193,36 @@ impl Process {
         tally: &mut Tally,
         strict: bool,
     ) -> Result<(), Error> {
-        let kinds: Vec<PointKind> =
-            probes.as_ref().map_or_else(|| vec![options.points], |probes| probes.kinds());
-        let points = self.find(space, options, &kinds, tally, strict)?;
+        if !self.loaded && probes.as_ref().is_some_and(|probes| probes.wait_for_libraries()) {
+            return Ok(());
+        }
+        let searches = match probes {
+            Some(probes) => probes.searches(options),
+            None => Search::each(options, &[options.points]),
+        };
+        let several = searches.iter().any(|search| search.kind != PointKind::FunctionExit);
+        let points = self.find(space, options, &searches, tally, strict)?;
         let mut batch = Batch::default();
         let mut placed = Vec::new();
         let mut before: Option<Point> = None;
-        for point in points {
-            if !self.installed.insert((point.place(), point.kind)) {
+        for (group, point) in points {
+            if !self.installed.insert((point.place(), group)) {
                 continue;
             }
             match probes {
                 Some(probes) => {
                     let function = self.key(Place::from(point.function));
-                    let Some(snippet) = probes.snippet(self.pid, function.clone(), &point) else { continue };
+                    let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
+                    let (pid, program) = (self.pid, &self.program);
+                    let found = Found {
+                        pid,
+                        function: function.clone(),
+                        point: &point,
+                        group,
+                        program,
+                        memory: &memory,
+                    };
+                    let Some(snippet) = probes.snippet(&found) else { continue };
                     let instance = batch.insert(point.place(), snippet, Position::Last);
                     self.inside.entry(function).or_default().push(instance);
                     placed.push((point, None));
@@ -216,6 +236,9 @@ impl Process {
                 }
             }
         }
+        if let Some(probes) = probes {
+            probes.offered(self.pid, strict)?;
+        }
         if placed.is_empty() {
             return Ok(());
         }
@@ -228,7 +251,7 @@ impl Process {
             match Tally::outcome(&entry.outcome) {
                 Ok(tactic) => {
                     tally.accept(&key);
-                    let aside = point.kind == PointKind::FunctionExit && kinds.len() > 1;
+                    let aside = point.kind == PointKind::FunctionExit && several;
                     if !aside {
                         let index = tally.entry(key, point, tactic);
                         if let Some(counter) = counter {
@@ -248,48 +271,55 @@ impl Process {
         &mut self,
         space: &dyn AddressSpace,
         options: &CountOptions,
-        kinds: &[PointKind],
+        searches: &[Search],
         tally: &mut Tally,
         strict: bool,
-    ) -> Result<Vec<Point>, Error> {
+    ) -> Result<Vec<(usize, Point)>, Error> {
         let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
         let modules = self.program.modules();
-        let query = |pattern: &str| {
-            let query = Query::functions(pattern);
-            options.module.iter().fold(query, |query, module| query.module(module))
-        };
+        let finds = |search: &Search| search.query().run(&self.program, &memory);
         // Every pattern has to name something, wherever it was found before.
-        for pattern in options.patterns.iter().filter(|_| strict) {
-            match query(pattern).run(&self.program, &memory) {
-                Err(error) if options.may_come(&error) => tally.await_match(pattern, error),
-                other => drop(other?),
+        for search in searches.iter().filter(|_| strict) {
+            let Err(error) = finds(search) else { continue };
+            match search.otherwise.as_deref().map(finds) {
+                Some(Ok(_)) => {}
+                _ if options.may_come(&error) => tally.await_match(&search.pattern, error),
+                _ => return Err(error.into()),
             }
         }
-        let mut points = Vec::new();
-        self.unresolved.retain(|ifunc| {
+        let mut points: Vec<(Wanted, Point)> = Vec::new();
+        self.unresolved.retain(|(wanted, ifunc)| {
             let used = ifunc.resolve(&self.program, &memory);
             let stays = used.is_empty();
-            points.extend(used);
+            points.extend(used.into_iter().map(|point| (*wanted, point)));
             stays
         });
         let fresh =
             |index: &usize| self.searched.insert((modules[*index].path.clone(), modules[*index].bias));
         let fresh: Vec<usize> = (0..modules.len()).filter(fresh).collect();
-        for pattern in options.patterns.iter().filter(|_| !fresh.is_empty()) {
-            if let Ok(found) = query(pattern).run_in(&self.program, &fresh, &memory) {
-                tally.matched(pattern);
-                points.extend(found.points);
-                tally.incomplete.extend(found.incomplete);
-                self.unresolved.extend(found.unresolved);
+        for search in searches.iter().filter(|_| !fresh.is_empty()) {
+            let other = search.otherwise.as_deref().filter(|_| finds(search).is_err());
+            let chosen = other.unwrap_or(search);
+            let Ok(found) = chosen.query().run_in(&self.program, &fresh, &memory) else { continue };
+            tally.matched(&search.pattern);
+            let wanted = (chosen.group, chosen.kind);
+            let of = |point: &Point| chosen.places || point.kind == PointKind::FunctionEntry;
+            points.extend(found.points.into_iter().filter(of).map(|point| (wanted, point)));
+            tally.incomplete.extend(found.incomplete);
+            self.unresolved.extend(found.unresolved.into_iter().map(|ifunc| (wanted, ifunc)));
+        }
+        let mut by_kind: Vec<(Wanted, Vec<Point>)> = Vec::new();
+        for (wanted, point) in points {
+            match by_kind.iter_mut().find(|(known, _)| *known == wanted) {
+                Some((_, points)) => points.push(point),
+                None => by_kind.push((wanted, vec![point])),
             }
         }
-        let filter = options.filter.as_ref();
         let mut all = Vec::new();
-        for (index, kind) in kinds.iter().enumerate() {
-            // What is no function is the same for every kind.
-            let of = |point: &&Point| index == 0 || point.kind == PointKind::FunctionEntry;
-            let of = points.iter().filter(of).cloned().collect();
-            all.extend(inside(of, *kind, filter, &self.program, &mut tally.incomplete));
+        for ((group, kind), points) in by_kind {
+            let filter = options.filter.as_ref();
+            let found = inside(points, kind, filter, &self.program, &mut tally.incomplete);
+            all.extend(found.into_iter().map(|point| (group, point)));
         }
         Ok(all)
     }
@@ -377,7 +407,7 @@ impl Process {
         for mut ledger in ledgers.chain([std::mem::take(&mut self.own)]) {
             ledger.take(&self.engine, &mut |entry, hits| tally.add(entry, hits));
         }
-        for ifunc in &self.unresolved {
+        for (_, ifunc) in &self.unresolved {
             let key = (ifunc.module.clone(), ifunc.resolver.0, Placement::Before);
             let reason = "indirect function: nothing in the program refers to it".to_owned();
             tally.refuse(key, &ifunc.module, &ifunc.name, ifunc.resolver, reason);

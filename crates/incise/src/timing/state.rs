@@ -14,8 +14,8 @@ use incise_space::{AddressSpace, DataMapping};
 
 use super::snippet::{HISTOGRAMS, Measurer, Places, UNPAIRED, UNTIMED};
 use super::{FUNCTIONS, Measure, Next, Snapshot, Values};
-use crate::count::{Key, Probes};
-use crate::point::{Point, PointKind};
+use crate::count::{CountOptions, Found, Key, Probes, Search};
+use crate::point::PointKind;
 use crate::session::Error;
 use crate::trace::{TracedFunction, place};
 
@@ -121,12 +121,13 @@ impl State {
 }
 
 impl Probes for Rc<RefCell<State>> {
-    fn kinds(&self) -> Vec<PointKind> {
-        match self.borrow().of {
-            Measure::Duration => vec![PointKind::FunctionEntry, PointKind::FunctionExit],
-            Measure::Argument(_) => vec![PointKind::FunctionEntry],
-            Measure::Return => vec![PointKind::FunctionExit],
-        }
+    fn searches(&self, options: &CountOptions) -> Vec<Search> {
+        let kinds: &[PointKind] = match self.borrow().of {
+            Measure::Duration => &[PointKind::FunctionEntry, PointKind::FunctionExit],
+            Measure::Argument(_) => &[PointKind::FunctionEntry],
+            Measure::Return => &[PointKind::FunctionExit],
+        };
+        Search::each(options, kinds)
     }
 
     fn begin(&mut self, pid: ProcessId, space: &mut RemoteSpace) -> Result<(), Error> {
@@ -162,8 +163,9 @@ impl Probes for Rc<RefCell<State>> {
         self.borrow_mut().processes.remove(&pid);
     }
 
-    fn snippet(&mut self, pid: ProcessId, function: Key, point: &Point) -> Option<Snippet> {
+    fn snippet(&mut self, found: &Found<'_>) -> Option<Snippet> {
         let state = &mut *self.borrow_mut();
+        let (pid, point, function) = (found.pid, found.point, found.function.clone());
         let exit = point.kind == PointKind::FunctionExit;
         let number = match state.index.get(&function) {
             Some(&number) => number as usize,

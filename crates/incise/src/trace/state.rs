@@ -13,8 +13,8 @@ use super::order::Order;
 use super::record::FIXED;
 use super::region::Region;
 use super::{TraceRecord, TracedFunction};
-use crate::count::{Key, Probes};
-use crate::point::{Point, PointKind};
+use crate::count::{CountOptions, Found, Key, Probes, Search};
+use crate::point::PointKind;
 use crate::session::Error;
 
 /// Where records go.
@@ -118,8 +118,8 @@ impl State {
 }
 
 impl Probes for std::rc::Rc<std::cell::RefCell<State>> {
-    fn kinds(&self) -> Vec<PointKind> {
-        self.borrow().kinds.clone()
+    fn searches(&self, options: &CountOptions) -> Vec<Search> {
+        Search::each(options, &self.borrow().kinds)
     }
 
     fn begin(&mut self, pid: ProcessId, space: &mut RemoteSpace) -> Result<(), Error> {
@@ -148,8 +148,9 @@ impl Probes for std::rc::Rc<std::cell::RefCell<State>> {
         self.borrow_mut().of.remove(&pid);
     }
 
-    fn snippet(&mut self, pid: ProcessId, function: Key, point: &Point) -> Option<Snippet> {
+    fn snippet(&mut self, found: &Found<'_>) -> Option<Snippet> {
         let state = &mut *self.borrow_mut();
+        let (pid, point, function) = (found.pid, found.point, found.function.clone());
         let next = state.functions.len() as u32;
         let index = *state.index.entry(function).or_insert(next);
         if index == next {

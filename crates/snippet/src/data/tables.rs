@@ -2,6 +2,7 @@
 
 use super::operation::{MapLayout, aggregate, assemble, ring_commit, ring_reserve};
 use super::{Aggregate, Buckets, Linear, Log, RingLayout};
+use crate::compile::{Operation, Operations};
 use crate::tree::{self, Block, Map, Record, Ring};
 
 /// Quadwords of a slot of a ring, the first not counted: a record's number, its time, its fields.
@@ -135,4 +136,19 @@ pub fn emit(ring: &Ring, record: &Record) -> Option<Vec<u8>> {
         record.id(),
         ring_commit()
     )))
+}
+
+/// Maps and rings of [`map`] and [`ring`], for compiled programs.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Tables;
+
+impl Operations for Tables {
+    fn routine(&self, operation: Operation<'_>) -> Option<Vec<u8>> {
+        match operation {
+            Operation::Get(map) => get(map),
+            Operation::Update(map) => update(map),
+            Operation::Delete(map) => delete(map),
+            Operation::Emit(ring, record) => emit(ring, record),
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! A program: statements that are known to be right, and the locals they use.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::build::Operand;
@@ -46,6 +47,19 @@ impl Fault {
     /// All of them, by number.
     pub const ALL: [Fault; 6] =
         [Fault::Memory, Fault::Division, Fault::Index, Fault::Budget, Fault::Threads, Fault::Reentered];
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::Memory => "at memory that is not there",
+            Fault::Division => "at a division by zero",
+            Fault::Index => "at an index outside an array",
+            Fault::Budget => "in a loop of too many rounds",
+            Fault::Threads => "in more threads than there is room for",
+            Fault::Reentered => "in a function that it called itself",
+        })
+    }
 }
 
 /// Rounds that the loops of one run may make together, unless told otherwise.

@@ -8,8 +8,12 @@ use crate::language::lexer::Token;
 use crate::language::{Diagnostic, Span, suggest};
 
 /// The words probes begin with.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 20] = [
     "function",
+    "block",
+    "edge",
+    "call",
+    "instruction",
     "uprobe",
     "uretprobe",
     "begin",
@@ -83,7 +87,7 @@ impl<'s> Parser<'s> {
 
     fn probe(&mut self) -> Parsed<Probe> {
         let start = self.span();
-        if !matches!(self.peek(), Token::Word(_)) {
+        if !matches!(self.peek(), Token::Word(_)) && !self.is("*") {
             return Err(self.unexpected("a probe").help("such as function:libc:malloc, begin, interval:s:1"));
         }
         // From here on by characters, not by tokens.
@@ -193,6 +197,16 @@ fn kind(parts: &Parts, span: Span) -> Parsed<ProbeKind> {
         ("function" | "f", _) => function(rest, span).map(ProbeKind::Function),
         ("uprobe" | "u", [_, _]) => Ok(ProbeKind::Function(alias(rest, Place::Entry))),
         ("uretprobe" | "ur", [_, _]) => Ok(ProbeKind::Function(alias(rest, Place::Exit))),
+        ("block", [_] | [_, _]) => Ok(ProbeKind::Function(inside(rest, Place::Block))),
+        ("edge", [_] | [_, _]) => Ok(ProbeKind::Function(inside(rest, Place::Edge))),
+        ("call", [_] | [_, _]) => Ok(ProbeKind::Function(inside(rest, Place::Call))),
+        ("instruction" | "insn", [_] | [_, _]) => Ok(ProbeKind::Function(inside(rest, Place::Instruction))),
+        ("block" | "edge" | "call" | "instruction" | "insn", _) => {
+            let error = Diagnostic::error(span, "this probe has a function, or a module and a function");
+            Err(error.help(format!("such as {}:libc:malloc", first.text)))
+        }
+        ("address" | "a", [at]) => address(&format!("*{}", at.text), span),
+        (at, []) if at.starts_with('*') => address(at, span),
         ("uprobe" | "u" | "uretprobe" | "ur", _) => {
             let error = Diagnostic::error(span, "this probe has a module and a function");
             Err(error
@@ -222,6 +236,27 @@ fn unknown(word: &str, span: Span) -> Diagnostic {
 fn alias(rest: &[Part], place: Place) -> FunctionProbe {
     let module = Some(rest[0].text.clone()).filter(|module| !module.is_empty() && module != "*");
     FunctionProbe { module, function: rest[1].text.clone(), place, otherwise: None }
+}
+
+/// `KIND:FUNCTION` or `KIND:MODULE:FUNCTION`.
+fn inside(rest: &[Part], place: Place) -> FunctionProbe {
+    let (module, function) = match rest {
+        [module, function] => (Some(module), function),
+        _ => (None, &rest[0]),
+    };
+    let module = module.map(|part| part.text.clone()).filter(|module| !module.is_empty() && module != "*");
+    FunctionProbe { module, function: function.text.clone(), place, otherwise: None }
+}
+
+/// `*0xADDRESS`
+fn address(text: &str, span: Span) -> Parsed<ProbeKind> {
+    let digits = text.strip_prefix("*0x").unwrap_or_default();
+    if digits.is_empty() || digits.len() > 16 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(Diagnostic::error(span, "an address is expected here").help("such as *0x401136"));
+    }
+    let function = text.to_owned();
+    let (module, place, otherwise) = (None, Place::Instruction, None);
+    Ok(ProbeKind::Function(FunctionProbe { module, function, place, otherwise }))
 }
 
 fn function(rest: &[Part], span: Span) -> Parsed<FunctionProbe> {

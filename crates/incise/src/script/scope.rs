@@ -1,0 +1,214 @@
+//! What names mean at one point of a program.
+
+use std::cell::{OnceCell, RefCell};
+
+use incise_image::dwarf::DebugInfo;
+use incise_image::{LinkAddr, Module, suggest};
+use incise_snippet::data::tables;
+use incise_snippet::debug::Debug;
+use incise_snippet::language::ast::{Domain, Place, Tag};
+use incise_snippet::language::{Function, PointInfo, ProgramVariable, Scope, Type};
+use incise_snippet::tree::{self, Aggregate, Callee, Map, Ring};
+use std::sync::Arc;
+
+use super::debug::DebugFiles;
+use super::texts::Texts;
+use crate::count::Found;
+use crate::point::{Point, Query};
+
+/// What all points of a script share.
+pub(super) struct Shared {
+    /// Arguments of the script.
+    pub arguments: Vec<String>,
+    /// Where records go; made when first asked for.
+    pub ring: OnceCell<Ring>,
+    /// Room for so many records on each CPU.
+    pub records: usize,
+    /// Room for so many keys in each map.
+    pub keys: u32,
+    pub debug: RefCell<DebugFiles>,
+    /// CLOCK_MONOTONIC when the script began.
+    pub began: u64,
+}
+
+impl Shared {
+    fn map(&self, name: &str, keys: &[tree::Type], aggregate: &Aggregate) -> Option<Map> {
+        // A histogram takes much more room than another value.
+        let capacity = match aggregate {
+            _ if keys.is_empty() => 32,
+            Aggregate::Histogram | Aggregate::Linear { .. } => self.keys.min(1024),
+            _ => self.keys,
+        };
+        tables::map(name, keys, aggregate, capacity)
+    }
+
+    fn ring(&self) -> Option<Ring> {
+        if self.ring.get().is_none() {
+            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+            let ring = tables::ring(cpus.min(256), self.records)?;
+            let _ = self.ring.set(ring);
+        }
+        self.ring.get().cloned()
+    }
+
+    fn argument(&self, n: u32) -> Option<String> {
+        self.arguments.get((n as usize).checked_sub(1)?).cloned()
+    }
+}
+
+/// Names for clauses that run in the tool.
+pub(super) struct ToolScope<'a>(pub &'a Shared);
+
+impl Scope for ToolScope<'_> {
+    fn map(&self, name: &str, keys: &[tree::Type], aggregate: &Aggregate) -> Option<Map> {
+        self.0.map(name, keys, aggregate)
+    }
+
+    fn ring(&self) -> Option<Ring> {
+        self.0.ring()
+    }
+
+    fn argument(&self, n: u32) -> Option<String> {
+        self.0.argument(n)
+    }
+
+    fn began(&self) -> u64 {
+        self.0.began
+    }
+}
+
+/// Names at a point.
+pub(super) struct PointScope<'a> {
+    pub shared: &'a Shared,
+    pub found: &'a Found<'a>,
+    pub place: Place,
+    pub texts: &'a RefCell<Option<Texts>>,
+}
+
+impl PointScope<'_> {
+    /// The module of the point, then the program, each with its number.
+    fn modules(&self) -> impl Iterator<Item = (u16, &Module)> {
+        let modules = self.found.program.modules();
+        let own = modules.iter().position(|module| module.range.contains(&self.found.point.addr));
+        let main = modules.iter().position(|module| module.main).filter(|main| Some(*main) != own);
+        own.into_iter()
+            .chain(main)
+            .filter_map(|index| Some((u16::try_from(index).ok()?, modules.get(index)?)))
+    }
+
+    fn info(&self, module: &Module) -> Option<Arc<DebugInfo>> {
+        self.shared.debug.borrow_mut().of(module, self.found.program.pid())
+    }
+
+    /// What `ask` finds in the debugging information of a module, the nearest first.
+    fn ask<T>(&self, mut ask: impl FnMut(&Debug<'_>) -> Option<T>) -> Option<T> {
+        self.modules().find_map(|(number, module)| {
+            let info = self.info(module)?;
+            ask(&self.debug(&info, number, module))
+        })
+    }
+
+    fn debug<'d>(&self, info: &'d DebugInfo, number: u16, module: &'d Module) -> Debug<'d> {
+        let place = module.to_link(self.found.point.addr);
+        Debug { info, image: &module.image, bias: module.bias, module: number, place }
+    }
+
+    /// The best of several functions of one name.
+    fn best(&self, points: Vec<Point>) -> Option<Point> {
+        let own = &self.found.point.module;
+        let modules = self.found.program.modules();
+        let is_main = |point: &Point| modules.iter().any(|m| m.main && m.range.contains(&point.addr));
+        points.into_iter().min_by_key(|point| (point.module != *own, !is_main(point)))
+    }
+}
+
+impl Scope for PointScope<'_> {
+    fn point(&self) -> Option<PointInfo> {
+        let point = self.found.point;
+        let word = Place::WORDS.iter().find(|(_, place)| *place == self.place).map(|(word, _)| *word);
+        let ending = word.filter(|_| self.place != Place::Entry).map(|word| format!(":{word}"));
+        let function = point.display_name.split('+').next().unwrap_or_default();
+        Some(PointInfo {
+            function: function.to_owned(),
+            module: point.module.clone(),
+            probe: format!("function:{}:{}{}", point.module, function, ending.unwrap_or_default()),
+            place: self.place,
+        })
+    }
+
+    fn function(&self, name: &str) -> Option<Function> {
+        if name.contains(['*', '?', '[', '!', '+']) {
+            return None;
+        }
+        let points = Query::functions(name).run(self.found.program, self.found.memory).ok()?.points;
+        let found = self.best(points)?;
+        let mut callee = Callee::new(name, found.addr);
+        // Harmless for others.
+        callee.variadic = true;
+        let modules = self.found.program.modules();
+        let module = modules.iter().position(|module| module.range.contains(&found.addr));
+        let returns = module.and_then(|index| {
+            let module = &modules[index];
+            let info = self.info(module)?;
+            let entry: LinkAddr = module.to_link(found.addr)?;
+            self.debug(&info, u16::try_from(index).ok()?, module).returns(entry)
+        });
+        let returns = returns.unwrap_or(Type::UNSIGNED_LONG);
+        callee.returns = returns.lowered().filter(|ty| ty.is_scalar()).unwrap_or(tree::Type::U64);
+        Some(Function { callee, returns })
+    }
+
+    fn variable(&self, domain: Domain, name: &str) -> Result<Option<ProgramVariable>, String> {
+        self.ask(|debug| debug.variable(domain, name).transpose()).transpose()
+    }
+
+    fn named_type(&self, tag: Option<Tag>, name: &str) -> Option<Type> {
+        self.ask(|debug| debug.named_type(tag, name))
+    }
+
+    fn program_type(&self, number: u64) -> Option<Type> {
+        let index = Debug::module_of(number);
+        let module = self.found.program.modules().get(usize::from(index))?;
+        let info = self.info(module)?;
+        self.debug(&info, index, module).program_type(number)
+    }
+
+    fn enumerator(&self, name: &str) -> Option<i64> {
+        self.ask(|debug| debug.enumerator(name))
+    }
+
+    fn suggest(&self, name: &str) -> Vec<String> {
+        let locals = self.ask(|debug| Some(debug.local_names())).unwrap_or_default();
+        let mut near = suggest::nearest(name, locals.iter().map(String::as_str));
+        for (_, module) in self.modules() {
+            let image = &module.image;
+            near.extend(suggest::nearest(
+                name,
+                image.functions().iter().map(|function| image.name(function)),
+            ));
+        }
+        near.truncate(3);
+        near
+    }
+
+    fn text(&self, text: &[u8]) -> Option<tree::Expr> {
+        let at = self.texts.borrow_mut().as_mut()?.of(text)?;
+        Some(tree::Constant::new(tree::Type::Pointer, at.0).into())
+    }
+
+    fn map(&self, name: &str, keys: &[tree::Type], aggregate: &Aggregate) -> Option<Map> {
+        self.shared.map(name, keys, aggregate)
+    }
+
+    fn ring(&self) -> Option<Ring> {
+        self.shared.ring()
+    }
+
+    fn argument(&self, n: u32) -> Option<String> {
+        self.shared.argument(n)
+    }
+
+    fn began(&self) -> u64 {
+        self.shared.began
+    }
+}

@@ -1,0 +1,473 @@
+//! What a script knows while it runs.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use incise_image::Module;
+use incise_isa::Addr;
+use incise_patch::Snippet;
+use incise_snippet::data::tables::{HEADER, map_layout};
+use incise_snippet::interpret;
+use incise_snippet::language::ast::{Place, ProbeKind, ScriptSyntax};
+use incise_snippet::language::{Action, Compiler, Diagnostics, MapInfo};
+use incise_snippet::show::{Shown, decode, entries, print_map, printf};
+use incise_snippet::tree::Fault;
+use incise_space::AddressSpace;
+use incise_space::remote::{ProcessId, RemoteSpace};
+
+use super::memory::Memory;
+use super::scope::{PointScope, Shared, ToolScope};
+use super::texts::Texts;
+use super::tool::Tool;
+use super::wanted::{Group, wanted};
+use super::{ScriptError, ScriptEvent, ScriptPoint};
+use crate::count::{CountOptions, Found, Probes, Search};
+use crate::point::PointKind;
+use crate::session::Error;
+
+/// Where events go.
+pub(super) type Sink = Box<dyn FnMut(&ScriptEvent<'_>) -> io::Result<()>>;
+
+/// The time between two looks at the rings.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a script has in one process and its forked children.
+struct Part {
+    memory: Memory,
+    texts: RefCell<Option<Texts>>,
+}
+
+pub(super) struct State {
+    pub name: String,
+    pub source: String,
+    pub script: ScriptSyntax,
+    pub shared: Shared,
+    pub dry_run: bool,
+    compiler: Compiler,
+    searches: Vec<Search>,
+    groups: Vec<Group>,
+    parts: Vec<Part>,
+    of: HashMap<ProcessId, usize>,
+    /// Records with their times, until nothing older can come.
+    waiting: Vec<(u64, Box<[u64]>)>,
+    /// The latest time of a record at the look before.
+    seen: u64,
+    intervals: Vec<(usize, Duration, Instant)>,
+    /// Clauses that were compiled at a point.
+    compiled: Vec<bool>,
+    /// The first thing that is wrong with each clause.
+    wrong: BTreeMap<usize, Diagnostics>,
+    /// Why the script cannot go on.
+    failed: Option<Error>,
+    /// Points at which a clause could not be compiled.
+    pub left_out: usize,
+    sink: Sink,
+    symbols: Symbols,
+    /// The script asked for its end.
+    pub over: bool,
+}
+
+/// Names of addresses in the program that was looked at last.
+#[derive(Default)]
+struct Symbols(Vec<Module>);
+
+impl Symbols {
+    fn name(&self, at: u64) -> String {
+        let module = self.0.iter().find(|module| module.range.contains(&Addr(at)));
+        let Some(module) = module else { return format!("{at:#x}") };
+        match module.function_at(Addr(at)) {
+            Some((function, offset)) => {
+                let name = module.image.name(function);
+                let name = incise_image::demangle(name).unwrap_or_else(|| name.to_owned());
+                if offset == 0 { name } else { format!("{name}+{offset:#x}") }
+            }
+            None => format!("{}+{:#x}", module.name, at.wrapping_sub(module.bias)),
+        }
+    }
+}
+
+impl State {
+    pub(super) fn new(
+        name: &str,
+        source: &str,
+        script: ScriptSyntax,
+        shared: Shared,
+        dry_run: bool,
+        sink: Sink,
+    ) -> State {
+        let (searches, groups) = wanted(&script);
+        let now = Instant::now();
+        let intervals = script.clauses.iter().enumerate().flat_map(|(index, clause)| {
+            clause.probes.iter().filter_map(move |probe| match probe.kind {
+                ProbeKind::Interval(every) => Some((index, every, now + every)),
+                _ => None,
+            })
+        });
+        State {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            compiler: Compiler::new(&script.structures),
+            searches,
+            groups,
+            parts: Vec::new(),
+            of: HashMap::new(),
+            waiting: Vec::new(),
+            seen: 0,
+            intervals: intervals.collect(),
+            compiled: vec![false; script.clauses.len()],
+            wrong: BTreeMap::new(),
+            failed: None,
+            left_out: 0,
+            sink,
+            symbols: Symbols::default(),
+            over: false,
+            script,
+            shared,
+            dry_run,
+        }
+    }
+
+    /// Whether anything is to be probed.
+    pub(super) fn has_points(&self) -> bool {
+        !self.searches.is_empty()
+    }
+
+    pub(super) fn has_intervals(&self) -> bool {
+        !self.intervals.is_empty()
+    }
+
+    /// The part of a process; the first one is there before any process, for what `begin` puts into maps.
+    fn part(&mut self, index: usize) -> &mut Part {
+        while self.parts.len() <= index {
+            self.parts.push(Part { memory: Memory::default(), texts: RefCell::new(None) });
+        }
+        &mut self.parts[index]
+    }
+
+    /// Runs the clauses of `begin` or `end`.
+    pub(super) fn run_tool(&mut self, which: &ProbeKind) -> Result<(), Error> {
+        for index in 0..self.script.clauses.len() {
+            if self.script.clauses[index].probes.iter().any(|probe| probe.kind == *which) {
+                self.run_clause(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the clauses that run in the tool later are right; in a dry run, shows them.
+    fn check_tool(&mut self) -> Result<(), Error> {
+        for index in 0..self.script.clauses.len() {
+            let clause = &self.script.clauses[index];
+            let later = |kind: &ProbeKind| matches!(kind, ProbeKind::End | ProbeKind::Interval(_));
+            if !clause.probes.iter().any(|probe| later(&probe.kind)) {
+                continue;
+            }
+            if self.dry_run {
+                self.run_clause(index)?;
+                continue;
+            }
+            let scope = ToolScope(&self.shared);
+            let program = self.compiler.clause(&self.name, &self.source, clause, &scope);
+            program.map_err(ScriptError::Source)?;
+        }
+        Ok(())
+    }
+
+    fn run_clause(&mut self, index: usize) -> Result<(), Error> {
+        let clause = &self.script.clauses[index];
+        let scope = ToolScope(&self.shared);
+        let program = self.compiler.clause(&self.name, &self.source, clause, &scope);
+        let program = program.map_err(ScriptError::Source)?;
+        if self.dry_run {
+            let event = ScriptEvent::Clause { probe: &clause.probes[0].text, program: &program };
+            return (self.sink)(&event).map_err(Error::Output);
+        }
+        let last = self.of.values().copied().max().unwrap_or(0);
+        let memory = &mut self.part(last).memory;
+        let mut tool = Tool { memory, records: Vec::new() };
+        // What ended early has done what it did.
+        let _ = interpret::run(&program, &mut tool);
+        for (id, fields) in tool.records {
+            self.act(id, &fields)?;
+        }
+        Ok(())
+    }
+
+    /// Does what a record asks for.
+    fn act(&mut self, id: u16, fields: &[u64]) -> Result<(), Error> {
+        let Some(info) = self.compiler.output().records.get(usize::from(id)) else { return Ok(()) };
+        let mut values: Vec<Shown> = Vec::new();
+        let mut at = 0;
+        for ty in &info.fields {
+            let (value, taken) = decode(ty, fields.get(at..).unwrap_or_default());
+            values.push(value);
+            at += taken;
+        }
+        let symbols = |at: u64| self.symbols.name(at);
+        let result = match &info.action {
+            Action::Printf(format) => {
+                let text = printf(format, &values, &symbols);
+                (self.sink)(&ScriptEvent::Printf { text: &text, values: &values })
+            }
+            Action::PrintValue => {
+                let text = values.first().map(|value| value.text(&symbols) + "\n").unwrap_or_default();
+                (self.sink)(&ScriptEvent::Printf { text: &text, values: &values })
+            }
+            Action::Time(format) => {
+                let text = super::local_time(format);
+                (self.sink)(&ScriptEvent::Printf { text: &text, values: &[] })
+            }
+            Action::Exit => {
+                self.over = true;
+                Ok(())
+            }
+            Action::Print { map, top, divide } => {
+                let (map, top, divide) = (*map, *top, *divide);
+                return self.print(map, top, divide);
+            }
+            Action::Clear(map) => {
+                let map = self.compiler.output().maps[*map].map.clone();
+                if let Some(layout) = map_layout(&map) {
+                    self.parts
+                        .iter_mut()
+                        .for_each(|part| part.memory.with(map.block(), |words| layout.clear(words)));
+                }
+                Ok(())
+            }
+            Action::Zero(map) => {
+                self.zero(*map);
+                Ok(())
+            }
+        };
+        result.map_err(Error::Output)
+    }
+
+    /// Sets every value of a map to 0; the keys stay.
+    fn zero(&mut self, map: usize) {
+        let map = self.compiler.output().maps[map].map.clone();
+        let Some(layout) = map_layout(&map) else { return };
+        for part in &mut self.parts {
+            let keys: Vec<Vec<u64>> =
+                part.memory.read(&map).map(|(found, _)| found.into_keys().collect()).unwrap_or_default();
+            part.memory.with(map.block(), |words| {
+                layout.clear(words);
+                use incise_snippet::data::Aggregate;
+                let shown = matches!(
+                    layout.aggregate(),
+                    Aggregate::Last | Aggregate::Sum | Aggregate::Min | Aggregate::Max
+                );
+                for entry in keys.iter().filter(|_| shown).filter_map(|key| layout.entry(words, key, false)) {
+                    layout.aggregate().add(entry, 0);
+                }
+            });
+        }
+    }
+
+    /// Keys and values of a map, over all processes.
+    fn contents(&self, map: &MapInfo) -> (BTreeMap<Vec<u64>, Vec<u64>>, u64) {
+        let mut all: BTreeMap<Vec<u64>, Vec<u64>> = BTreeMap::new();
+        let mut dropped = 0;
+        let Some(layout) = map_layout(&map.map) else { return (all, 0) };
+        for (found, lost) in self.parts.iter().filter_map(|part| part.memory.read(&map.map)) {
+            dropped += lost;
+            for (key, value) in found {
+                match all.get_mut(&key) {
+                    Some(into) => layout.aggregate().merge(into, &value),
+                    None => drop(all.insert(key, value)),
+                }
+            }
+        }
+        (all, dropped)
+    }
+
+    fn print(&mut self, index: usize, top: Option<u64>, divide: Option<u64>) -> Result<(), Error> {
+        let Some(info) = self.compiler.output().maps.get(index) else { return Ok(()) };
+        let Some(layout) = map_layout(&info.map) else { return Ok(()) };
+        let kind = layout.aggregate();
+        let entries = entries(info, kind, &self.contents(info).0);
+        let symbols = |at: u64| self.symbols.name(at);
+        let text = print_map(info, kind, &entries, top, divide, &symbols);
+        let most = top.map_or(entries.len(), |top| usize::try_from(top).unwrap_or(usize::MAX));
+        let shown = &entries[entries.len().saturating_sub(most)..];
+        let event = ScriptEvent::Map {
+            name: &info.name,
+            ty: &info.value,
+            kind,
+            entries: shown,
+            text: &text,
+            symbols: &symbols,
+        };
+        (self.sink)(&event).map_err(Error::Output)
+    }
+
+    /// Looks at the rings; at the `end`, takes all that is there.
+    pub(super) fn drain(&mut self, end: bool) -> Result<(), Error> {
+        let Some(ring) = self.shared.ring.get().cloned() else { return Ok(()) };
+        let waiting = &mut self.waiting;
+        for part in &mut self.parts {
+            part.memory.drain(&ring, &mut |words| waiting.push((words[1], words.into())));
+        }
+        self.waiting.sort_by_key(|(time, _)| *time);
+        // What comes at the next look may be older than what came now, but not older than what came before.
+        let latest = self.waiting.last().map_or(self.seen, |(time, _)| *time);
+        let ready = match end {
+            true => self.waiting.len(),
+            false => self.waiting.partition_point(|(time, _)| *time <= self.seen),
+        };
+        self.seen = latest.max(self.seen);
+        let ready: Vec<_> = self.waiting.drain(..ready).collect();
+        for (_, words) in ready {
+            self.act(words[0] as u16, &words[HEADER..])?;
+        }
+        (self.sink)(&ScriptEvent::Pause).map_err(Error::Output)
+    }
+
+    /// The end: what is left in rings, the clauses of `end`, the maps.
+    pub(super) fn finish(&mut self) -> Result<super::ScriptTotals, Error> {
+        self.drain(true)?;
+        if !self.dry_run || self.searches.is_empty() {
+            self.run_tool(&ProbeKind::End)?;
+        }
+        if !self.dry_run {
+            for index in 0..self.compiler.output().maps.len() {
+                self.print(index, None, None)?;
+            }
+        }
+        (self.sink)(&ScriptEvent::Pause).map_err(Error::Output)?;
+        let dropped = self.compiler.output().maps.iter().map(|map| self.contents(map).1).sum();
+        let mut faults: BTreeMap<usize, (Fault, u64)> = BTreeMap::new();
+        for (fault, count) in self.parts.iter().flat_map(|part| part.memory.faults()) {
+            faults.entry(fault as usize).or_insert((fault, 0)).1 += count;
+        }
+        Ok(super::ScriptTotals {
+            lost: self.parts.iter().map(|part| part.memory.lost()).sum(),
+            dropped,
+            faults: faults.into_values().collect(),
+            left_out: self.left_out,
+        })
+    }
+
+    fn at_point(&mut self, found: &Found<'_>) -> Result<Option<Snippet>, Error> {
+        let group = self.groups[found.group];
+        let clause = &self.script.clauses[group.clause];
+        let index = self.of.get(&found.pid).copied().unwrap_or(0);
+        if self.symbols.0.len() != found.program.modules().len() {
+            self.symbols.0 = found.program.modules().to_vec();
+        }
+        let texts = &self.parts[index].texts;
+        // An instruction that was asked for by its offset is no entry.
+        let inside =
+            found.point.kind == PointKind::BeforeInstruction && found.point.addr != found.point.function;
+        let place = if inside { Place::Instruction } else { group.place };
+        let scope = PointScope { shared: &self.shared, found, place, texts };
+        let program = match self.compiler.clause(&self.name, &self.source, clause, &scope) {
+            Ok(program) => program,
+            Err(diagnostics) => {
+                self.left_out += 1;
+                self.wrong.entry(group.clause).or_insert(diagnostics);
+                return Ok(None);
+            }
+        };
+        self.compiled[group.clause] = true;
+        if self.dry_run {
+            let point = ScriptPoint { point: found.point, line: None };
+            let probe = &clause.probes[0].text;
+            let event = ScriptEvent::Point { probe, point: &point, program: &program };
+            (self.sink)(&event).map_err(Error::Output)?;
+            return Ok(None);
+        }
+        let compiled = self.parts[index].memory.compiled(&program)?;
+        Ok(Some(compiled.snippet()))
+    }
+}
+
+impl Probes for Rc<RefCell<State>> {
+    fn searches(&self, _: &CountOptions) -> Vec<Search> {
+        self.borrow().searches.clone()
+    }
+
+    /// Clauses may call functions of libraries.
+    fn wait_for_libraries(&self) -> bool {
+        true
+    }
+
+    fn begin(&mut self, pid: ProcessId, space: &mut RemoteSpace) -> Result<(), Error> {
+        let state = &mut *self.borrow_mut();
+        // The first process gets what `begin` has put into maps.
+        let index = match state.of.is_empty() && state.parts.iter().all(|part| part.texts.borrow().is_none())
+        {
+            true => 0,
+            false => state.parts.len(),
+        };
+        let texts = Texts::new(space)?;
+        *state.part(index).texts.borrow_mut() = Some(texts);
+        state.of.insert(pid, index);
+        debug_assert!(!space.features().moves);
+        Ok(())
+    }
+
+    fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace) {}
+
+    fn forked(&mut self, parent: ProcessId, child: ProcessId) {
+        let state = &mut *self.borrow_mut();
+        if let Some(&part) = state.of.get(&parent) {
+            state.of.insert(child, part);
+        }
+    }
+
+    fn ended(&mut self, pid: ProcessId) {
+        self.borrow_mut().of.remove(&pid);
+    }
+
+    fn snippet(&mut self, found: &Found<'_>) -> Option<Snippet> {
+        let state = &mut *self.borrow_mut();
+        match state.at_point(found) {
+            Ok(snippet) => snippet,
+            Err(error) => {
+                state.failed.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    fn offered(&mut self, _: ProcessId, whole: bool) -> Result<(), Error> {
+        let state = &mut *self.borrow_mut();
+        if let Some(error) = state.failed.take() {
+            return Err(error);
+        }
+        // A clause that fits nowhere is a mistake; so is one that fits no place so far, if there are places.
+        let nowhere = state.wrong.iter().find(|(clause, _)| !state.compiled[**clause]);
+        match nowhere {
+            Some((_, wrong)) if whole => return Err(ScriptError::Source(wrong.clone()).into()),
+            _ => {}
+        }
+        if whole {
+            state.check_tool()?;
+        }
+        if whole && state.dry_run { Err(ScriptError::Shown.into()) } else { Ok(()) }
+    }
+
+    fn tick(&mut self) -> Result<Duration, Error> {
+        let state = &mut *self.borrow_mut();
+        state.drain(false)?;
+        let mut pause = PAUSE;
+        let now = Instant::now();
+        for index in 0..state.intervals.len() {
+            let (clause, every, next) = state.intervals[index];
+            if state.dry_run || next > now {
+                pause = pause.min(next.saturating_duration_since(now).max(Duration::from_micros(100)));
+                continue;
+            }
+            state.intervals[index].2 = (next + every).max(now);
+            state.run_clause(clause)?;
+        }
+        Ok(pause)
+    }
+
+    fn is_over(&self) -> bool {
+        self.borrow().over
+    }
+}

@@ -1,0 +1,270 @@
+//! `incise run`: scripts on compiled programs, and the one-liners of the manual on real ones. What they show is compared with what the
+//! program's source says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use incise_tests::build::incise;
+use incise_tests::command::run;
+use incise_tests::outcome::{Ending, Outcome};
+use incise_tests::scratch::Scratch;
+use incise_tests::skip::need_program;
+use serde_json::Value;
+
+/// What `step_by` is called with, one after the other (targets/scripted.c).
+const STEPS: [i64; 6] = [3, 0, 5, 0, 2, 1];
+
+/// A folder with the compiled program in it.
+struct Scripted {
+    scratch: Scratch,
+    program: PathBuf,
+}
+
+impl Scripted {
+    fn new(level: &str) -> Option<Scripted> {
+        need_program("gcc")?;
+        let scratch = Scratch::new();
+        let program = scratch.file("scripted");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/targets/scripted.c");
+        let built = run(Command::new("gcc").args([level, "-g", source, "-o"]).arg(&program));
+        assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
+        Some(Scripted { scratch, program })
+    }
+
+    /// What a script shows, apart from what the program does; both have to go well.
+    fn shows(&self, options: &[&str], script: &str) -> String {
+        let (outcome, text) = self.run(options, script);
+        assert_eq!(outcome.ending, Ending::Exited(0), "{script}\n{}", outcome.error_text());
+        assert_eq!(outcome.error_text(), "", "{script}");
+        assert_eq!(outcome.stdout, self.alone().stdout, "the program's own output");
+        text
+    }
+
+    fn alone(&self) -> Outcome {
+        run(&mut Command::new(&self.program))
+    }
+
+    fn run(&self, options: &[&str], script: &str) -> (Outcome, String) {
+        let file = self.scratch.file("shown");
+        let mut command = Command::new(incise());
+        command.arg("run").args(options).arg("-o").arg(&file).args(["-e", script]);
+        let outcome = run(command.arg("--").arg(&self.program));
+        (outcome, std::fs::read_to_string(&file).unwrap_or_default())
+    }
+
+    /// The entries of maps: by map and key, the value.
+    fn maps(&self, script: &str) -> BTreeMap<(String, String), Value> {
+        let text = self.shows(&["--json"], script);
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let maps = lines.filter(|line| line["type"] == "map");
+        maps.map(|line| {
+            (
+                (line["map"].as_str().unwrap_or_default().into(), line["key"].to_string()),
+                line["value"].clone(),
+            )
+        })
+        .collect()
+    }
+}
+
+fn both() -> Vec<Scripted> {
+    ["-O0", "-O2"].into_iter().filter_map(Scripted::new).collect()
+}
+
+#[test]
+fn the_slide_runs_unchanged() {
+    let slide = "if (x == 0) {\n inf`printf(\"x == 0\\n\");\n} else if (x > 3) {\n inf`printf(\"x > 3\\n\");\n} else {\n inf`printf(\"x < 3 but x != 0\\n\");\n}";
+    for scripted in both() {
+        let (outcome, _) = scripted.run(&[], &format!("function:step_by:exit {{ {slide} }}"));
+        assert_eq!((&outcome.ending, outcome.error_text().as_str()), (&Ending::Exited(0), ""));
+        let said = |x: i64| match x {
+            0 => "x == 0\n",
+            4.. => "x > 3\n",
+            _ => "x < 3 but x != 0\n",
+        };
+        let wanted: String = STEPS.into_iter().map(said).collect();
+        let own = String::from_utf8(scripted.alone().stdout).expect("text");
+        assert_eq!(String::from_utf8_lossy(&outcome.stdout), wanted + &own);
+    }
+}
+
+#[test]
+fn variables_have_the_values_of_the_program() {
+    for scripted in both() {
+        let script = "function:step_by { printf(\"%d %d %d %d\\n\", by, x, mood, ANGRY); }";
+        let before = [0].into_iter().chain(STEPS);
+        let wanted: String = STEPS.iter().zip(before).map(|(by, x)| format!("{by} {x} 7 7\n")).collect();
+        assert_eq!(scripted.shows(&[], script), wanted);
+        // Behind pointers, in structures, in a loop; and a text.
+        let script = "function:length_of { if (list->next) printf(\"%d %d %s\\n\", list->number, list->next->inner.kind, str(list->inner.name)); }";
+        let line =
+            |n: i64| format!("{n} {} {}\n", (n - 1) * (n - 1), if n % 2 == 1 { "odd" } else { "even" });
+        assert_eq!(scripted.shows(&[], script), (1..10).map(line).collect::<String>());
+        let script = "function:half { printf(\"%g %g\\n\", value, scale); } function:length_of:exit { @[retval] = count(); }";
+        let text = scripted.shows(&[], script);
+        assert!(text.starts_with("8.5 0.5\n\n@[1]: 1\n"), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("@[")).count(), 10);
+    }
+}
+
+#[test]
+fn maps_gather_what_the_program_does() {
+    for scripted in both() {
+        let maps = scripted.maps(
+            "function:step_by { @n = count(); @sum = sum(by); @least = min(by); @most = max(by); @mean = avg(by); @all = stats(by); @by[by > 1] = count(); @last = by; }
+             function:put { @sizes = hist(size); @steps = lhist(size, 0, 100, 10); @texts[str(text)] = count(); }",
+        );
+        let of = |map: &str, key: &str| maps[&(map.to_owned(), key.to_owned())].clone();
+        let sum: i64 = STEPS.iter().sum();
+        assert_eq!((of("@n", "[]"), of("@sum", "[]")), (6.into(), sum.into()));
+        assert_eq!(
+            (of("@least", "[]"), of("@most", "[]"), of("@last", "[]")),
+            (0.into(), 5.into(), 1.into())
+        );
+        assert_eq!(of("@mean", "[]"), serde_json::json!({ "count": 6, "sum": sum }));
+        assert_eq!(of("@all", "[]"), serde_json::json!({ "count": 6, "sum": sum, "min": 0, "max": 5 }));
+        assert_eq!((of("@by", "[1]"), of("@by", "[0]")), (3.into(), 3.into()));
+        // A power of two in each bucket: 1, 2, 4, …, 1024.
+        let buckets = of("@sizes", "[]")["buckets"].as_array().expect("buckets").clone();
+        assert_eq!(buckets.len(), 11);
+        assert!(
+            buckets.iter().enumerate().all(|(i, bucket)| bucket["from"] == 1 << i && bucket["count"] == 1)
+        );
+        let steps = of("@steps", "[]")["buckets"].as_array().expect("buckets").clone();
+        assert_eq!((&steps[0]["count"], &steps.last().expect("the rest")["count"]), (&4.into(), &4.into()));
+        assert_eq!(
+            (of("@texts", "[\"short\"]"), of("@texts", "[\"a text that is longer\"]")),
+            (4.into(), 7.into())
+        );
+    }
+}
+
+#[test]
+fn entries_and_exits_make_durations() {
+    for scripted in both() {
+        let script = "function:step_by { @start[tid] = nsecs; }
+                      function:step_by:exit /@start[tid]/ { @ns = stats(nsecs - @start[tid]); delete(@start[tid]); }";
+        let maps = scripted.maps(script);
+        assert_eq!(maps.len(), 1, "{maps:?}");
+        let stats = &maps[&("@ns".to_owned(), "[]".to_owned())];
+        assert_eq!(stats["count"], STEPS.len());
+        assert!(stats["max"].as_i64().is_some_and(|most| (1..1_000_000_000).contains(&most)), "{stats}");
+    }
+}
+
+#[test]
+fn points_of_every_kind() {
+    for scripted in both() {
+        let maps = scripted.maps(
+            "block:length_of { @blocks = count(); } insn:scripted:half { @instructions = count(); }
+             function:main:call { @calls[comm, func] = count(); } function:length_of { @[probe] = count(); @stack[ustack(2)] = count(); }",
+        );
+        let of = |map: &str, key: &str| maps[&(map.to_owned(), key.to_owned())].as_u64().expect("a count");
+        assert!(of("@instructions", "[]") > 2);
+        assert!(of("@blocks", "[]") > 55, "each list is walked");
+        assert!(of("@calls", "[\"scripted\",\"main\"]") > 30);
+        assert_eq!(of("@", "[\"function:scripted:length_of\"]"), 10);
+    }
+}
+
+#[test]
+fn clauses_in_the_tool() {
+    let Some(scripted) = Scripted::new("-O2") else { return };
+    let script = "BEGIN { @greatest = 2; printf(\"%s\\n\", $1); }
+                  function:step_by /by > @greatest/ { @greatest = by; @ = count(); }
+                  interval:ms:1 { @ticks = count(); }
+                  END { printf(\"done\\n\"); print(@greatest); clear(@greatest); clear(@ticks); }";
+    let text = scripted.run(&[], script).1;
+    // Without the argument nothing runs.
+    assert_eq!(text, "");
+    let file = scripted.scratch.file("shown");
+    let mut command = Command::new(incise());
+    command.arg("run").arg("-o").arg(&file).args(["-e", script, "hello", "--"]).arg(&scripted.program);
+    let outcome = run(&mut command);
+    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    let text = std::fs::read_to_string(&file).expect("what it shows");
+    assert_eq!(text, "hello\ndone\n\n@greatest: 5\n\n@: 2\n");
+    // Without a program.
+    let mut alone = Command::new(incise());
+    let outcome =
+        run(alone.args(["run", "-e", "BEGIN { printf(\"hello world\\n\"); } interval:ms:5 { exit(); }"]));
+    assert_eq!((outcome.ending, outcome.stdout.as_slice()), (Ending::Exited(0), &b"hello world\n"[..]));
+}
+
+#[test]
+fn what_is_wrong_is_underlined_and_nothing_runs() {
+    let Some(scripted) = Scripted::new("-O0") else { return };
+    for (script, wanted) in [
+        ("function:step_by { printf(\"%d\\n\", beffore); }", "did you mean `before`"),
+        ("function:step_by { @ = cuont(); }", "did you mean `count"),
+        ("function:step_yb { @ = count(); }", "step_by"),
+        ("function:length_of { printf(\"%d\\n\", list->numbr); }", "did you mean `number`"),
+        ("function:step_by { printf(\"%d\\n\", arg0 }", "╭─[ script:1"),
+        ("function:step_by:exit { @ = sum(arg0); }", "at the entry of a function only"),
+        ("kprobe:vfs_read { @ = count(); }", "not in the kernel"),
+        ("function:step_by { @ = count(); } interval:s:1 { print(@other); }", "nothing was put into @other"),
+    ] {
+        let (outcome, text) = scripted.run(&[], script);
+        assert_eq!(outcome.ending, Ending::Exited(125), "{script}");
+        assert!(outcome.error_text().contains(wanted), "{script}\n{}", outcome.error_text());
+        assert_eq!((outcome.stdout.len(), text.as_str()), (0, ""), "{script}");
+    }
+}
+
+#[test]
+fn a_dry_run_shows_points_and_changes_nothing() {
+    let Some(scripted) = Scripted::new("-O2") else { return };
+    let (outcome, text) =
+        scripted.run(&["--dry-run"], "function:step_by, function:length_of { @[arg0] = count(); }");
+    assert_eq!((outcome.ending, outcome.stdout.len()), (Ending::Exited(0), 0), "the program does not run");
+    assert!(text.contains("scripted!step_by") && text.contains("scripted!length_of"), "{text}");
+    assert_eq!(text.matches("@[arg0]").count(), 2, "{text}");
+}
+
+#[test]
+fn loads_from_nowhere_end_a_run_and_are_counted() {
+    let Some(scripted) = Scripted::new("-O2") else { return };
+    let (outcome, text) = scripted
+        .run(&[], "function:step_by { @before = count(); @ = sum(*(int *)(long)by); @after = count(); }");
+    assert_eq!((&outcome.ending, &outcome.stdout), (&Ending::Exited(0), &scripted.alone().stdout));
+    assert!(outcome.error_text().contains("6 runs ended early: at memory that is not there"));
+    assert_eq!(text, "\n@before: 6\n");
+}
+
+/// The one-liners of the manual, each with a program that has what it probes.
+#[test]
+fn the_one_liners_of_the_manual_run() {
+    let manual = include_str!("../../docs/language.md");
+    let (_, part) = manual.split_once("## One-liners").expect("the section");
+    let part = part.split("\n## ").next().unwrap_or_default();
+    let blocks = part.split("```incise\n").skip(1).filter_map(|block| block.split_once("```"));
+    let scripts: Vec<&str> = blocks.map(|(script, _)| script).collect();
+    assert!(scripts.len() >= 10, "{}", scripts.len());
+    let Some(scripted) = Scripted::new("-O2") else { return };
+    for script in scripts {
+        let script =
+            script.replace("pid == 18644", "pid > 1").replace("function:open_path", "function:length_of");
+        let mut command = Command::new(incise());
+        // Which program calls what: find opens folders by openat.
+        let program: &[&str] = match script.contains("openat") {
+            true => &["find", "/etc", "-maxdepth", "1", "-name", "hosts"],
+            false => &["ls", "/proc/self/fd"],
+        };
+        let outcome = run(command.args(["run", "-e", &script, "--"]).args(program));
+        let shown = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        let (ending, error) = (outcome.ending, outcome.error_text());
+        if script.contains("function:length_of") {
+            let (outcome, _) = scripted.run(&[], &script);
+            assert_eq!(outcome.ending, Ending::Exited(0), "{script}\n{}", outcome.error_text());
+            continue;
+        }
+        assert_eq!(ending, Ending::Exited(0), "{script}\n{error}");
+        let shows = ["@", "hello world", "find "]
+            .iter()
+            .any(|wanted| shown.lines().any(|line| line.starts_with(wanted)));
+        // Nothing of this name is called.
+        let shows = shows || script.contains("sched*");
+        assert!(shows, "{script}\n{shown}\n{error}");
+    }
+}
