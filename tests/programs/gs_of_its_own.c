@@ -1,6 +1,7 @@
 // A program that keeps data of its own behind gs, as emulators and some runtimes do: it keeps it, and is counted.
 //@ compile: gcc -O2 -pthread
 //@ compile: gcc -O2 -pthread -DIMPORTED
+//@ compile: gcc -O2 -pthread -DHIDDEN
 //@ count: work -- 
 //@ expect-count: work 40000
 //@ expect-stdout: wrong 0
@@ -13,6 +14,8 @@ enum { ARCH_SET_GS = 0x1001 };
 int arch_prctl(int code, unsigned long address);
 
 static int wrong;
+/* Nobody sees what it is but at run time. */
+volatile int code = ARCH_SET_GS;
 
 __attribute__((noipa)) void work(long expected)
 {
@@ -27,6 +30,8 @@ static void *run(void *name)
     long data[2] = { 0, (long)name };
 #ifdef IMPORTED
     arch_prctl(ARCH_SET_GS, (unsigned long)data);
+#elif defined(HIDDEN)
+    syscall(SYS_arch_prctl, code, data);
 #else
     syscall(SYS_arch_prctl, ARCH_SET_GS, data);
 #endif

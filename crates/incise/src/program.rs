@@ -154,11 +154,11 @@ impl Program {
         const PIECE: u64 = 1 << 20;
         const OVERLAP: u64 = 256;
         let mut bytes = vec![0; (PIECE + OVERLAP) as usize];
-        let mut in_text = |text: &Range<Addr>| {
+        let mut in_text = |text: &Range<Addr>, wrapper: bool| {
             let mut at = text.start;
             while at < text.end {
                 let piece = &mut bytes[..(text.end.offset_from(at) as u64).min(PIECE + OVERLAP) as usize];
-                if memory.read(at, piece) && uses_gs_base(piece) {
+                if memory.read(at, piece) && uses_gs_base(piece, wrapper) {
                     return true;
                 }
                 at = at + PIECE;
@@ -166,9 +166,11 @@ impl Program {
             false
         };
         modules.any(|module| {
+            // The C library has it for those that import it; a program has it because it uses it.
+            let wrapper = module.image.function(BY_NAME).is_some();
             module.image.imports().any(|name| name == BY_NAME)
-                || (module.main && module.image.function(BY_NAME).is_some())
-                || module.text.iter().any(&mut in_text)
+                || (module.main && wrapper)
+                || module.text.iter().any(|text| in_text(text, wrapper))
         })
     }
 

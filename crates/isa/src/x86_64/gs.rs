@@ -4,16 +4,21 @@ use memchr::memmem;
 
 /// `arch_prctl(2)` (asm/unistd_64.h).
 const SYS_ARCH_PRCTL: u8 = 158;
-/// `ARCH_SET_GS` and `ARCH_GET_GS` (asm/prctl.h) end so; the first byte is 1 or 4.
-const ARCH_GS: [u8; 3] = [0x10, 0, 0];
+/// `ARCH_SET_GS` and `ARCH_GET_GS` (asm/prctl.h).
+const ARCH_GS: [u32; 2] = [0x1001, 0x1004];
+/// What else it is called for (the same), by all but the last four bits: fs, cpuid, the vdso, tagged addresses, shadow stacks.
+const ARCH_OTHERS: [u32; 6] = [0x1000, 0x1010, 0x2000, 0x3000, 0x4000, 0x5000];
 /// So far apart, at the most, are a number of a system call and its argument.
 const NEAR: usize = 64;
+/// So far behind the number of a system call, at the most, is the call.
+const CALL: usize = 32;
 
-/// Whether `code` looks as if it set or read the base of gs: by `rdgsbase` or `wrgsbase`, or by the system call, with its
-/// number and what it is to do close together. Finds too much rather than too little, but cannot see what is computed.
-pub fn uses_gs_base(code: &[u8]) -> bool {
+/// Whether `code` looks as if it set or read the base of gs: by `rdgsbase` or `wrgsbase`, or by the system call `arch_prctl`, if
+/// what it is called for is gs or cannot be seen close to the call. `wrapper`: the C library's function of that name may be in
+/// it, and is not counted. Finds too much rather than too little, but cannot see what is made at run time.
+pub fn uses_gs_base(code: &[u8], wrapper: bool) -> bool {
     memmem::find_iter(code, &[0x0F, 0xAE]).any(|at| is_gs_base(code, at))
-        || memmem::find_iter(code, &[SYS_ARCH_PRCTL, 0, 0, 0]).any(|at| is_arch_prctl(code, at))
+        || memmem::find_iter(code, &[SYS_ARCH_PRCTL, 0, 0, 0]).any(|at| is_arch_prctl(code, at, wrapper))
 }
 
 /// `f3 [rex] 0f ae /1` or `/3` with a register (AMD APM vol. 3, RDGSBASE and WRGSBASE); `at` is that of `0f`.
@@ -24,21 +29,35 @@ fn is_gs_base(code: &[u8], at: usize) -> bool {
     repeated && code.get(at + 2).is_some_and(|modrm| matches!(modrm & 0xF8, 0xC8 | 0xD8))
 }
 
-/// Whether the number at `at` is loaded into eax or edi, and near it one for gs into edi or esi.
-fn is_arch_prctl(code: &[u8], at: usize) -> bool {
-    let loads = |code: &[u8], at: usize, registers: [u8; 2]| {
-        let opcode = at.checked_sub(1).and_then(|at| code.get(at));
-        opcode.is_some_and(|opcode| {
-            // mov r32, imm32 (b8+r) and mov r/m64, imm32 (c7 /0, modrm c0+r).
-            registers.iter().any(|register| [0xB8 | register, 0xC0 | register].contains(opcode))
-        })
+/// Whether the number of the system call at `at` is loaded into eax or edi (for `syscall(3)`), for gs or who knows what.
+fn is_arch_prctl(code: &[u8], at: usize, wrapper: bool) -> bool {
+    const EAX: u8 = 0;
+    const ESI: u8 = 6;
+    const EDI: u8 = 7;
+    let behind = &code[(at + 4).min(code.len())..code.len().min(at + 4 + CALL)];
+    let calls = if loads(code, at, EAX) {
+        memmem::find(behind, &[0x0F, 0x05]).is_some()
+    } else if loads(code, at, EDI) {
+        // call rel32, or through a slot of the linkage table.
+        behind.contains(&0xE8) || memmem::find(behind, &[0xFF, 0x15]).is_some()
+    } else {
+        return false;
     };
-    let around = &code[at.saturating_sub(NEAR)..code.len().min(at + NEAR)];
-    loads(code, at, [0, 7])
-        && memmem::find_iter(around, &ARCH_GS).any(|behind| {
-            let first = behind.checked_sub(1).map(|first| around[first]);
-            matches!(first, Some(1 | 4)) && loads(around, behind - 1, [7, 6])
-        })
+    let around = &code[at.saturating_sub(NEAR)..code.len().min(at + 4 + NEAR)];
+    let codes = || {
+        let word =
+            |at: usize| u32::from_le_bytes([around[at], around[at + 1], around[at + 2], around[at + 3]]);
+        let loaded = |at: &usize| loads(around, *at, EDI) || loads(around, *at, ESI);
+        (1..around.len().saturating_sub(3)).filter(loaded).map(word)
+    };
+    let is_other = |code: u32| ARCH_OTHERS.contains(&(code & !0xF)) && !ARCH_GS.contains(&code);
+    codes().any(|code| ARCH_GS.contains(&code)) || (calls && !wrapper && !codes().any(is_other))
+}
+
+/// Whether the constant at `at` is loaded into a register: mov r32, imm32 (b8+r), mov r/m64, imm32 (c7 /0, modrm c0+r).
+fn loads(code: &[u8], at: usize, register: u8) -> bool {
+    let opcode = at.checked_sub(1).and_then(|at| code.get(at));
+    opcode.is_some_and(|opcode| [0xB8 | register, 0xC0 | register].contains(opcode))
 }
 
 #[cfg(test)]
@@ -48,7 +67,7 @@ mod tests {
 
     fn uses(text: &str) -> bool {
         let at = crate::Addr(0x1000);
-        uses_gs_base(&assemble(text, at, Syntax::Intel, &|_| None).expect("assembles"))
+        uses_gs_base(&assemble(text, at, Syntax::Intel, &|_| None).expect("assembles"), false)
     }
 
     #[test]
@@ -58,6 +77,15 @@ mod tests {
         assert!(uses("wrgsbase ecx"));
         assert!(uses("mov eax, 158; mov rsi, rdi; mov edi, 0x1001; syscall"));
         assert!(uses("mov edi, 158; mov rdx, rax; mov esi, 0x1004; call 0x2000"));
+    }
+
+    #[test]
+    fn system_calls_for_something_unknown_are_seen_but_in_the_library() {
+        let wrapper = "mov eax, 158; syscall; cmp rax, -4095; ret";
+        assert!(uses(wrapper));
+        assert!(uses("mov edi, 158; mov esi, eax; call 0x2000"));
+        let bytes = assemble(wrapper, crate::Addr(0x1000), Syntax::Intel, &|_| None).expect("assembles");
+        assert!(!uses_gs_base(&bytes, true));
     }
 
     #[test]
