@@ -112,6 +112,46 @@ fn every_request_is_counted() {
     println!("redis: {} functions, {:?}", report.counts.len(), report.summary);
 }
 
+/// Each request is an entry and an exit of the function that carries it out, and a duration in its histogram.
+#[test]
+fn every_request_is_traced_and_timed() {
+    let scratch = Scratch::new();
+    let Some(redis) = Redis::start(&scratch) else { return };
+    let before = Snapshot::take(redis.pid());
+    for (verb, options) in [("trace", &["--args=1", "--return", "--buffer", "262144"][..]), ("hist", &[])] {
+        let (file, told) = (scratch.file(verb), scratch.file("told"));
+        let mut command = Command::new(incise());
+        command.args([verb, "--json", "-v", "*Command", "-m", "redis*", "-o"]).arg(&file).args(options);
+        command.args(["-p", &redis.pid().to_string()]).stdin(Stdio::null());
+        let mut command =
+            command.stderr(File::create(&told).expect("a new file")).spawn().expect("the command");
+        until("probes are in place", || {
+            fs::read_to_string(&told).is_ok_and(|text| text.contains("in place"))
+        });
+        redis.load("2000", "set,get,incr");
+        signal(command.id(), libc::SIGINT);
+        let ended = wait(&mut command, PATIENCE).map(Ending::from);
+        assert_eq!(ended, Some(Ending::Exited(0)), "{}", fs::read_to_string(&told).unwrap_or_default());
+        let text = fs::read_to_string(&file).expect("written");
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let summary = lines.last().expect("a summary");
+        for kind in ["set", "get", "incr"] {
+            let function = format!("{kind}Command");
+            let mut of = lines.iter().filter(|line| line["function"] == *function);
+            if verb == "hist" {
+                assert_eq!(of.next().map(|line| &line["count"]), Some(&2000.into()), "{function}");
+            } else {
+                assert_eq!(summary["dropped"], 0, "{summary}");
+                assert_eq!(of.clone().filter(|line| line["type"] == "entry").count(), 2000, "{function}");
+                assert_eq!(of.filter(|line| line["duration_ns"].is_u64()).count(), 2000, "{function}");
+            }
+        }
+        println!("redis under {verb}: {summary}");
+    }
+    assert_eq!(before.difference(&Snapshot::take(redis.pid())), None);
+}
+
 /// `get` becomes slower, or answers with the key, and is itself again, while eight clients go on asking.
 #[test]
 fn a_hot_function_goes_back_and_forth_under_load() {

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use incise_tests::build::incise;
-use incise_tests::command::{run, steady_addresses};
+use incise_tests::command::{PATIENCE, run, signal, steady_addresses, wait};
 use incise_tests::outcome::{Ending, Outcome};
 use incise_tests::report::Report;
 use incise_tests::scratch::Scratch;
@@ -306,6 +308,27 @@ fn real_programs_are_traced_call_by_call() {
             });
         assert_eq!(told, hits, "{name}");
         println!("{name}: {summary}");
+    }
+}
+
+/// The command is killed: the program goes on, and its result is right.
+#[test]
+fn a_program_survives_who_traces_it() {
+    let traced = Traced::new();
+    const CALLS: u64 = 60_000_000;
+    for verb in [&["trace", "--args=6", "--return"][..], &["hist"]] {
+        let mut program = Command::new(&traced.program);
+        let program =
+            program.args(["steps", &CALLS.to_string()]).stdout(Stdio::piped()).spawn().expect("the program");
+        let mut command = Command::new(incise());
+        command.args(verb).args(["step", "-o", "/dev/null", "-p", &program.id().to_string()]);
+        let mut command = command.stderr(Stdio::null()).spawn().expect("the command");
+        sleep(Duration::from_millis(700));
+        signal(command.id(), libc::SIGKILL);
+        wait(&mut command, PATIENCE);
+        let output = program.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{:?}", output.status);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{}\n", 3 * (CALLS * (CALLS - 1) / 2)));
     }
 }
 

@@ -19,6 +19,7 @@ use incise::{CountOptions, Ending};
 use crate::Failure;
 use crate::hist::tell;
 use crate::signals::{self, INTERRUPTED};
+use crate::trace::failure;
 use args::TopArgs;
 use screen::Screen;
 use table::Table;
@@ -82,7 +83,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     if let Face::Screen(screen) = &mut *face.borrow_mut() {
         screen.leave();
     }
-    let TimingResult { probes, values } = result?;
+    let TimingResult { probes, values } = result.map_err(failure)?;
     if let Face::Table(table) = &mut *face.borrow_mut() {
         table.finish(&values)?;
     }

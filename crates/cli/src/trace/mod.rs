@@ -125,7 +125,7 @@ pub(crate) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
         let (installed, stop) = (tracing.installed(), tracing.stop().as_micros());
         eprintln!("incise: {installed} probes in place, stopped {stop} us; Ctrl-C ends the trace");
     }
-    let result = tracing.run(&INTERRUPTED)?;
+    let result = tracing.run(&INTERRUPTED).map_err(failure)?;
     let Output { writer, out, functions } = &mut *output.borrow_mut();
     writer.finish(&result, functions, out)?;
     out.flush()?;
@@ -135,6 +135,14 @@ pub(crate) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
         Ending::Killed(signal) => signals::die(signal),
         Ending::Detached => ExitCode::SUCCESS,
     })
+}
+
+/// A reader that went away is told as such.
+pub(crate) fn failure(error: incise::Error) -> Failure {
+    match error {
+        incise::Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Box::new(error),
+        error => Box::new(error),
+    }
 }
 
 /// Tells what is missing in the trace.
