@@ -300,3 +300,41 @@ fn exceptions_are_counted_on_the_edges_to_where_they_are_caught() {
         assert_eq!(total(&back), 66, "{level}: {back:?}");
     }
 }
+
+#[test]
+fn a_graph_shows_how_often_its_parts_ran() {
+    let Some(compiler) = need_program("gcc") else { return };
+    let scratch = Scratch::new();
+    let program = compile(&scratch, &compiler, "heat", TEXT, &["-O2"]);
+    for kind in ["block", "edge", "instruction"] {
+        let counts = scratch.file("counts");
+        let mut command = Command::new(incise());
+        command.args(["count", "--json", "--points", kind, "nested", "-o"]).arg(&counts);
+        assert_eq!(run(command.arg("--").arg(&program)).ending, Ending::Exited(0));
+        let graph = |format: &str, function: &str| {
+            let mut command = Command::new(incise());
+            command.arg("cfg").arg(&program).args([function, "--format", format, "--heat"]).arg(&counts);
+            run(&mut command)
+        };
+        let text = String::from_utf8_lossy(&graph("json", "nested").stdout).into_owned();
+        let json: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let hits = |part: &serde_json::Value| part["hits"].as_u64();
+        let most = json["blocks"].as_array().expect("blocks").iter().filter_map(hits).max();
+        assert_eq!(most, Some(70), "{kind}: the inner loop: {text}");
+        if kind == "edge" {
+            let most = json["edges"].as_array().expect("edges").iter().filter_map(hits).max();
+            assert_eq!(most, Some(60), "{text}");
+        }
+        for format in ["svg", "dot"] {
+            let picture = graph(format, "nested");
+            let text = String::from_utf8_lossy(&picture.stdout).into_owned();
+            assert!(text.contains("ran 70 times") && text.contains("heat.c"), "{kind}: {text}");
+            // The hottest block has the hottest colour.
+            assert!(text.to_lowercase().contains("#ff7043"), "{kind}: {text}");
+        }
+        let none = graph("svg", "divide");
+        assert_eq!(none.ending, Ending::Exited(125));
+        assert!(none.error_text().contains("has no counts of divide"), "{}", none.error_text());
+    }
+}

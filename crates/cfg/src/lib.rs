@@ -43,6 +43,7 @@ mod liveness;
 mod loops;
 mod lsda;
 mod noreturn;
+mod padding;
 mod program;
 mod returning;
 mod store;

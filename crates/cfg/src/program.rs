@@ -17,6 +17,7 @@ use crate::edge::{EdgeKind, ParseError};
 use crate::gaps::{self, Evidence, Gap};
 use crate::graph::Cfg;
 use crate::join::{Joined, join};
+use crate::padding;
 use crate::returning::{Returning, Unknown, solve};
 use crate::traverse::{Scratch, traverse};
 use crate::x86_64::skip_padding;
@@ -335,6 +336,18 @@ impl<'a> Parser<'a> {
         new.dedup();
         new.retain(|&at| self.context.code.insn(at).is_some());
         new
+    }
+
+    /// The bytes of `range` that lie in no block of `cfg` and only fill up, between functions and behind what does not
+    /// come back.
+    pub fn padding_in(&self, cfg: &Cfg, range: Range<LinkAddr>) -> u64 {
+        let code = &self.context.code;
+        let inside = code.ranges().map(|text| {
+            let offset = |at: LinkAddr| at.0.saturating_sub(code.base().0).min(u64::from(Off::MAX)) as Off;
+            let (start, end) = (text.start.max(offset(range.start)), text.end.min(offset(range.end)));
+            if start < end { padding::bytes(code, cfg, start..end) } else { 0 }
+        });
+        inside.sum()
     }
 
     /// The functions the file itself names: those of [`parse`](Self::parse) that need no code to be read.

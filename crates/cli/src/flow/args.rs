@@ -44,6 +44,9 @@ pub struct CfgArgs {
     /// What to print.
     #[arg(long, value_enum, default_value_t = Format::Dot)]
     pub format: Format,
+    /// Show how often blocks and edges ran, from a report of `count --json --points block` (or edge, instruction).
+    #[arg(long, value_name = "COUNTS")]
+    pub heat: Option<PathBuf>,
     /// Write to FILE instead of standard output.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

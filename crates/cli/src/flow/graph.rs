@@ -4,22 +4,25 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use incise::image::LinkAddr;
 use incise_cfg::{Block, Completeness, Edge, EdgeKind, Function, Loops};
 use serde::Serialize;
 
 use super::args::{CfgArgs, Format};
+use super::heat::Heat;
 use super::picture;
-use super::program::Binary;
+use super::program::{Binary, Lines};
 use crate::Failure;
 
 pub(crate) fn run(args: &CfgArgs) -> Result<ExitCode, Failure> {
     let binary = Binary::open(&args.binary)?;
     let (cfg, entry) = binary.function(&args.function)?;
     let Some(function) = cfg.function_at(entry) else { return Err(format!("no function at {entry}").into()) };
+    let heat = args.heat.as_deref().map(|path| Heat::read(path, &binary, function)).transpose()?;
     let text = match args.format {
-        Format::Dot => dot(&binary, function),
-        Format::Svg => picture::svg(&binary, function),
-        Format::Json => json(&binary, function)?,
+        Format::Dot => dot(&binary, function, heat.as_ref()),
+        Format::Svg => picture::svg(&binary, function, heat.as_ref()),
+        Format::Json => json(&binary, function, heat.as_ref())?,
     };
     match &args.output {
         Some(path) => {
@@ -43,10 +46,28 @@ pub(super) fn colour(kind: EdgeKind) -> &'static str {
     }
 }
 
-/// The instructions of a block, a line each.
-pub(super) fn listing(binary: &Binary, block: Block<'_>) -> Vec<String> {
-    let insns = block.instructions(&binary.image, &binary.file);
-    insns.map(|insn| format!("{}  {insn}", insn.addr())).collect()
+/// How often a block ran, and its instructions, a line each; with a line in front of those that come from another
+/// line of the source than the one before.
+pub(super) fn listing(
+    binary: &Binary,
+    lines: Option<&Lines>,
+    heat: Option<&Heat>,
+    block: Block<'_>,
+) -> Vec<String> {
+    let mut listing: Vec<String> =
+        heat.and_then(|heat| heat.block(block)).map(|hits| format!("ran {hits} times")).into_iter().collect();
+    let mut last = None;
+    for insn in block.instructions(&binary.image, &binary.file) {
+        let here = lines.and_then(|lines| lines.at(LinkAddr(insn.addr().0)));
+        if here.is_some() && here != last {
+            // The name of the file is enough in a picture.
+            let shown = here.as_deref().map(|place| place.rsplit('/').next().unwrap_or(place));
+            listing.push(format!("; {}", shown.unwrap_or_default()));
+            last = here;
+        }
+        listing.push(format!("{}  {insn}", insn.addr()));
+    }
+    listing
 }
 
 /// The edges that stay in the function.
@@ -54,23 +75,31 @@ pub(super) fn inner<'g>(function: Function<'g>) -> impl Iterator<Item = Edge<'g>
     function.blocks().flat_map(|block| block.outgoing()).filter(|edge| !edge.leaves_function())
 }
 
-fn dot(binary: &Binary, function: Function<'_>) -> String {
+fn dot(binary: &Binary, function: Function<'_>, heat: Option<&Heat>) -> String {
+    let source = binary.lines();
     let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     let mut out = String::new();
     let _ = writeln!(out, "digraph \"{}\" {{", escape(&binary.name(function.entry())));
     let _ = writeln!(out, "  node [shape=box, fontname=monospace, fontsize=10];");
     for block in function.blocks() {
-        let lines: String =
-            listing(binary, block).iter().map(|line| format!("{}\\l", escape(line))).collect();
-        let _ = writeln!(out, "  \"{}\" [label=\"{lines}\"];", block.start());
+        let lines: String = listing(binary, source.as_ref(), heat, block)
+            .iter()
+            .map(|line| format!("{}\\l", escape(line)))
+            .collect();
+        let fill = heat.map_or(String::new(), |heat| {
+            format!(", style=filled, fillcolor=\"#{:06x}\"", heat.fill(heat.block(block)))
+        });
+        let _ = writeln!(out, "  \"{}\" [label=\"{lines}\"{fill}];", block.start());
     }
     for edge in inner(function) {
         let (from, colour) = (edge.source().start(), colour(edge.kind()));
         match edge.target() {
             Some(to) => {
+                let hits = heat.and_then(|heat| heat.edge(edge));
+                let hits = hits.map_or(String::new(), |hits| format!(", label=\"{hits}\""));
                 let _ = writeln!(
                     out,
-                    "  \"{from}\" -> \"{}\" [color=\"{colour}\", tooltip=\"{}\"];",
+                    "  \"{from}\" -> \"{}\" [color=\"{colour}\", tooltip=\"{}\"{hits}];",
                     to.start(),
                     edge.kind()
                 );
@@ -102,6 +131,8 @@ struct Node {
     start: String,
     end: String,
     loop_depth: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hits: Option<u64>,
     instructions: Vec<Instruction>,
 }
 
@@ -121,6 +152,8 @@ struct Arrow {
     kind: &'static str,
     leaves_function: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    hits: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     import: Option<String>,
 }
 
@@ -132,7 +165,7 @@ struct Cycle {
     natural: bool,
 }
 
-fn json(binary: &Binary, function: Function<'_>) -> Result<String, Failure> {
+fn json(binary: &Binary, function: Function<'_>, heat: Option<&Heat>) -> Result<String, Failure> {
     let (loops, lines) = (Loops::of(function), binary.lines());
     let unresolved: Vec<String> = match function.completeness() {
         Completeness::Complete => Vec::new(),
@@ -142,13 +175,14 @@ fn json(binary: &Binary, function: Function<'_>) -> Result<String, Failure> {
         start: block.start().to_string(),
         end: block.end().to_string(),
         loop_depth: loops.depth(block.id()),
+        hits: heat.and_then(|heat| heat.block(block)),
         instructions: block
             .instructions(&binary.image, &binary.file)
             .map(|insn| Instruction {
                 address: insn.addr().to_string(),
                 bytes: insn.bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
                 text: insn.text(),
-                source: lines.as_ref().and_then(|l| l.at(incise::image::LinkAddr(insn.addr().0))),
+                source: lines.as_ref().and_then(|l| l.at(LinkAddr(insn.addr().0))),
             })
             .collect(),
     };
@@ -157,6 +191,7 @@ fn json(binary: &Binary, function: Function<'_>) -> Result<String, Failure> {
         to: edge.target_addr().map(|at| at.to_string()),
         kind: edge.kind().name(),
         leaves_function: edge.leaves_function(),
+        hits: heat.and_then(|heat| heat.edge(edge)),
         import: edge.import().and_then(|i| binary.image.imports().nth(i as usize)).map(str::to_owned),
     };
     let start = |id| function.cfg().block(id).map_or_else(String::new, |b| b.start().to_string());

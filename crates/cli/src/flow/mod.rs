@@ -4,6 +4,7 @@ pub mod args;
 mod disasm;
 mod functions;
 mod graph;
+mod heat;
 mod parse;
 mod picture;
 mod program;

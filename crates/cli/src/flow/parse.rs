@@ -23,6 +23,8 @@ struct Sizes {
     text_bytes: u64,
     /// Those that lie in blocks; padding between functions does not.
     text_covered: u64,
+    /// Those that only fill up.
+    text_padding: u64,
 }
 
 #[derive(Serialize)]
@@ -52,6 +54,7 @@ pub(crate) fn run(args: &ParseArgs) -> Result<ExitCode, Failure> {
         all.incomplete += sizes.incomplete;
         all.text_bytes += sizes.text_bytes;
         all.text_covered += sizes.text_covered;
+        all.text_padding += sizes.text_padding;
         let path = path.display().to_string();
         if args.json {
             let stored = stored.map(|path| path.display().to_string());
@@ -73,10 +76,11 @@ pub(crate) fn run(args: &ParseArgs) -> Result<ExitCode, Failure> {
 }
 
 fn describe(sizes: &Sizes) -> String {
-    let percent = 100.0 * sizes.text_covered as f64 / sizes.text_bytes.max(1) as f64;
+    let percent = |bytes: u64| 100.0 * bytes as f64 / sizes.text_bytes.max(1) as f64;
+    let (covered, padding) = (percent(sizes.text_covered), percent(sizes.text_padding));
     let Sizes { functions, blocks, edges, incomplete, .. } = sizes;
     format!(
-        "{functions} functions ({incomplete} incomplete), {blocks} blocks, {edges} edges, {percent:.1} % of .text in blocks"
+        "{functions} functions ({incomplete} incomplete), {blocks} blocks, {edges} edges, {covered:.1} % of .text in blocks, {padding:.1} % padding"
     )
 }
 
@@ -109,6 +113,7 @@ fn parse(binary: &Binary, args: &ParseArgs) -> Result<(Sizes, Option<PathBuf>), 
         incomplete: cfg.functions().filter(|f| !f.is_complete()).count(),
         text_bytes: ranges.iter().map(|r| r.end.0 - r.start.0).sum(),
         text_covered: ranges.iter().map(|r| cfg.covered_bytes_in(r.clone())).sum(),
+        text_padding: ranges.iter().map(|r| parser.padding_in(&cfg, r.clone())).sum(),
     };
     let stored = args.output.as_deref().map(|output| store_path(binary, output, args.binaries.len() > 1));
     if let Some(path) = &stored {

@@ -12,6 +12,7 @@ use layout::std_shapes::shapes::{Arrow, Element, LineEndKind, ShapeKind};
 use layout::topo::layout::VisualGraph;
 
 use super::graph::{colour, inner, listing};
+use super::heat::Heat;
 use super::program::Binary;
 
 /// Size of the letters, in pixels, and how wide one is.
@@ -21,42 +22,48 @@ const LETTER_WIDTH: f64 = 7.5;
 /// Most lines of a block that are shown.
 const MOST_LINES: usize = 40;
 
+/// Behind what is not coloured by heat, as RGB.
+const WHITE: u32 = 0xff_ffff;
+
 /// The picture: blocks with their instructions, edges by colour.
-pub(super) fn svg(binary: &Binary, function: Function<'_>) -> String {
+pub(super) fn svg(binary: &Binary, function: Function<'_>, heat: Option<&Heat>) -> String {
+    let source = binary.lines();
     let mut graph = VisualGraph::new(Orientation::TopToBottom);
     let mut nodes = HashMap::new();
-    let style = |kind: &str| {
+    let style = |kind: &str, fill: u32| {
         let line = Color::new(u32::from_str_radix(kind.trim_start_matches('#'), 16).unwrap_or(0) << 8 | 0xff);
-        StyleAttr::new(line, 1, Some(Color::fast("white")), 3, LETTER)
+        StyleAttr::new(line, 1, Some(Color::new(fill << 8 | 0xff)), 3, LETTER)
     };
-    let node = |graph: &mut VisualGraph, text: &str| {
+    let node = |graph: &mut VisualGraph, text: &str, fill: u32| {
         let columns = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
         let size = Point::new(
             columns as f64 * LETTER_WIDTH + 16.0,
             (text.lines().count() * (LETTER + 3) + 12) as f64,
         );
         let shape = ShapeKind::new_box(text);
-        graph.add_node(Element::create(shape, style("#455a64"), Orientation::TopToBottom, size))
+        graph.add_node(Element::create(shape, style("#455a64", fill), Orientation::TopToBottom, size))
     };
     for block in function.blocks() {
-        let mut lines = listing(binary, block);
+        let mut lines = listing(binary, source.as_ref(), heat, block);
+        let fill = heat.map_or(WHITE, |heat| heat.fill(heat.block(block)));
         let more = lines.len().saturating_sub(MOST_LINES);
         lines.truncate(MOST_LINES);
         if more > 0 {
             lines.push(format!("({more} more)"));
         }
-        let handle = node(&mut graph, &lines.join("\n"));
+        let handle = node(&mut graph, &lines.join("\n"), fill);
         nodes.insert(block.id(), handle);
     }
     for edge in inner(function) {
         let Some(&from) = nodes.get(&edge.source().id()) else { continue };
         let to = match edge.target().and_then(|to| nodes.get(&to.id()).copied()) {
             Some(to) => to,
-            None => node(&mut graph, "unknown"),
+            None => node(&mut graph, "unknown", WHITE),
         };
-        let look = style(colour(edge.kind()));
+        let look = style(colour(edge.kind()), WHITE);
+        let hits = heat.and_then(|heat| heat.edge(edge)).map_or(String::new(), |hits| hits.to_string());
         let (none, arrow) = (LineEndKind::None, LineEndKind::Arrow);
-        graph.add_edge(Arrow::new(none, arrow, LineStyleKind::Normal, "", &look, &None, &None), from, to);
+        graph.add_edge(Arrow::new(none, arrow, LineStyleKind::Normal, &hits, &look, &None, &None), from, to);
     }
     let mut writer = SVGWriter::new();
     graph.do_it(false, false, false, &mut writer);

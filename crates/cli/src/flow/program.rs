@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use incise::image::{Image, LinkAddr, SlotTarget, debug_file_candidates, demangle};
-use incise::isa::native::{Flow, decode};
+use incise::image::{Image, LinkAddr, debug_file_candidates, demangle};
 use incise::{Addr, Program, Query};
-use incise_cfg::{Cfg, Options, Parser, Store};
+use incise_cfg::{Cfg, Options, Parser, Store, import_of_stub};
 
 use crate::Failure;
 
@@ -99,24 +98,20 @@ impl Binary {
         demangle(name).map_or_else(|| name.to_owned(), |text| text.to_string())
     }
 
+    /// All names that reports may have for the function at `entry`.
+    pub(super) fn names(&self, entry: LinkAddr) -> Vec<String> {
+        let function = self.image.function_starting_at(entry);
+        let symbols = function.into_iter().flat_map(|function| self.image.names(function));
+        let symbols = symbols.map(|name| name.text.to_owned());
+        let mut names: Vec<String> = symbols.chain([self.name(entry)]).collect();
+        // Where one begins with another, the whole name is meant.
+        names.sort_unstable_by_key(|name| std::cmp::Reverse(name.len()));
+        names
+    }
+
     /// The import that the linkage stub at `entry` leads to.
     fn import_behind(&self, entry: LinkAddr) -> Option<&str> {
-        /// No stub is longer, in instructions.
-        const LONGEST: usize = 3;
-        self.image.plt().iter().find(|range| range.contains(&entry))?;
-        let mut at = entry;
-        for _ in 0..LONGEST {
-            let bytes = self.image.bytes_at(&self.file, at, 8)?;
-            let insn = decode(bytes, Addr(at.0)).ok()?;
-            if insn.flow() == Flow::IndirectJump {
-                let slot = LinkAddr(insn.ip_relative_target()?.0);
-                let found = self.image.slots().iter().find(|s| s.at == slot)?;
-                let SlotTarget::Import(index) = found.target else { return None };
-                return self.image.imports().nth(index as usize);
-            }
-            at = at + insn.len() as u64;
-        }
-        None
+        import_of_stub(&self.image, &self.file, entry)
     }
 
     /// What finds source lines; `None` without DWARF.
