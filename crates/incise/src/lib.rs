@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 
 pub mod callback;
+pub mod changing;
 pub mod compiled;
 mod count;
 mod coverage;
