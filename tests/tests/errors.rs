@@ -113,7 +113,7 @@ const ON_FILES: [&str; 12] = [
 ];
 
 /// Commands on a process, which stands for `{}`.
-const ON_PROCESSES: [&str; 8] = [
+const ON_PROCESSES: [&str; 11] = [
     "count main -p {}",
     "list main -p {}",
     "inspect -p {}",
