@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use incise_isa::Addr;
+use incise_isa::native::SPRINGBOARD_LEN;
 use incise_space::{Bytes, Edit};
 use smallvec::SmallVec;
 
@@ -115,5 +116,12 @@ fn significant(old: &[u8], new: &[u8], heads: &[bool]) -> Vec<bool> {
         })
         .collect();
     counts.reverse();
+    // A jump may reach into a head that changes: it has to be seen that it does.
+    for i in (0..old.len()).rev() {
+        let reaches = |byte: u8| matches!(byte, 0xE8 | 0xE9);
+        if heads[i] && !counts[i] && (reaches(old[i]) || reaches(new[i])) {
+            counts[i] = counts[i + 1..].iter().take(SPRINGBOARD_LEN - 1).any(|counts| *counts);
+        }
+    }
     counts
 }

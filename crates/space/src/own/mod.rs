@@ -275,7 +275,10 @@ impl OwnSpace {
     }
 
     fn can_poke(&self, edits: &[Edit]) -> bool {
-        self.writer != Writer::Swap && self.writes_code && !poke::touches_poke(edits)
+        self.writer != Writer::Swap
+            && self.writes_code
+            && !poke::touches_poke(edits)
+            && !poke::has_nested_heads(edits)
     }
 
     /// The kernel does not write to shared memory that is not writable: tells so, if that is the reason.

@@ -10,7 +10,7 @@
 use std::ptr;
 
 use incise_isa::Addr;
-use incise_isa::native::TRAP;
+use incise_isa::native::{SPRINGBOARD_LEN, TRAP};
 
 use super::memory::{self, CodeWriter};
 use super::signals::BlockedSignals;
@@ -141,6 +141,22 @@ pub(super) fn touches_poke(edits: &[Edit]) -> bool {
     let start = Addr((&raw const __start_incise_poke) as u64);
     let stop = Addr((&raw const __stop_incise_poke) as u64);
     edits.iter().any(|edit| edit.at < stop && edit.at + edit.old.len() as u64 > start)
+}
+
+/// Whether a jump or call, before or after the change, has the head of another instruction among its own bytes that is no
+/// trap: while that head is a trap, the outer instruction would lead elsewhere. Such code is swapped.
+pub(super) fn has_nested_heads(edits: &[Edit]) -> bool {
+    let of = |edit: &Edit| {
+        let edit = *edit;
+        edit.head_offsets().map(move |i| (edit.at + i as u64, edit.old[i], edit.new[i]))
+    };
+    let mut heads: Vec<(Addr, u8, u8)> = edits.iter().flat_map(of).collect();
+    heads.sort_unstable();
+    let nests = |outer: u8, inner: u8| matches!(outer, 0xE8 | 0xE9) && inner != TRAP;
+    heads.iter().enumerate().any(|(index, &(at, old, new))| {
+        let mut inside = heads[index + 1..].iter().take_while(|head| head.0 < at + SPRINGBOARD_LEN as u64);
+        inside.any(|inner| nests(old, inner.1) || nests(new, inner.2))
+    })
 }
 
 /// Writes the differing bytes of every edit. Returns 0, or the negative error number of the write that failed.
