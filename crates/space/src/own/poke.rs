@@ -206,3 +206,22 @@ unsafe fn write_state(file: i32, steps: *const Steps, count: usize, from: usize,
     }
     0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(old: [u8; 9], new: [u8; 9]) -> Edit {
+        Edit { at: Addr(0x1000), old: Bytes::new(&old), new: Bytes::new(&new), heads: 0b1_0001 }
+    }
+
+    #[test]
+    fn a_jump_into_a_call_is_seen_before_and_after_the_change() {
+        let code = [0x90, 0x0f, 0x1f, 0x00, 0xe8, 1, 2, 3, 4];
+        let trap = [0xe9, 1, 2, 3, 0xcc, 1, 2, 3, 4];
+        let call = [0xe9, 1, 2, 3, 0xe8, 1, 2, 3, 4];
+        assert!(!has_nested_heads(&[edit(code, trap)]));
+        assert!(has_nested_heads(&[edit(code, call)]));
+        assert!(has_nested_heads(&[edit(call, code)]));
+    }
+}
