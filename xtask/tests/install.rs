@@ -109,7 +109,7 @@ fn plain(page: &[u8]) -> String {
 fn completions_know_the_subcommands(prefix: &Path) {
     let bash = prefix.join("share/bash-completion/completions/incise");
     let script = format!(
-        "source {}; COMP_WORDS=(incise co); COMP_CWORD=1; _incise incise co incise; echo \"${{COMPREPLY[@]}}\"",
+        "source {}; COMP_WORDS=(incise coun); COMP_CWORD=1; _incise incise coun incise; echo \"${{COMPREPLY[@]}}\"",
         bash.display()
     );
     assert_eq!(text(&output(Command::new("bash").args(["-c", &script])).stdout), "count\n");
