@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define NOIPA __attribute__((noipa))
@@ -49,6 +51,29 @@ static void *thread(void *from)
     return NULL;
 }
 
+static ucontext_t here, there;
+static long rounds;
+
+static void coroutine(void)
+{
+    for (long i = 0; i < rounds; i++)
+        step(i);
+}
+
+/* On a stack of two pages, with nothing behind them. */
+static void on_small_stack(long n)
+{
+    char *stack = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(stack + 2 * 4096, 4096, PROT_NONE);
+    rounds = n;
+    getcontext(&there);
+    there.uc_stack.ss_sp = stack;
+    there.uc_stack.ss_size = 2 * 4096;
+    there.uc_link = &here;
+    makecontext(&there, coroutine, 0);
+    swapcontext(&here, &there);
+}
+
 int main(int argc, char **argv)
 {
     const char *kind = argc > 1 ? argv[1] : "";
@@ -83,6 +108,8 @@ int main(int argc, char **argv)
             }
             waitpid(child, NULL, 0);
         }
+    } else if (!strcmp(kind, "coroutine")) {
+        on_small_stack(n);
     } else if (!strcmp(kind, "killed")) {
         for (long i = 0; i < n; i++)
             step(i);

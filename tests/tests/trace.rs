@@ -135,6 +135,9 @@ fn threads_are_told_apart() {
         threads.entry(line["thread"].as_u64().expect("a thread")).or_default().push(number(&line["args"][0]));
     }
     assert_eq!(threads.len(), 4, "{:?}", threads.keys());
+    let processes: BTreeSet<u64> = lines.iter().filter_map(|line| line["process"].as_u64()).collect();
+    assert_eq!(processes.len(), 1, "{processes:?}");
+    assert!(processes.is_disjoint(&threads.keys().copied().collect()), "none of them is the first thread");
     assert!(threads.keys().all(|thread| (1..1 << 22).contains(thread)), "thread ids: {:?}", threads.keys());
     let of: BTreeSet<Vec<i64>> = threads.into_values().collect();
     assert_eq!(of, (0..4).map(|thread| (thread * 1000..(thread + 1) * 1000).collect()).collect());
@@ -153,6 +156,8 @@ fn children_are_followed_or_left_alone() {
         assert_eq!((lines.len(), told.len()), (expected, expected));
         let threads: BTreeSet<u64> = lines.iter().filter_map(|line| line["thread"].as_u64()).collect();
         assert_eq!(threads.len(), if expected == 20 { 11 } else { 1 });
+        // Each process has one thread, which has its number.
+        assert!(lines.iter().all(|line| line["process"] == line["thread"]), "{lines:?}");
     }
 }
 
@@ -172,6 +177,56 @@ fn a_full_ring_drops_and_tells() {
         outcome.error_text()
     );
     println!("{records} records, {dropped} dropped");
+}
+
+/// Names of callers, the nearest first.
+fn callers(line: &Value) -> Vec<&str> {
+    let stack = line["stack"].as_array().unwrap_or_else(|| panic!("{line}"));
+    stack.iter().map(|caller| caller["function"].as_str().expect("a name")).collect()
+}
+
+/// The program was compiled without frame pointers. What calls what is known by the exits, too.
+#[test]
+fn callers_are_told_to_the_outermost() {
+    let traced = Traced::new();
+    let (outcome, text) =
+        traced.trace(&["fibonacci", "--stack", "--duration", "--json"], &["fibonacci", "12"]);
+    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    let (records, _) = lines(&text);
+    for line in of(&records, "entry", "fibonacci") {
+        let callers = callers(line);
+        let depth = line["depth"].as_u64().expect("a number") as usize;
+        assert!(callers[..depth].iter().all(|name| *name == "fibonacci"), "{line}");
+        assert_eq!((callers[depth], line["whole"].as_bool()), ("main", Some(true)), "{line}");
+        assert!(callers[depth + 1..].contains(&"_start"), "{line}");
+    }
+    // 1 KiB of stack does not hold what 200 calls need.
+    let (_, text) = traced.trace(&["jumps", "--stack=1", "--json"], &["jumps", "5"]);
+    let (records, _) = lines(&text);
+    assert!(records.iter().all(|line| line["whole"] == true && callers(line).contains(&"catches")), "{text}");
+    let (_, text) = traced.trace(&["fibonacci", "--stack=1", "--json"], &["fibonacci", "24"]);
+    let (records, _) = lines(&text);
+    let cut = of(&records, "entry", "fibonacci").filter(|line| line["whole"] == false);
+    assert!(cut.map(|line| callers(line).len()).all(|depth| depth > 10) && text.contains("\"whole\":false"));
+}
+
+#[test]
+fn callers_are_told_on_any_stack() {
+    let traced = Traced::new();
+    let chains = [("threads", 4000, &["thread"][..]), ("coroutine", 50, &["coroutine"])];
+    for (kind, calls, chain) in chains {
+        let (outcome, text) = traced.trace(&["step", "--stack", "--json"], &[kind, "50"]);
+        assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+        let (lines, _) = lines(&text);
+        assert_eq!(lines.len(), calls, "{kind}");
+        for line in &lines {
+            assert!(callers(line).starts_with(chain) && line["whole"] == true, "{line}");
+        }
+    }
+    let (_, text) = traced.trace(&["step", "--stack", "--format", "folded"], &["jumps", "50"]);
+    let folded: Vec<&str> = text.lines().collect();
+    assert!(folded.len() == 1 && folded[0].starts_with("_start;"), "{text}");
+    assert!(folded[0].ends_with(";main;catches;step 50") || folded[0].ends_with(";main;step 50"), "{text}");
 }
 
 #[test]
@@ -243,7 +298,9 @@ fn other_tools_read_the_trace() {
     // Calls of jumps are left, not ended; catches leaves by a tail call.
     assert_eq!(events.iter().filter(|event| event["ph"] == "X").count(), 100);
     for event in events {
-        assert!(event["ts"].is_number() && event["tid"].is_u64() && event["name"].is_string(), "{event}");
+        assert!(event["ts"].is_number() || event["ph"] == "M", "{event}");
+        assert!(event["tid"].is_u64() && event["name"].is_string(), "{event}");
+        assert_eq!(event["pid"], event["tid"], "it has one thread");
     }
     let (outcome, text) = traced.trace(&["outer", "sleeps", "--format", "folded"], &["outer", "20"]);
     assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());

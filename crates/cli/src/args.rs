@@ -1,9 +1,8 @@
 //! The command line, as clap sees it. Manual pages and shell completions are made from it too.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use incise::{Filter, TrapPolicy};
 
 pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
@@ -11,6 +10,7 @@ pub use crate::hist::args::HistArgs;
 pub use crate::kinds::{CoveragePoints, Points};
 pub use crate::patching::args::{ApplyArgs, FindArgs, InspectArgs, PatchArgs, PatchesArgs, SetArgs};
 pub use crate::run::args::RunArgs;
+pub use crate::target::{PatternArgs, TargetArgs};
 pub use crate::top::args::TopArgs;
 pub use crate::trace::args::TraceArgs;
 
@@ -73,6 +73,7 @@ pub enum Command {
 
 /// Arguments of `count`.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("target").args(["pid", "program"]).required(true))]
 #[command(
     override_usage = "incise count [OPTIONS] <PATTERN>... -- <CMD> [ARGS]...\n       incise count [OPTIONS] <PATTERN>... -p <PID>"
 )]
@@ -89,12 +90,9 @@ pub enum Command {
 The report goes to standard error (or -o FILE), after the program ends or on Ctrl-C. The exit code is the
 program's.")]
 pub struct CountArgs {
-    /// Functions or places to count.
-    #[arg(value_name = "PATTERN", required = true)]
-    pub patterns: Vec<String>,
-    /// Only in modules whose file name matches.
-    #[arg(short, long, value_name = "MODULE")]
-    pub module: Option<String>,
+    /// The functions.
+    #[command(flatten)]
+    pub functions: PatternArgs,
     /// Where in the functions to count.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Points::Entry)]
     pub points: Points,
@@ -104,36 +102,18 @@ pub struct CountArgs {
     /// List what would be counted, without touching or running anything.
     #[arg(short, long, conflicts_with_all = ["follow", "output", "keep"])]
     pub list: bool,
-    /// Attach to a running process.
-    #[arg(short, long, value_name = "PID", conflicts_with = "program", required_unless_present = "program")]
-    pub pid: Option<i32>,
-    /// Follow child processes; their counts are added.
-    #[arg(short, long)]
-    pub follow: bool,
     /// Report as JSON Lines.
     #[arg(long)]
     pub json: bool,
-    /// Write the report to FILE instead of standard error.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Tell what is done, and how long the program was stopped for it.
-    #[arg(short, long)]
-    pub verbose: bool,
-    /// Show for each function how it was patched, and why not where it was not.
-    #[arg(long)]
-    pub explain: bool,
-    /// What to do where only a trap fits.
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Fallback)]
-    pub trap: Trap,
     /// Name trampolines in /tmp/perf-PID.map, where perf report looks for them.
     #[arg(long, conflicts_with = "list")]
     pub perf_map: bool,
     /// Leave the probes in the process when detaching.
     #[arg(long, conflicts_with = "program")]
     pub keep: bool,
-    /// The program to run, and its arguments.
-    #[arg(last = true, value_name = "CMD")]
-    pub program: Vec<OsString>,
+    /// The program.
+    #[command(flatten)]
+    pub target: TargetArgs,
 }
 
 /// Arguments of `list`.

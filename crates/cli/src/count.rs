@@ -1,74 +1,48 @@
 //! `incise count`: who was called how often.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::process::ExitCode;
 
-use incise::{CountOptions, CountResult, Counting, Ending, Incomplete};
+use incise::{CountOptions, CountResult, Counting, Incomplete};
 
 use crate::Failure;
 use crate::args::CountArgs;
 use crate::list;
 use crate::report::Report;
-use crate::signals::{self, INTERRUPTED};
+use crate::signals::INTERRUPTED;
+use crate::target::{Which, exit_code};
 
 pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
     if args.list {
         return list::count(args);
     }
-    // Refused before anything runs: a report that cannot be written is a run in vain.
-    let file = args.output.as_ref().map(|path| (File::create(path), path));
-    let file = match file {
-        Some((Err(error), path)) => return Err(format!("cannot write {}: {error}", path.display()).into()),
-        Some((Ok(file), _)) => Some(file),
-        None => None,
-    };
+    let target = &args.target;
+    let mut out = target.writer(io::stderr())?;
     let options = CountOptions {
-        patterns: args.patterns.clone(),
-        module: args.module.clone(),
         points: args.points.into(),
         filter: args.filter.clone(),
-        follow: args.follow,
         keep: args.keep,
         perf_map: args.perf_map,
-        traps: args.trap.into(),
+        ..args.functions.options(target)
     };
-    signals::catch(args.pid.is_some());
-    let counting = match (args.pid, args.program.split_first()) {
-        (Some(pid), _) => Counting::attach(pid, options)?,
-        (None, Some((program, arguments))) => Counting::launch(program, arguments, options)?,
-        (None, None) => return Err("a program to run, or -p PID, is needed".into()),
+    let counting = match target.which()? {
+        Which::Process(pid) => Counting::attach(pid, options)?,
+        Which::Program(program, arguments) => Counting::launch(program, arguments, options)?,
     };
-    if args.verbose && args.pid.is_some() {
-        let stop = counting.stop().as_micros();
-        eprintln!(
-            "incise: {} probes in place, stopped {stop} us; Ctrl-C ends the count",
-            counting.installed()
-        );
-    }
+    target.tell_start(counting.installed(), counting.stop(), "the count");
     let result = counting.run(&INTERRUPTED)?;
     for error in &result.unmatched {
         eprintln!("incise: {error}");
     }
-    incomplete(&result.incomplete, args.explain);
+    incomplete(&result.incomplete, target.explain);
     if args.filter.is_some() && result.counted.is_empty() && result.refused.is_empty() {
         eprintln!("incise: nothing was counted: --where holds at no point (-l lists points)");
     }
-    if args.verbose {
-        verbose(&result);
-    }
+    target.tell_stop(&result);
     let report = report(&result);
-    let mut out: Box<dyn Write> = match file {
-        Some(file) => Box::new(BufWriter::new(file)),
-        None => Box::new(BufWriter::new(io::stderr())),
-    };
-    if args.json { report.json(&mut out) } else { report.table(&mut out, args.explain) }?;
+    if args.json { report.json(&mut out) } else { report.table(&mut out, target.explain) }?;
     out.flush()?;
-    Ok(match result.ending {
-        Ending::Exited(code) => ExitCode::from(code as u8),
-        Ending::Killed(signal) => signals::die(signal),
-        Ending::Detached => ExitCode::SUCCESS,
-    })
+    Ok(exit_code(result.ending))
 }
 
 /// Tells which functions may have more points.
@@ -81,14 +55,6 @@ pub(crate) fn incomplete(functions: &[Incomplete], explain: bool) {
     }
     if !explain {
         eprintln!("incise: {} functions may have more points; --explain tells why", functions.len());
-    }
-}
-
-fn verbose(result: &CountResult) {
-    let micros = result.stop.as_micros();
-    eprintln!("incise: stopped {micros} us in all, {} mappings added", result.mappings);
-    if result.left_behind > 0 {
-        eprintln!("incise: {} bytes stay in the process: a thread was inside", result.left_behind);
     }
 }
 

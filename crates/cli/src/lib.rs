@@ -16,6 +16,7 @@ mod report;
 mod rewrite;
 pub mod run;
 mod signals;
+pub mod target;
 pub mod top;
 pub mod trace;
 mod undo;

@@ -53,12 +53,13 @@ pub(crate) fn run(args: &ListArgs) -> Result<ExitCode, Failure> {
 
 /// What a count with these arguments would count: in a process, or in a program and the libraries it is linked with.
 pub(crate) fn count(args: &CountArgs) -> Result<ExitCode, Failure> {
-    let query = query(&args.patterns, args.module.as_deref(), args.points, args.filter.as_ref());
-    if let Some(pid) = args.pid {
+    let query =
+        query(&args.functions.patterns, args.functions.module.as_deref(), args.points, args.filter.as_ref());
+    if let Some(pid) = args.target.pid {
         print(&[in_process(pid, &query)?], args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let name = args.program.first().ok_or("a program, or -p PID, is needed")?;
+    let name = args.target.program.first().ok_or("a program, or -p PID, is needed")?;
     let program =
         in_path(Path::new(name)).ok_or_else(|| format!("there is no program {}", name.display()))?;
     let unread = |_: Addr, _: &mut [u8]| false;

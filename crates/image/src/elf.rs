@@ -246,6 +246,11 @@ impl Image {
         self.unwind.frame_address(pc)
     }
 
+    /// How to find the caller of the code at `pc`, by the unwind tables.
+    pub fn caller(&self, pc: LinkAddr) -> Option<crate::CallerRule> {
+        self.unwind.caller(pc)
+    }
+
     /// Ranges of code the unwind tables describe, ascending by start: functions, and parts of functions
     /// that compilers put elsewhere. For stripped files; read on the first call.
     pub fn unwind_functions(&self) -> &[Range<LinkAddr>] {

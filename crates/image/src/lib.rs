@@ -44,3 +44,4 @@ pub use module::{Module, mark_main_by_entry, modules};
 pub use pattern::{Pattern, PatternError};
 pub use rseq::CriticalSection;
 pub use symbols::{Dropped, Function, FunctionKind, Name};
+pub use unwind::{CallerRule, Saved};

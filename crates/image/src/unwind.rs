@@ -5,14 +5,53 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr, EndianSlice, LittleEndian,
-    Pointer, UnwindContext, UnwindSection,
+    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr, Encoding, EndianSlice,
+    LittleEndian, Pointer, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, X86_64,
 };
 
 use crate::LinkAddr;
 use crate::addr::find_range;
 use crate::dwarf::{BinaryOp, Value, unwind_value};
 use crate::layout::Layout;
+
+type Table<'a> = EhFrame<EndianSlice<'a, LittleEndian>>;
+type Row = UnwindTableRow<usize>;
+
+/// How to find the caller of the code at some place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CallerRule {
+    /// What the stack pointer is in the caller, behind its call: the canonical frame address.
+    pub frame: Value,
+    /// Where it goes on. [`Saved::Unknown`] in the outermost function of a thread.
+    pub return_address: Saved,
+    /// What `rbp` is there.
+    pub rbp: Saved,
+}
+
+/// Where a register of the caller is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Saved {
+    /// It is what it was.
+    Unchanged,
+    /// In memory, so many bytes from the canonical frame address.
+    Beside(i64),
+    /// In memory at this address.
+    At(Value),
+    /// It is not told.
+    Unknown,
+}
+
+fn canonical(table: &Table<'_>, encoding: Encoding, row: &Row) -> Option<Value> {
+    match row.cfa() {
+        CfaRule::RegisterAndOffset { register, offset } if register.0 < 16 => Some(Value::Binary(
+            BinaryOp::Plus,
+            Value::Register(register.0 as u8).into(),
+            Value::Constant(*offset as u64).into(),
+        )),
+        CfaRule::RegisterAndOffset { .. } => None,
+        CfaRule::Expression(expression) => unwind_value(expression.get(table).ok()?, encoding),
+    }
+}
 
 /// A copy of `.eh_frame`, read when first asked.
 #[derive(Default)]
@@ -46,6 +85,30 @@ impl Unwind {
 
     /// What the stack pointer was before the call of the function at `pc`: the canonical frame address.
     pub(crate) fn frame_address(&self, pc: LinkAddr) -> Option<Value> {
+        self.row(pc, canonical)
+    }
+
+    /// How to find the caller of the code at `pc`.
+    pub(crate) fn caller(&self, pc: LinkAddr) -> Option<CallerRule> {
+        self.row(pc, |table, encoding, row| {
+            let frame = canonical(table, encoding, row)?;
+            let saved = |register| match row.register(register) {
+                Some(RegisterRule::SameValue) => Saved::Unchanged,
+                Some(RegisterRule::Offset(offset)) => Saved::Beside(offset),
+                Some(RegisterRule::Expression(expression)) => {
+                    let address = expression.get(table).ok().and_then(|text| unwind_value(text, encoding));
+                    address.map_or(Saved::Unknown, Saved::At)
+                }
+                // Callees keep the register (psABI x86-64, 3.2.1).
+                None if register == X86_64::RBP => Saved::Unchanged,
+                _ => Saved::Unknown,
+            };
+            Some(CallerRule { frame, return_address: saved(X86_64::RA), rbp: saved(X86_64::RBP) })
+        })
+    }
+
+    /// Shows `look` the row of the table for `pc`.
+    fn row<T>(&self, pc: LinkAddr, look: impl FnOnce(&Table<'_>, Encoding, &Row) -> Option<T>) -> Option<T> {
         let offsets = self.offsets.get_or_init(|| self.find_offsets());
         let index = offsets.partition_point(|(start, _)| *start <= pc).checked_sub(1)?;
         let table = EhFrame::new(&self.eh_frame, LittleEndian);
@@ -56,17 +119,7 @@ impl Unwind {
         }
         let mut context = UnwindContext::new();
         let row = entry.unwind_info_for_address(&table, &bases, &mut context, pc.0).ok()?;
-        match row.cfa() {
-            CfaRule::RegisterAndOffset { register, offset } if register.0 < 16 => Some(Value::Binary(
-                BinaryOp::Plus,
-                Value::Register(register.0 as u8).into(),
-                Value::Constant(*offset as u64).into(),
-            )),
-            CfaRule::RegisterAndOffset { .. } => None,
-            CfaRule::Expression(expression) => {
-                unwind_value(expression.get(&table).ok()?, entry.cie().encoding())
-            }
-        }
+        look(&table, entry.cie().encoding(), row)
     }
 
     fn find_offsets(&self) -> Vec<(LinkAddr, usize)> {

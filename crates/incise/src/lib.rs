@@ -30,6 +30,7 @@ mod file;
 mod filter;
 mod flow;
 mod leads;
+mod names;
 pub mod patching;
 mod perf_map;
 mod point;

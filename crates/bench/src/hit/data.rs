@@ -78,7 +78,7 @@ fn read(pid: i32, symbol: &str, work: Work, send: &Ready, stop: &AtomicBool) -> 
     let tell = |installed: Result<usize, String>| drop(send.send(installed));
     match work {
         Work::Trace(arguments, exits) => {
-            let options = TraceOptions { functions, arguments, exits, records: 1 << 16 };
+            let options = TraceOptions { functions, arguments, exits, records: 1 << 16, stack: 0 };
             let ignore = |_: Option<&TraceRecord>, _: &[TracedFunction]| Ok(());
             let tracing =
                 Tracing::attach(pid, &options, ignore).inspect_err(|error| tell(Err(error.to_string())))?;

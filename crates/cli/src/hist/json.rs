@@ -33,6 +33,7 @@ enum Line<'a> {
         refused: usize,
         untimed: u64,
         unpaired: u64,
+        left_out: usize,
         stop_us: u64,
     },
 }
@@ -91,6 +92,7 @@ pub(super) fn write(
         refused: probes.refused.len(),
         untimed: values.untimed,
         unpaired: values.unpaired,
+        left_out: values.left_out,
         stop_us: probes.stop.as_micros() as u64,
     };
     serde_json::to_writer(&mut *out, &summary)?;

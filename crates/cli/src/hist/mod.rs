@@ -5,65 +5,41 @@ mod bars;
 mod json;
 mod svg;
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use incise::CountResult;
 use incise::timing::{Buckets, Measure, Next, Snapshot, Timing, TimingResult, Values};
-use incise::{CountOptions, CountResult, Ending};
 
 use crate::Failure;
-use crate::count::incomplete;
-use crate::signals::{self, INTERRUPTED};
+use crate::signals::INTERRUPTED;
+use crate::target::{TargetArgs, Which, exit_code};
 use args::{By, Format, HistArgs};
 
 pub(crate) use bars::number;
 
 pub(crate) fn run(args: &HistArgs) -> Result<ExitCode, Failure> {
-    let file = match &args.output {
-        Some(path) => {
-            Some(File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?)
-        }
-        None => None,
-    };
-    let functions = CountOptions {
-        patterns: args.patterns.clone(),
-        module: args.module.clone(),
-        follow: args.follow,
-        traps: args.trap.into(),
-        ..CountOptions::default()
-    };
+    let target = &args.target;
+    let mut out = target.writer(io::stderr())?;
+    let functions = args.functions.options(target);
     // Nobody looks before the end.
     let watch = |_: &Snapshot| Ok(Next { pause: Duration::from_secs(3600), switches: Vec::new() });
-    signals::catch(args.pid.is_some());
-    let timing = match (args.pid, args.program.split_first()) {
-        (Some(pid), _) => Timing::attach(pid, functions, args.of, watch)?,
-        (None, Some((program, arguments))) => Timing::launch(program, arguments, functions, args.of, watch)?,
-        (None, None) => return Err("a program to run, or -p PID, is needed".into()),
+    let timing = match target.which()? {
+        Which::Process(pid) => Timing::attach(pid, functions, args.of, watch)?,
+        Which::Program(program, arguments) => Timing::launch(program, arguments, functions, args.of, watch)?,
     };
-    if args.verbose && args.pid.is_some() {
-        let (installed, stop) = (timing.installed(), timing.stop().as_micros());
-        eprintln!("incise: {installed} probes in place, stopped {stop} us; Ctrl-C ends the measuring");
-    }
+    target.tell_start(timing.installed(), timing.stop(), "the measuring");
     let TimingResult { probes, values } = timing.run(&INTERRUPTED)?;
     let histograms = histograms(args.by, &values);
-    let mut out: Box<dyn Write> = match file {
-        Some(file) => Box::new(BufWriter::new(file)),
-        None => Box::new(BufWriter::new(io::stderr())),
-    };
     match if args.json { Format::Json } else { args.format } {
         Format::Text => bars::write(&histograms, args.of, values.buckets, &mut out)?,
         Format::Json => json::write(&histograms, args.of, &values, &probes, &mut out)?,
         Format::Svg => svg::write(&histograms, args.of, values.buckets, &mut out)?,
     }
     out.flush()?;
-    tell(&probes, &values, args.explain, args.verbose);
-    Ok(match probes.ending {
-        Ending::Exited(code) => ExitCode::from(code as u8),
-        Ending::Killed(signal) => signals::die(signal),
-        Ending::Detached => ExitCode::SUCCESS,
-    })
+    tell(target, &probes, &values);
+    Ok(exit_code(probes.ending))
 }
 
 /// Those that hold anything, the fullest first.
@@ -87,16 +63,13 @@ fn histograms(by: By, values: &Snapshot) -> Vec<Values> {
 }
 
 /// Tells what is missing.
-pub(crate) fn tell(probes: &CountResult, values: &Snapshot, explain: bool, verbose: bool) {
-    for error in &probes.unmatched {
-        eprintln!("incise: {error}");
-    }
-    incomplete(&probes.incomplete, explain);
-    for refused in probes.refused.iter().filter(|_| explain) {
-        eprintln!("incise: {}!{} is not measured: {}", refused.module, refused.function, refused.reason);
-    }
-    if !probes.refused.is_empty() && !explain {
-        eprintln!("incise: {} points are not measured; --explain tells why", probes.refused.len());
+pub(crate) fn tell(target: &TargetArgs, probes: &CountResult, values: &Snapshot) {
+    target.tell_missing(probes, "measured");
+    if values.left_out > 0 {
+        let (count, most) = (values.left_out, values.functions.len());
+        eprintln!(
+            "incise: {count} functions are not measured: {most} are the most at a time; name fewer, or one module (-m)"
+        );
     }
     if values.untimed > 0 || values.unpaired > 0 {
         let (untimed, unpaired) = (values.untimed, values.unpaired);
@@ -104,13 +77,7 @@ pub(crate) fn tell(probes: &CountResult, values: &Snapshot, explain: bool, verbo
             "incise: {untimed} calls were not timed for want of room, {unpaired} were not seen to begin"
         );
     }
-    if verbose {
-        eprintln!(
-            "incise: stopped {} us in all, {} mappings added",
-            probes.stop.as_micros(),
-            probes.mappings
-        );
-    }
+    target.tell_stop(probes);
 }
 
 /// What is measured, in a word.

@@ -1,11 +1,8 @@
 //! The arguments of `incise run`.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-
 use clap::Args;
 
-use crate::args::Trap;
+use crate::target::TargetArgs;
 
 /// Arguments of `run`.
 #[derive(Args, Debug)]
@@ -27,21 +24,12 @@ pub struct RunArgs {
     /// A file with the script (unless -e is given), and the script's arguments: $1, $2, ...
     #[arg(value_name = "SCRIPT")]
     pub words: Vec<String>,
-    /// Attach to a running process.
-    #[arg(short, long, value_name = "PID", conflicts_with = "program")]
-    pub pid: Option<i32>,
-    /// Follow child processes.
-    #[arg(short, long)]
-    pub follow: bool,
     /// Show which points the probes mean, and what would run there; change nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Print JSON Lines.
     #[arg(long)]
     pub json: bool,
-    /// Write what the script shows to FILE instead of standard output.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
     /// Room for N records on each CPU.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1 << 16))]
@@ -50,16 +38,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 4096)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     pub keys: u32,
-    /// Tell what is done, and how long the program was stopped for it.
-    #[arg(short, long)]
-    pub verbose: bool,
-    /// Tell which points could not be probed, and why.
-    #[arg(long)]
-    pub explain: bool,
-    /// What to do where only a trap fits.
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Fallback)]
-    pub trap: Trap,
-    /// The program to run, and its arguments.
-    #[arg(last = true, value_name = "CMD")]
-    pub program: Vec<OsString>,
+    /// The program.
+    #[command(flatten)]
+    pub target: TargetArgs,
 }

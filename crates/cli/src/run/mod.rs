@@ -5,16 +5,15 @@ mod json;
 mod text;
 
 use std::cell::RefCell;
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use incise::Error;
 use incise::script::{ScriptError, ScriptEvent, ScriptOptions, ScriptResult, Scripting};
-use incise::{Ending, Error};
 
-use crate::count::incomplete;
 use crate::signals::{self, INTERRUPTED};
+use crate::target::{TargetArgs, Which, exit_code};
 use crate::{FAILED, Failure};
 use args::RunArgs;
 
@@ -22,6 +21,7 @@ use args::RunArgs;
 type Show = fn(&ScriptEvent<'_>, &mut dyn Write) -> io::Result<()>;
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let target = &args.target;
     let mut words = args.words.iter();
     let (name, source) = match (&args.expression, &args.words[..]) {
         (Some(source), _) => ("script".to_owned(), source.clone()),
@@ -37,32 +37,31 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         name,
         source: without_shebang(&source),
         arguments: words.cloned().collect(),
-        follow: args.follow,
-        traps: args.trap.into(),
+        follow: target.follow,
+        traps: target.trap.into(),
         records: args.buffer as usize,
         keys: args.keys,
         dry_run: args.dry_run,
     };
-    let out: Box<dyn Write> = match &args.output {
-        Some(path) => {
-            let file =
-                File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-            Box::new(BufWriter::new(file))
-        }
-        None => Box::new(BufWriter::new(io::stdout())),
-    };
+    let out = target.writer(io::stdout())?;
     let out = Rc::new(RefCell::new(out));
     let show: Show = if args.json { json::show } else { text::show };
     let sink = {
         let out = Rc::clone(&out);
         move |event: &ScriptEvent<'_>| show(event, &mut *out.borrow_mut())
     };
-    signals::catch(args.pid.is_some() || args.program.is_empty());
-    let result = start(args, &options, sink).and_then(|scripting| {
-        if args.verbose && args.pid.is_some() {
-            let stop = scripting.stop().as_micros();
-            eprintln!("incise: probes in place, stopped {stop} us; Ctrl-C ends the script");
+    let started = match (target.pid, &target.program[..]) {
+        (None, []) => {
+            signals::catch(true);
+            Scripting::alone(&options, sink)
         }
+        _ => match target.which()? {
+            Which::Process(pid) => Scripting::attach(pid, &options, sink),
+            Which::Program(program, arguments) => Scripting::launch(program, arguments, &options, sink),
+        },
+    };
+    let result = started.and_then(|scripting| {
+        target.tell_start(scripting.installed(), scripting.stop(), "the script");
         scripting.run(&INTERRUPTED)
     });
     let result = match result {
@@ -81,24 +80,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         json::totals(&result.totals, &mut *out.borrow_mut())?;
     }
     out.borrow_mut().flush()?;
-    told(&result, args);
-    Ok(match result.probes.map(|probes| probes.ending) {
-        Some(Ending::Exited(code)) => ExitCode::from(code as u8),
-        Some(Ending::Killed(signal)) => signals::die(signal),
-        Some(Ending::Detached) | None => ExitCode::SUCCESS,
-    })
-}
-
-fn start(
-    args: &RunArgs,
-    options: &ScriptOptions,
-    sink: impl FnMut(&ScriptEvent<'_>) -> io::Result<()> + 'static,
-) -> Result<Scripting, Error> {
-    match (args.pid, args.program.split_first()) {
-        (Some(pid), _) => Scripting::attach(pid, options, sink),
-        (None, Some((program, arguments))) => Scripting::launch(program, arguments, options, sink),
-        (None, None) => Scripting::alone(options, sink),
-    }
+    told(&result, target);
+    Ok(result.probes.map_or(ExitCode::SUCCESS, |probes| exit_code(probes.ending)))
 }
 
 /// A script that is a program of its own begins with `#!`; the line stays, so that numbers of lines are right.
@@ -110,7 +93,7 @@ fn without_shebang(source: &str) -> String {
 }
 
 /// What did not go well.
-fn told(result: &ScriptResult, args: &RunArgs) {
+fn told(result: &ScriptResult, target: &TargetArgs) {
     let totals = &result.totals;
     if totals.lost > 0 {
         eprintln!("incise: {} records were lost; --buffer makes room for more", totals.lost);
@@ -126,17 +109,6 @@ fn told(result: &ScriptResult, args: &RunArgs) {
         eprintln!("incise: {count} points are left out: what the script names has no value there");
     }
     let Some(probes) = &result.probes else { return };
-    for error in &probes.unmatched {
-        eprintln!("incise: {error}");
-    }
-    incomplete(&probes.incomplete, args.explain);
-    if !probes.refused.is_empty() && !args.explain {
-        eprintln!("incise: {} points could not be probed; --explain tells why", probes.refused.len());
-    }
-    for refused in probes.refused.iter().filter(|_| args.explain) {
-        eprintln!("incise: {}!{} at {}: {}", refused.module, refused.function, refused.addr, refused.reason);
-    }
-    if args.verbose {
-        eprintln!("incise: stopped {} us in all", probes.stop.as_micros());
-    }
+    target.tell_missing(probes, "probed");
+    target.tell_stop(probes);
 }

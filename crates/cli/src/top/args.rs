@@ -1,19 +1,17 @@
 //! The arguments of `incise top`.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use clap::{ArgGroup, Args, ValueEnum};
 
-use clap::{Args, ValueEnum};
-
-use crate::args::Trap;
+use crate::target::TargetArgs;
 
 /// Arguments of `top`.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("target").args(["pid", "program"]).required(true))]
 #[command(
     override_usage = "incise top [OPTIONS] [PATTERN]... -p <PID>\n       incise top [OPTIONS] [PATTERN]... -- <CMD> [ARGS]..."
 )]
 #[command(
-    after_help = "Patterns are those of `incise count`; without any, all functions of the program itself (up to 8192).
+    after_help = "Patterns are those of `incise count`; without any, all functions of the program itself.
 
 Keys: arrows select, c t p n sort by calls, time, p99, name; space switches the selected function's probes off and
 on, / filters by name, q ends. Where standard error is no terminal, or with --json or --once, a table is written at
@@ -26,12 +24,6 @@ pub struct TopArgs {
     /// Only in modules whose file name matches.
     #[arg(short, long, value_name = "MODULE")]
     pub module: Option<String>,
-    /// Attach to a running process.
-    #[arg(short, long, value_name = "PID", conflicts_with = "program", required_unless_present = "program")]
-    pub pid: Option<i32>,
-    /// Follow child processes.
-    #[arg(short, long)]
-    pub follow: bool,
     /// Seconds between two looks.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub interval: f64,
@@ -47,18 +39,9 @@ pub struct TopArgs {
     /// Show N functions.
     #[arg(short, long, value_name = "N", default_value_t = 20)]
     pub number: usize,
-    /// Write to FILE instead of standard error.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Tell which functions could not be measured, and why.
-    #[arg(long)]
-    pub explain: bool,
-    /// What to do where only a trap fits.
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Fallback)]
-    pub trap: Trap,
-    /// The program to run, and its arguments.
-    #[arg(last = true, value_name = "CMD")]
-    pub program: Vec<OsString>,
+    /// The program.
+    #[command(flatten)]
+    pub target: TargetArgs,
 }
 
 /// What functions are sorted by.

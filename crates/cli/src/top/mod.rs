@@ -6,19 +6,19 @@ mod screen;
 mod table;
 
 use std::cell::RefCell;
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use incise::CountOptions;
 use incise::timing::{Measure, Next, Snapshot, Timing, TimingResult};
-use incise::{CountOptions, Ending};
 
 use crate::Failure;
 use crate::hist::tell;
-use crate::signals::{self, INTERRUPTED};
+use crate::signals::INTERRUPTED;
+use crate::target::{TargetArgs, Which, exit_code};
 use crate::trace::failure;
 use args::TopArgs;
 use screen::Screen;
@@ -31,29 +31,22 @@ enum Face {
 }
 
 pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
+    let target = &args.target;
     let pause = Duration::from_secs_f64(args.interval);
-    let plain = args.once || args.json || args.output.is_some() || !io::stderr().is_terminal();
+    let plain = args.once || args.json || target.output.is_some() || !io::stderr().is_terminal();
     let mut functions = CountOptions {
         patterns: args.patterns.clone(),
         module: args.module.clone(),
-        follow: args.follow,
-        traps: args.trap.into(),
+        follow: target.follow,
+        traps: target.trap.into(),
         ..CountOptions::default()
     };
     if functions.patterns.is_empty() {
         functions.patterns.push("*".to_owned());
-        functions.module = functions.module.or_else(|| own_module(args));
+        functions.module = functions.module.or_else(|| own_module(target));
     }
     let face = if plain {
-        let out: Box<dyn Write> = match &args.output {
-            Some(path) => {
-                let file = File::create(path)
-                    .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-                Box::new(BufWriter::new(file))
-            }
-            None => Box::new(BufWriter::new(io::stderr())),
-        };
-        Face::Table(Table::new(args, out))
+        Face::Table(Table::new(args, target.writer(io::stderr())?))
     } else {
         Face::Screen(Box::new(Screen::new(args.sort, pause)))
     };
@@ -72,12 +65,10 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
             }
         }
     };
-    signals::catch(args.pid.is_some());
     let of = Measure::Duration;
-    let timing = match (args.pid, args.program.split_first()) {
-        (Some(pid), _) => Timing::attach(pid, functions, of, watch)?,
-        (None, Some((program, arguments))) => Timing::launch(program, arguments, functions, of, watch)?,
-        (None, None) => return Err("a program to run, or -p PID, is needed".into()),
+    let timing = match target.which()? {
+        Which::Process(pid) => Timing::attach(pid, functions, of, watch)?,
+        Which::Program(program, arguments) => Timing::launch(program, arguments, functions, of, watch)?,
     };
     let result = timing.run(&INTERRUPTED);
     if let Face::Screen(screen) = &mut *face.borrow_mut() {
@@ -87,20 +78,16 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     if let Face::Table(table) = &mut *face.borrow_mut() {
         table.finish(&values)?;
     }
-    tell(&probes, &values, args.explain, false);
-    Ok(match probes.ending {
-        Ending::Exited(code) => ExitCode::from(code as u8),
-        Ending::Killed(signal) => signals::die(signal),
-        Ending::Detached => ExitCode::SUCCESS,
-    })
+    tell(target, &probes, &values);
+    Ok(exit_code(probes.ending))
 }
 
 /// The file name of the program itself.
-fn own_module(args: &TopArgs) -> Option<String> {
-    let file = match args.pid {
+fn own_module(target: &TargetArgs) -> Option<String> {
+    let file = match target.pid {
         Some(pid) => std::fs::read_link(format!("/proc/{pid}/exe")).ok()?,
         None => {
-            let named = std::path::PathBuf::from(args.program.first()?);
+            let named = std::path::PathBuf::from(target.program.first()?);
             let path = std::env::var_os("PATH").unwrap_or_default();
             let found =
                 std::env::split_paths(&path).map(|folder| folder.join(&named)).find(|file| file.is_file());

@@ -86,7 +86,7 @@ mod tests {
         };
         let functions = calls.iter().enumerate().map(values).collect();
         let elapsed = Duration::from_secs(seconds);
-        Snapshot { elapsed, functions, untimed: 0, unpaired: 0, buckets }
+        Snapshot { elapsed, functions, untimed: 0, unpaired: 0, left_out: 0, buckets }
     }
 
     #[test]

@@ -1,19 +1,20 @@
 //! A trace as trace events (the JSON format of chrome://tracing, which Perfetto's viewer opens too): one complete event for each
 //! call, when it has ended.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use incise::trace::{CallStacks, Frame, TraceRecord, TraceResult, TracedFunction};
 use serde::Serialize;
 
-use super::{Shown, Writer};
+use super::{Shown, Writer, caller};
 
 /// Writes trace events.
 pub(super) struct Chrome {
     shown: Shown,
     stacks: CallStacks,
-    /// Threads that were seen.
-    threads: Vec<u32>,
+    /// Threads that were seen, with their processes.
+    threads: BTreeMap<u32, u32>,
     begun: bool,
 }
 
@@ -38,14 +39,27 @@ struct Values {
     args: Vec<String>,
     #[serde(rename = "return", skip_serializing_if = "Option::is_none")]
     returns: Option<String>,
+    /// The nearest caller first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stack: Option<Vec<String>>,
+}
+
+/// Names a process or a thread.
+#[derive(Serialize)]
+struct Name<'a> {
+    name: &'a str,
+    ph: &'a str,
+    pid: u32,
+    tid: u32,
+    args: BTreeMap<&'a str, String>,
 }
 
 impl Chrome {
     pub(super) fn new(shown: Shown) -> Chrome {
-        Chrome { shown, stacks: CallStacks::default(), threads: Vec::new(), begun: false }
+        Chrome { shown, stacks: CallStacks::default(), threads: BTreeMap::new(), begun: false }
     }
 
-    fn event(&mut self, event: &Event, out: &mut dyn Write) -> io::Result<()> {
+    fn event(&mut self, event: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
         let before = if self.begun { ",\n" } else { "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n" };
         self.begun = true;
         out.write_all(before.as_bytes())?;
@@ -56,16 +70,36 @@ impl Chrome {
         let TracedFunction { module, name, .. } = &functions[frame.function];
         let args = frame.arguments.iter().take(self.shown.arguments);
         let args = args.map(|argument| format!("{argument:#x}")).collect();
+        let stack = frame.callers.as_ref().map(|callers| callers.frames.iter().map(caller::place).collect());
         Event {
             name,
             cat: module,
             ph: "B",
             ts: micros(frame.time),
             dur: None,
-            pid: 1,
+            pid: self.threads.get(&thread).copied().unwrap_or(thread),
             tid: thread,
-            args: Values { args, returns: None },
+            args: Values { args, returns: None, stack },
         }
+    }
+
+    /// A thread that was not seen before, and its process, get their names, as the system has them now.
+    fn meet(&mut self, record: &TraceRecord, out: &mut dyn Write) -> io::Result<()> {
+        let TraceRecord { process, thread, .. } = *record;
+        if self.threads.contains_key(&thread) {
+            return Ok(());
+        }
+        let known = self.threads.values().any(|seen| *seen == process);
+        self.threads.insert(thread, process);
+        let mut name = |what: &str, tid: u32, file: String| {
+            let Ok(text) = std::fs::read_to_string(file) else { return Ok(()) };
+            let args = BTreeMap::from([("name", text.trim_end().to_owned())]);
+            self.event(&Name { name: what, ph: "M", pid: process, tid, args }, out)
+        };
+        if !known {
+            name("process_name", process, format!("/proc/{process}/comm"))?;
+        }
+        name("thread_name", thread, format!("/proc/{process}/task/{thread}/comm"))
     }
 }
 
@@ -80,9 +114,7 @@ impl Writer for Chrome {
         functions: &[TracedFunction],
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        if !self.threads.contains(&record.thread) {
-            self.threads.push(record.thread);
-        }
+        self.meet(record, out)?;
         if !record.exit {
             self.stacks.enter(record);
             return Ok(());
@@ -100,10 +132,11 @@ impl Writer for Chrome {
                     time: record.time,
                     stack: 0,
                     arguments: Vec::new(),
+                    callers: None,
                     inner: 0,
                 };
                 let event = self.of(record.thread, &frame, functions);
-                Event { ph: "i", args: Values { args: Vec::new(), returns }, ..event }
+                Event { ph: "i", args: Values { args: Vec::new(), returns, stack: None }, ..event }
             }
         };
         self.event(&event, out)
@@ -115,7 +148,7 @@ impl Writer for Chrome {
         functions: &[TracedFunction],
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        for thread in std::mem::take(&mut self.threads) {
+        for thread in self.threads.keys().copied().collect::<Vec<_>>() {
             for frame in self.stacks.of(thread).to_vec() {
                 let event = self.of(thread, &frame, functions);
                 self.event(&event, out)?;

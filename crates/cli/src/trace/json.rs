@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use incise::trace::{CallStacks, TraceRecord, TraceResult, TracedFunction};
+use incise::trace::{CallStacks, Callers, TraceRecord, TraceResult, TracedFunction};
 use serde::Serialize;
 
 use super::{Shown, Writer};
@@ -18,15 +18,22 @@ pub(super) struct Json {
 enum Line<'a> {
     Entry {
         time_ns: u64,
+        process: u32,
         thread: u32,
         depth: usize,
         module: &'a str,
         function: &'a str,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         args: Vec<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stack: Option<Vec<Caller<'a>>>,
+        /// Whether the stack is told to its end.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        whole: Option<bool>,
     },
     Exit {
         time_ns: u64,
+        process: u32,
         thread: u32,
         depth: usize,
         module: &'a str,
@@ -50,6 +57,26 @@ enum Line<'a> {
         unfinished: u64,
         stop_us: u64,
     },
+}
+
+#[derive(Serialize)]
+struct Caller<'a> {
+    address: String,
+    module: &'a str,
+    function: &'a str,
+    offset: u64,
+}
+
+fn callers(callers: &Callers) -> Vec<Caller<'_>> {
+    let frames = callers.frames.iter();
+    frames
+        .map(|frame| Caller {
+            address: frame.addr.to_string(),
+            module: &frame.module,
+            function: &frame.function,
+            offset: frame.offset,
+        })
+        .collect()
 }
 
 impl Json {
@@ -76,18 +103,21 @@ impl Writer for Json {
     ) -> io::Result<()> {
         let TracedFunction { module, name, .. } = &functions[record.function];
         let (module, function) = (module.as_str(), name.as_str());
-        let (time_ns, thread) = (record.time, record.thread);
+        let TraceRecord { time: time_ns, process, thread, .. } = *record;
         if !record.exit {
             self.stacks.enter(record);
             let depth = self.stacks.of(thread).len() - 1;
             let args = record.values.iter().take(self.shown.arguments).map(hex).collect();
-            return write(&Line::Entry { time_ns, thread, depth, module, function, args }, out);
+            let stack = record.callers.as_ref().map(callers);
+            let whole = record.callers.as_ref().map(|callers| callers.whole);
+            let line = Line::Entry { time_ns, process, thread, depth, module, function, args, stack, whole };
+            return write(&line, out);
         }
         let frame = self.stacks.leave(record);
         let depth = self.stacks.of(thread).len();
         let returns = self.shown.returns.then(|| hex(&record.values[0]));
         let duration_ns = frame.map(|frame| time_ns.saturating_sub(frame.time));
-        write(&Line::Exit { time_ns, thread, depth, module, function, returns, duration_ns }, out)
+        write(&Line::Exit { time_ns, process, thread, depth, module, function, returns, duration_ns }, out)
     }
 
     fn finish(&mut self, result: &TraceResult, _: &[TracedFunction], out: &mut dyn Write) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! `incise trace`: calls of functions, as they happen.
 
 pub mod args;
+mod caller;
 mod chrome;
 mod folded;
 mod json;
@@ -8,17 +9,15 @@ mod numbers;
 mod text;
 
 use std::cell::RefCell;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use incise::trace::{TraceOptions, TraceRecord, TraceResult, TracedFunction, Tracing};
-use incise::{CountOptions, Ending};
+use incise::trace::{Totals, TraceOptions, TraceRecord, TraceResult, TracedFunction, Tracing};
 
 use crate::Failure;
-use crate::count::incomplete;
-use crate::signals::{self, INTERRUPTED};
+use crate::signals::INTERRUPTED;
+use crate::target::{Which, exit_code};
 use args::{Format, TraceArgs};
 
 pub(crate) use numbers::duration;
@@ -78,35 +77,26 @@ impl Output {
 }
 
 pub(crate) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
-    let out: Box<dyn Write> = match &args.output {
-        Some(path) => {
-            let file =
-                File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-            Box::new(BufWriter::new(file))
-        }
-        None => Box::new(BufWriter::new(io::stderr())),
-    };
+    let target = &args.target;
+    let out = target.writer(io::stderr())?;
     let format = if args.json { Format::Json } else { args.format };
     let shown =
         Shown { arguments: args.args.unwrap_or(0).into(), returns: args.returns, duration: args.duration };
-    let timed = matches!(format, Format::Chrome | Format::Folded);
+    let stack = args.stack.map_or(0, |kib| kib as usize * 1024);
+    let counted = format == Format::Folded && stack > 0 && !shown.duration;
+    let timed = matches!(format, Format::Chrome | Format::Folded) && !counted;
     let options = TraceOptions {
-        functions: CountOptions {
-            patterns: args.patterns.clone(),
-            module: args.module.clone(),
-            follow: args.follow,
-            traps: args.trap.into(),
-            ..CountOptions::default()
-        },
+        functions: args.functions.options(target),
         arguments: shown.arguments,
         exits: shown.returns || shown.duration || timed,
-        records: args.buffer as usize,
+        records: args.buffer.map_or_else(|| room(stack), |records| records as usize),
+        stack: stack.saturating_sub(RECORD),
     };
     let writer: Box<dyn Writer> = match format {
         Format::Text => Box::new(text::Text::new(shown)),
         Format::Json => Box::new(json::Json::new(shown)),
         Format::Chrome => Box::new(chrome::Chrome::new(shown)),
-        Format::Folded => Box::new(folded::Folded::default()),
+        Format::Folded => Box::new(folded::Folded::new(counted)),
     };
     let output = Rc::new(RefCell::new(Output { writer, out, functions: Vec::new() }));
     let sink = {
@@ -115,26 +105,27 @@ pub(crate) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
             output.borrow_mut().take(record, functions)
         }
     };
-    signals::catch(args.pid.is_some());
-    let tracing = match (args.pid, args.program.split_first()) {
-        (Some(pid), _) => Tracing::attach(pid, &options, sink)?,
-        (None, Some((program, arguments))) => Tracing::launch(program, arguments, &options, sink)?,
-        (None, None) => return Err("a program to run, or -p PID, is needed".into()),
+    let tracing = match target.which()? {
+        Which::Process(pid) => Tracing::attach(pid, &options, sink)?,
+        Which::Program(program, arguments) => Tracing::launch(program, arguments, &options, sink)?,
     };
-    if args.verbose && args.pid.is_some() {
-        let (installed, stop) = (tracing.installed(), tracing.stop().as_micros());
-        eprintln!("incise: {installed} probes in place, stopped {stop} us; Ctrl-C ends the trace");
-    }
+    target.tell_start(tracing.installed(), tracing.stop(), "the trace");
     let result = tracing.run(&INTERRUPTED).map_err(failure)?;
     let Output { writer, out, functions } = &mut *output.borrow_mut();
     writer.finish(&result, functions, out)?;
     out.flush()?;
-    tell(args, &result);
-    Ok(match result.probes.ending {
-        Ending::Exited(code) => ExitCode::from(code as u8),
-        Ending::Killed(signal) => signals::die(signal),
-        Ending::Detached => ExitCode::SUCCESS,
-    })
+    target.tell_missing(&result.probes, "traced");
+    tell(&result, target.verbose);
+    target.tell_stop(&result.probes);
+    Ok(exit_code(result.probes.ending))
+}
+
+/// Bytes of a record besides the stack, at most: a record with KIB KiB of stack shall take no more than that.
+const RECORD: usize = 96;
+
+/// Records on each CPU, if the user does not say.
+fn room(stack: usize) -> usize {
+    if stack == 0 { 1 << 16 } else { (16 << 20) / stack.next_power_of_two() }
 }
 
 /// A reader that went away is told as such.
@@ -145,33 +136,11 @@ pub(crate) fn failure(error: incise::Error) -> Failure {
     }
 }
 
-/// Tells what is missing in the trace.
-fn tell(args: &TraceArgs, result: &TraceResult) {
-    for error in &result.probes.unmatched {
-        eprintln!("incise: {error}");
-    }
-    incomplete(&result.probes.incomplete, args.explain);
-    let refused = &result.probes.refused;
-    for refused in refused.iter().filter(|_| args.explain) {
-        eprintln!("incise: {}!{} is not traced: {}", refused.module, refused.function, refused.reason);
-    }
-    if !refused.is_empty() && !args.explain {
-        eprintln!("incise: {} points are not traced; --explain tells why", refused.len());
-    }
-    let totals = result.totals;
-    if args.verbose || totals.dropped > 0 || totals.unfinished > 0 {
-        let hint = if totals.dropped > 0 { "; --buffer makes more room" } else { "" };
-        eprintln!(
-            "incise: {} records, {} dropped, {} unfinished{hint}",
-            totals.records, totals.dropped, totals.unfinished
-        );
-    }
-    if args.verbose {
-        let probes = &result.probes;
-        eprintln!(
-            "incise: stopped {} us in all, {} mappings added",
-            probes.stop.as_micros(),
-            probes.mappings
-        );
+/// Tells what became of the records.
+fn tell(result: &TraceResult, verbose: bool) {
+    let Totals { records, dropped, unfinished } = result.totals;
+    if verbose || dropped > 0 || unfinished > 0 {
+        let hint = if dropped > 0 { "; --buffer makes more room" } else { "" };
+        eprintln!("incise: {records} records, {dropped} dropped, {unfinished} unfinished{hint}");
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use incise::trace::{CallStacks, TraceRecord, TraceResult, TracedFunction};
 
 use super::numbers::{duration, value};
-use super::{Shown, Writer};
+use super::{Shown, Writer, caller};
 
 /// Writes text.
 pub(super) struct Text {
@@ -61,8 +61,18 @@ impl Text {
         let Some(open) = self.open.take() else { return Ok(()) };
         let depth = self.stacks.of(open.thread).len().saturating_sub(1);
         let (margin, call) = (self.margin(&open, depth), self.call(&open, functions));
-        writeln!(out, "{margin}{call} {{")
+        writeln!(out, "{margin}{call} {{")?;
+        callers(&open, margin.chars().count(), out)
     }
+}
+
+/// Who called it, if that is recorded: a line for each, the nearest first.
+fn callers(record: &TraceRecord, margin: usize, out: &mut dyn Write) -> io::Result<()> {
+    let Some(callers) = &record.callers else { return Ok(()) };
+    for frame in &*callers.frames {
+        writeln!(out, "{:margin$}    < {}", "", caller::place(frame))?;
+    }
+    if callers.whole { Ok(()) } else { writeln!(out, "{:margin$}    < ...", "") }
 }
 
 impl Writer for Text {
@@ -74,14 +84,15 @@ impl Writer for Text {
     ) -> io::Result<()> {
         if !record.exit {
             self.close(functions, out)?;
-            self.stacks.enter(record);
             if self.exits() {
+                self.stacks.enter(record);
                 self.open = Some(record.clone());
                 return Ok(());
             }
-            let depth = self.stacks.of(record.thread).len() - 1;
-            let (margin, call) = (self.margin(record, depth), self.call(record, functions));
-            return writeln!(out, "{margin}{call}");
+            // Without exits nobody knows which calls are over.
+            let (margin, call) = (self.margin(record, 0), self.call(record, functions));
+            writeln!(out, "{margin}{call}")?;
+            return callers(record, margin.chars().count(), out);
         }
         let ends = |open: &mut TraceRecord| {
             (open.thread, open.stack, open.function) == (record.thread, record.stack, record.function)
@@ -90,7 +101,8 @@ impl Writer for Text {
             self.stacks.leave(record);
             let depth = self.stacks.of(record.thread).len();
             let (margin, call) = (self.margin(&open, depth), self.call(&open, functions));
-            return writeln!(out, "{margin}{call}{}", self.result(record, Some(open.time)));
+            writeln!(out, "{margin}{call}{}", self.result(record, Some(open.time)))?;
+            return callers(&open, margin.chars().count(), out);
         }
         self.close(functions, out)?;
         let frame = self.stacks.leave(record);

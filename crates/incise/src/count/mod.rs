@@ -331,7 +331,7 @@ impl Counting {
         let strict = pid == self.main && !self.tally.started && process.loaded;
         let mut space = self.tracer.space(pid)?;
         if let Some(probes) = &mut self.probes {
-            probes.ready(pid, &mut space);
+            probes.ready(pid, &mut space, process.program());
         }
         let mut result = process.put_in(&mut space, &self.options, &mut self.probes, &mut self.tally, strict);
         if self.options.perf_map {

@@ -86,8 +86,8 @@ pub(crate) trait Probes {
     /// If memory could not be had.
     fn begin(&mut self, pid: ProcessId, space: &mut RemoteSpace) -> Result<(), Error>;
 
-    /// Probes are about to be put into a process: its modules changed, or it has just begun.
-    fn ready(&mut self, pid: ProcessId, space: &mut RemoteSpace);
+    /// Probes are about to be put into a process, which runs `program` now: its modules changed, or it has just begun.
+    fn ready(&mut self, pid: ProcessId, space: &mut RemoteSpace, program: &Program);
 
     /// A process made a copy of itself.
     fn forked(&mut self, parent: ProcessId, child: ProcessId);

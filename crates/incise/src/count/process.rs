@@ -87,6 +87,11 @@ impl Process {
         })
     }
 
+    /// What it runs.
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// Lets each thread count by itself, where no code of the program uses gs for something else.
     pub(super) fn count_by_thread(&mut self, space: &mut RemoteSpace) -> Result<(), Error> {
         let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();

@@ -220,6 +220,11 @@ impl Scripting {
         Ok(Scripting { counting: None, state })
     }
 
+    /// How many points have probes so far.
+    pub fn installed(&self) -> usize {
+        self.counting.as_ref().map_or(0, Counting::installed)
+    }
+
     /// How long threads stood still so far.
     pub fn stop(&self) -> Duration {
         self.counting.as_ref().map_or(Duration::ZERO, Counting::stop)

@@ -25,7 +25,9 @@ use super::tool::Tool;
 use super::wanted::{Group, wanted};
 use super::{ScriptError, ScriptEvent, ScriptPoint};
 use crate::count::{CountOptions, Found, Probes, Search};
+use crate::names::Place as NamedPlace;
 use crate::point::PointKind;
+use crate::program::Program;
 use crate::session::Error;
 
 /// Where events go.
@@ -76,16 +78,7 @@ struct Symbols(Vec<Module>);
 
 impl Symbols {
     fn name(&self, at: u64) -> String {
-        let module = self.0.iter().find(|module| module.range.contains(&Addr(at)));
-        let Some(module) = module else { return format!("{at:#x}") };
-        match module.function_at(Addr(at)) {
-            Some((function, offset)) => {
-                let name = module.image.name(function);
-                let name = incise_image::demangle(name).unwrap_or_else(|| name.to_owned());
-                if offset == 0 { name } else { format!("{name}+{offset:#x}") }
-            }
-            None => format!("{}+{:#x}", module.name, at.wrapping_sub(module.bias)),
-        }
+        NamedPlace::of(&self.0, Addr(at)).text()
     }
 }
 
@@ -354,9 +347,6 @@ impl State {
         let group = self.groups[found.group];
         let clause = &self.script.clauses[group.clause];
         let index = self.of.get(&found.pid).copied().unwrap_or(0);
-        if self.symbols.0.len() != found.program.modules().len() {
-            self.symbols.0 = found.program.modules().to_vec();
-        }
         let texts = &self.parts[index].texts;
         // An instruction that was asked for by its offset is no entry.
         let inside =
@@ -409,7 +399,9 @@ impl Probes for Rc<RefCell<State>> {
         Ok(())
     }
 
-    fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace) {}
+    fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace, program: &Program) {
+        self.borrow_mut().symbols.0 = program.modules().to_vec();
+    }
 
     fn forked(&mut self, parent: ProcessId, child: ProcessId) {
         let state = &mut *self.borrow_mut();

@@ -18,8 +18,8 @@ use crate::session::Error;
 use crate::trace::{Clock, TracedFunction};
 use state::{State, Watch};
 
-/// The most functions that are measured at a time.
-pub const FUNCTIONS: usize = 8192;
+/// The most functions that are measured at a time; fewer where there are very many CPUs.
+pub const FUNCTIONS: usize = 1 << 17;
 /// Into how many parts each power of two is split, as a power of two.
 const SPLIT: u8 = 2;
 
@@ -65,13 +65,22 @@ pub struct Snapshot {
     pub untimed: u64,
     /// Calls that ended whose begin was not seen.
     pub unpaired: u64,
+    /// Functions that are not measured: there were too many.
+    pub left_out: usize,
     /// What the buckets stand for.
     pub buckets: Buckets,
 }
 
 impl Snapshot {
     fn new(buckets: Buckets) -> Snapshot {
-        Snapshot { elapsed: Duration::ZERO, functions: Vec::new(), untimed: 0, unpaired: 0, buckets }
+        Snapshot {
+            elapsed: Duration::ZERO,
+            functions: Vec::new(),
+            untimed: 0,
+            unpaired: 0,
+            left_out: 0,
+            buckets,
+        }
     }
 }
 

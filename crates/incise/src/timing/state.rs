@@ -1,7 +1,7 @@
 //! What is known while values are taken.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -16,6 +16,7 @@ use super::snippet::{HISTOGRAMS, Measurer, Places, UNPAIRED, UNTIMED};
 use super::{FUNCTIONS, Measure, Next, Snapshot, Values};
 use crate::count::{CountOptions, Found, Key, Probes, Search};
 use crate::point::PointKind;
+use crate::program::Program;
 use crate::session::Error;
 use crate::trace::{TracedFunction, place};
 
@@ -48,6 +49,8 @@ pub(crate) struct State {
     watch: Watch,
     next: Instant,
     switches: Vec<(Key, bool)>,
+    /// Functions for which there is no room.
+    left_out: HashSet<Key>,
 }
 
 impl State {
@@ -67,7 +70,13 @@ impl State {
             watch,
             next: Instant::now(),
             switches: Vec::new(),
+            left_out: HashSet::new(),
         }
+    }
+
+    /// The most functions there is room for: code refers to their places by displacements of 31 bits.
+    fn most(&self) -> usize {
+        FUNCTIONS.min((((1 << 31) - HISTOGRAMS) / self.layout.bytes()) as usize - 1)
     }
 
     fn at(&self, function: usize) -> u64 {
@@ -102,6 +111,7 @@ impl State {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut all = self.past.clone();
         self.regions.values().for_each(|region| self.add(region, &mut all));
+        all.left_out = self.left_out.len();
         all.elapsed = self.began.map_or(Duration::ZERO, |began| began.elapsed());
         all
     }
@@ -138,7 +148,7 @@ impl Probes for Rc<RefCell<State>> {
         if timed {
             space.map_private(incise_isa::Addr(calls), table.bytes())?;
         }
-        let len = state.at(FUNCTIONS).next_multiple_of(4096);
+        let len = state.at(state.most()).next_multiple_of(4096);
         let at = place(space, len)?;
         let shared = space.map_data(at, len)?;
         let places = Places { calls, shared: at.0 };
@@ -150,7 +160,7 @@ impl Probes for Rc<RefCell<State>> {
         Ok(())
     }
 
-    fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace) {}
+    fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace, _: &Program) {}
 
     fn forked(&mut self, parent: ProcessId, child: ProcessId) {
         let state = &mut *self.borrow_mut();
@@ -169,7 +179,10 @@ impl Probes for Rc<RefCell<State>> {
         let exit = point.kind == PointKind::FunctionExit;
         let number = match state.index.get(&function) {
             Some(&number) => number as usize,
-            None if state.functions.len() == FUNCTIONS => return None,
+            None if state.functions.len() == state.most() => {
+                state.left_out.insert(function);
+                return None;
+            }
             None => {
                 let number = state.functions.len();
                 state.index.insert(function.clone(), number as u32);

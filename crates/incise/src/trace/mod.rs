@@ -1,14 +1,18 @@
 //! Tracing functions of other processes: a record at each entry and, if wanted, each exit, in rings that the program shares with us.
 
+mod callers;
 mod clock;
 mod order;
+mod owners;
 mod record;
 mod region;
 mod stacks;
 mod state;
 pub(crate) mod template;
 mod threads;
+mod value;
 
+pub use callers::{Caller, Callers};
 pub use clock::{Clock, ticks};
 pub(crate) use region::place;
 pub use stacks::{CallStacks, Frame};
@@ -27,6 +31,7 @@ use incise_snippet::data::RingLayout;
 use crate::count::{CountOptions, CountResult, Counting};
 use crate::point::{Point, PointKind};
 use crate::session::Error;
+use record::Shape;
 use state::State;
 
 /// What to trace.
@@ -40,6 +45,9 @@ pub struct TraceOptions {
     pub exits: bool,
     /// Room for so many records on each CPU.
     pub records: usize,
+    /// Record the callers of each function that is entered, as far as a copy of so many bytes of the stack shows them (up to 65,000);
+    /// none if it is 0.
+    pub stack: usize,
 }
 
 /// A function that is traced.
@@ -73,6 +81,8 @@ impl TracedFunction {
 pub struct TraceRecord {
     /// When, in nanoseconds since the trace began.
     pub time: u64,
+    /// The process's id, as that of the thread.
+    pub process: u32,
     /// The thread's id in the program's own namespace; 0 before the program has set its first thread up.
     pub thread: u32,
     /// Which function: an index.
@@ -81,8 +91,10 @@ pub struct TraceRecord {
     pub exit: bool,
     /// The stack pointer: the address of the return address.
     pub stack: u64,
-    /// At an entry the arguments, at an exit what it returns; then zeros.
+    /// At an entry the arguments, at an exit what it returns.
     pub values: Vec<u64>,
+    /// At an entry who called it, if that is recorded.
+    pub callers: Option<Callers>,
 }
 
 /// The result of a trace.
@@ -106,13 +118,17 @@ impl TraceOptions {
         sink: impl FnMut(Option<&TraceRecord>, &[TracedFunction]) -> io::Result<()> + 'static,
     ) -> State {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let values = self.arguments.clamp(1, 6);
-        let layout = RingLayout::new(cpus.min(256), self.records.clamp(16, 1 << 20), record::FIXED + values);
+        let arguments = self.arguments.min(6);
+        let words = match self.stack {
+            0 => record::FIXED + arguments.max(1),
+            bytes => Shape::before_stack(arguments) - 1 + bytes.min(65_000).div_ceil(8),
+        };
+        let layout = RingLayout::new(cpus.min(256), self.records.clamp(16, 1 << 20), words);
         // Within these bounds there is one.
         let layout = layout.unwrap_or_else(|| unreachable!("a layout of bounded size"));
         let kinds = [PointKind::FunctionEntry, PointKind::FunctionExit];
         let kinds = kinds[..1 + usize::from(self.exits)].to_vec();
-        State::new(layout, self.arguments, kinds, Box::new(sink))
+        State::new(Shape { layout, arguments, stack: self.stack > 0 }, kinds, Box::new(sink))
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is recorded at the entry and the exit of a function.
 //!
 //! A record, as quadwords: time stamp; thread id, and above it the point (twice the function, one more at an exit); stack pointer (the
-//! address of the return address); at an entry the arguments, at an exit the value of `rax`.
+//! address of the return address); at an entry the arguments, at an exit the value of `rax`. Where stacks are wanted, an entry goes on
+//! with `rbp`, a number of quadwords, and so many quadwords of the stack, from the stack pointer on.
 
 use std::sync::Arc;
 
@@ -15,19 +16,51 @@ use super::template::{POINT, STACK, Template};
 /// Quadwords before the arguments.
 pub(crate) const FIXED: usize = 3;
 
+/// What records hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Shape {
+    pub layout: RingLayout,
+    /// Up to six.
+    pub arguments: usize,
+    /// Whether what is left of the slot behind them is filled with the stack.
+    pub stack: bool,
+}
+
+impl Shape {
+    /// Where `rbp` is.
+    pub(crate) fn rbp(self) -> usize {
+        FIXED + self.arguments.max(1)
+    }
+
+    /// Where it is told how many quadwords of the stack follow.
+    pub(crate) fn count(self) -> usize {
+        self.rbp() + 1
+    }
+
+    /// Quadwords in the memory of a slot that come before those of the stack: its turn, and these.
+    pub(crate) const fn before_stack(arguments: usize) -> usize {
+        1 + FIXED + if arguments == 0 { 1 } else { arguments } + 2
+    }
+}
+
 /// What a record is made with, for one set of rings.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
     entry: Arc<Template>,
     exit: Arc<Template>,
     arguments: usize,
+    /// Where the stack is read, and where to go on if it ends there.
+    read: Option<(usize, usize)>,
 }
 
+/// Reads a quadword of the stack.
+const READ: &str = "mov rax, [rdx+r11*8]";
+
 impl Recorder {
-    /// For rings at address `at`, of records with `arguments` arguments (up to six). `thread`: how far the thread's id is behind the
-    /// thread pointer, if every thread has one.
-    pub(crate) fn new(layout: RingLayout, at: u64, arguments: usize, thread: Option<u64>) -> Recorder {
-        let arguments = arguments.min(abi::ARGUMENTS.len());
+    /// For rings at address `at`. `thread`: how far the thread's id is behind the thread pointer, if every thread has one. `end`: the
+    /// first thread's stack ends there.
+    pub(crate) fn new(shape: Shape, at: u64, thread: Option<u64>, end: u64) -> Recorder {
+        let Shape { layout, arguments, stack } = shape;
         let mut values = String::new();
         for (index, register) in abi::ARGUMENTS[..arguments].iter().enumerate() {
             let slot = 8 * (1 + FIXED + index);
@@ -38,10 +71,12 @@ impl Recorder {
         }
         let all = arguments == abi::ARGUMENTS.len();
         let (push, pop) = if all { ("push r9\n", "pop r9\n") } else { ("", "") };
-        let entry = code(layout, at, push, &values, pop, thread);
-        let exit =
-            code(layout, at, "mov rcx, rax\n", &format!("mov [r10+{}], rcx\n", 8 * (1 + FIXED)), "", thread);
-        Recorder { entry: Arc::new(Template::new(&entry)), exit: Arc::new(Template::new(&exit)), arguments }
+        let copy = if stack { copy_stack(shape, end) } else { String::new() };
+        let entry = Template::new(&code(layout, at, push, &values, thread, &copy, pop));
+        let value = format!("mov [r10+{}], rcx\n", 8 * (1 + FIXED));
+        let exit = Template::new(&code(layout, at, "mov rcx, rax\n", &value, thread, "", ""));
+        let read = entry.find(READ).zip(entry.find(&copied(shape))).filter(|_| stack);
+        Recorder { entry: Arc::new(entry), exit: Arc::new(exit), arguments, read }
     }
 
     /// The snippet for a point of function `function`.
@@ -51,7 +86,15 @@ impl Recorder {
 }
 
 /// The slot is taken first and the time read then, so that no record is older than its slot.
-fn code(layout: RingLayout, at: u64, before: &str, values: &str, after: &str, thread: Option<u64>) -> String {
+fn code(
+    layout: RingLayout,
+    at: u64,
+    before: &str,
+    values: &str,
+    thread: Option<u64>,
+    last: &str,
+    after: &str,
+) -> String {
     format!(
         "{before}\
          mov r11, {at}
@@ -67,6 +110,7 @@ fn code(layout: RingLayout, at: u64, before: &str, values: &str, after: &str, th
          mov dword ptr [r10+20], {POINT}
          lea rax, [rsp+{STACK}]
          mov [r10+24], rax
+         {last}\
          {commit}\
          9: {after}nop
         ",
@@ -92,6 +136,43 @@ fn thread_id(known: Option<u64>) -> String {
     .to_owned()
 }
 
+/// Tells how much of the stack was copied.
+fn copied(shape: Shape) -> String {
+    format!("mov [r10+{}], r11", 8 * (1 + shape.count()))
+}
+
+/// Copies the stack: as much as there is room for, not beyond the thread's descriptor, below which the C library puts the stack of each
+/// thread but the first one, nor beyond `end`. What still cannot be read ends the copy.
+fn copy_stack(shape: Shape, end: u64) -> String {
+    let (rbp, stack) = (8 * (1 + shape.rbp()), 8 * (2 + shape.count()));
+    let most = shape.layout.words() - shape.count() - 1;
+    let copied = copied(shape);
+    format!(
+        "mov [r10+{rbp}], rbp
+         lea rdx, [rsp+{STACK}]
+         mov r9d, {most}
+         mov rax, {end}
+         sub rax, rdx
+         shr rax, 3
+         cmp rax, r9
+         cmovb r9, rax
+         rdfsbase rax
+         sub rax, rdx
+         shr rax, 3
+         cmp rax, r9
+         cmovb r9, rax
+         xor r11d, r11d
+         6: cmp r11, r9
+         jae 7f
+         {READ}
+         mov [r10+r11*8+{stack}], rax
+         inc r11
+         jmp 6b
+         7: {copied}
+        "
+    )
+}
+
 /// A snippet that leaves a record.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -113,7 +194,11 @@ impl Generate for Record {
             clobbers.insert(Gpr::Rcx);
             GprSet::of(&[Gpr::Rax])
         } else {
-            GprSet::of(&abi::ARGUMENTS[..self.recorder.arguments])
+            let mut reads = GprSet::of(&abi::ARGUMENTS[..self.recorder.arguments]);
+            if self.recorder.read.is_some() {
+                reads.insert(Gpr::Rbp);
+            }
+            reads
         };
         Effects { reads, clobbers, flags: true, stack: self.pushes(), ..Effects::default() }
     }
@@ -122,7 +207,11 @@ impl Generate for Record {
         let template = if self.exit { &self.recorder.exit } else { &self.recorder.entry };
         let stack = out.stack_offset() + if self.pushes() { 8 } else { 0 };
         let code = template.fill(&[(POINT, self.point), (STACK, stack as u32)]);
+        let at = out.position();
         out.asm().raw(&code);
+        if let Some((read, go_on)) = self.recorder.read.filter(|_| !self.exit) {
+            out.fault(at + read, at + go_on);
+        }
         Ok(())
     }
 }

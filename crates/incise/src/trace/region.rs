@@ -1,20 +1,26 @@
 //! The rings of one program, in the memory that it and its forked children share with us.
 
 use incise_isa::Addr;
-use incise_snippet::data::{RingLayout, RingReader};
-use incise_space::remote::RemoteSpace;
+use incise_snippet::data::RingReader;
+use incise_space::remote::{ProcessId, RemoteSpace};
 use incise_space::{AddressSpace, DataMapping, SpaceError};
 
-use super::record::Recorder;
+use super::callers::{Start, Unwinder};
+use super::order::Waiting;
+use super::owners::Owners;
+use super::record::{FIXED, Recorder, Shape};
 use super::threads::id_offset;
 
 /// Rings in a process.
 pub(crate) struct Region {
     mapping: DataMapping,
-    layout: RingLayout,
     pub reader: RingReader,
     pub recorder: Recorder,
-    arguments: usize,
+    pub owners: Owners,
+    pub unwinder: Unwinder,
+    shape: Shape,
+    /// Where the first thread's stack ends.
+    end: u64,
     /// Whether it is known where the program keeps the ids of its threads.
     threads: bool,
 }
@@ -32,18 +38,22 @@ pub(crate) fn place(space: &RemoteSpace, len: u64) -> Result<Addr, SpaceError> {
 }
 
 impl Region {
-    /// Makes rings in a process, for records with `arguments` arguments.
-    pub(crate) fn new(
-        space: &mut RemoteSpace,
-        layout: RingLayout,
-        arguments: usize,
-    ) -> Result<Region, SpaceError> {
+    /// Makes rings in a process.
+    pub(crate) fn new(pid: ProcessId, space: &mut RemoteSpace, shape: Shape) -> Result<Region, SpaceError> {
+        let layout = shape.layout;
         let at = place(space, layout.bytes())?;
+        let end = space
+            .mappings()?
+            .iter()
+            .find(|mapping| *mapping.name == *"[stack]")
+            .map(|mapping| mapping.range.end.0);
+        let end = end.unwrap_or(u64::MAX);
         let mapping = space.map_data(at, layout.bytes())?;
         layout.format(mapping.words(), 0);
         let reader = RingReader::new(layout, mapping.words());
-        let recorder = Recorder::new(layout, at.0, arguments, None);
-        Ok(Region { mapping, layout, reader, recorder, arguments, threads: false })
+        let recorder = Recorder::new(shape, at.0, None, end);
+        let (owners, unwinder) = (Owners::of(pid), Unwinder::of(pid));
+        Ok(Region { mapping, reader, recorder, owners, unwinder, shape, end, threads: false })
     }
 
     /// Tells the writers where the ids of threads are, once it is known.
@@ -52,19 +62,40 @@ impl Region {
             return;
         }
         if let Some(offset) = id_offset(space) {
-            self.layout.set_word(self.mapping.words(), offset);
+            self.shape.layout.set_word(self.mapping.words(), offset);
             // What is put in from now on runs in threads that are set up.
             let at = self.mapping.addr().0;
-            self.recorder = Recorder::new(self.layout, at, self.arguments, Some(offset));
+            self.recorder = Recorder::new(self.shape, at, Some(offset), self.end);
             self.threads = true;
         }
     }
 
     /// Reads what is there. Returns how many records.
-    pub(crate) fn drain(&mut self, now: u64, take: &mut dyn FnMut(&[u64])) -> u64 {
-        let before = self.reader.read();
-        self.reader.drain(self.mapping.words(), now, take);
-        self.reader.read() - before
+    pub(crate) fn drain(&mut self, now: u64, take: &mut dyn FnMut(Waiting)) -> u64 {
+        let Region { reader, owners, unwinder, shape, .. } = self;
+        let before = reader.read();
+        reader.drain(self.mapping.words(), now, &mut |words| {
+            let (thread, point) = (words[1] as u32, (words[1] >> 32) as u32);
+            let exit = point & 1 != 0;
+            let values = if exit { 1 } else { shape.arguments };
+            let function = (point >> 1) as usize;
+            let callers = (shape.stack && !exit).then(|| {
+                let count = (words[shape.count()] as usize).min(words.len() - shape.count() - 1);
+                let stack = &words[shape.count() + 1..][..count];
+                unwinder.callers(function, Start { sp: words[2], rbp: words[shape.rbp()], stack })
+            });
+            take(Waiting {
+                ticks: words[0],
+                process: owners.process(thread),
+                thread,
+                function,
+                exit,
+                stack: words[2],
+                values: words[FIXED..FIXED + values].into(),
+                callers,
+            });
+        });
+        reader.read() - before
     }
 
     /// How many records were dropped.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::TraceRecord;
+use super::{Callers, TraceRecord};
 
 /// A call that is going on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,6 +15,8 @@ pub struct Frame {
     pub stack: u64,
     /// Its arguments.
     pub arguments: Vec<u64>,
+    /// Who called it, if that is recorded.
+    pub callers: Option<Callers>,
     /// How long calls in it took so far, in nanoseconds.
     pub inner: u64,
 }
@@ -49,6 +51,7 @@ impl CallStacks {
             time: record.time,
             stack: record.stack,
             arguments: record.values.clone(),
+            callers: record.callers.clone(),
             inner: 0,
         });
     }
@@ -72,7 +75,7 @@ mod tests {
     use super::*;
 
     fn record(function: usize, exit: bool, stack: u64, time: u64) -> TraceRecord {
-        TraceRecord { time, thread: 1, function, exit, stack, values: vec![time] }
+        TraceRecord { time, process: 1, thread: 1, function, exit, stack, values: vec![time], callers: None }
     }
 
     #[test]

@@ -5,16 +5,16 @@ use std::io;
 use std::time::Duration;
 
 use incise_patch::Snippet;
-use incise_snippet::data::RingLayout;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::clock::{Clock, ticks};
-use super::order::Order;
-use super::record::FIXED;
+use super::order::{Order, Waiting};
+use super::record::Shape;
 use super::region::Region;
 use super::{TraceRecord, TracedFunction};
 use crate::count::{CountOptions, Found, Key, Probes, Search};
 use crate::point::PointKind;
+use crate::program::Program;
 use crate::session::Error;
 
 /// Where records go.
@@ -29,8 +29,7 @@ const SLACK: u64 = 10_000;
 
 /// The state of a trace.
 pub(crate) struct State {
-    pub layout: RingLayout,
-    pub arguments: usize,
+    pub shape: Shape,
     pub kinds: Vec<PointKind>,
     pub functions: Vec<TracedFunction>,
     index: HashMap<Key, u32>,
@@ -55,10 +54,9 @@ pub struct Totals {
 }
 
 impl State {
-    pub(crate) fn new(layout: RingLayout, arguments: usize, kinds: Vec<PointKind>, sink: Sink) -> State {
+    pub(crate) fn new(shape: Shape, kinds: Vec<PointKind>, sink: Sink) -> State {
         State {
-            layout,
-            arguments,
+            shape,
             kinds,
             functions: Vec::new(),
             index: HashMap::new(),
@@ -100,16 +98,10 @@ impl State {
         }
         let origin = self.clock.origin();
         let mut passed = Ok(());
-        for words in self.order.take(if end { u64::MAX } else { until }) {
-            let (thread, point) = (words[1] as u32, (words[1] >> 32) as u32);
-            let record = TraceRecord {
-                time: (words[0].saturating_sub(origin) as f64 * nanos) as u64,
-                thread,
-                function: (point >> 1) as usize,
-                exit: point & 1 != 0,
-                stack: words[2],
-                values: words[FIXED..].to_vec(),
-            };
+        for waiting in self.order.take(if end { u64::MAX } else { until }) {
+            let time = (waiting.ticks.saturating_sub(origin) as f64 * nanos) as u64;
+            let Waiting { process, thread, function, exit, stack, values, callers, .. } = waiting;
+            let record = TraceRecord { time, process, thread, function, exit, stack, values, callers };
             passed = passed.and_then(|()| (self.sink)(Some(&record), &self.functions));
         }
         passed.and_then(|()| (self.sink)(None, &self.functions)).map_err(Error::Output)?;
@@ -124,16 +116,17 @@ impl Probes for std::rc::Rc<std::cell::RefCell<State>> {
 
     fn begin(&mut self, pid: ProcessId, space: &mut RemoteSpace) -> Result<(), Error> {
         let state = &mut *self.borrow_mut();
-        let region = Region::new(space, state.layout, state.arguments)?;
+        let region = Region::new(pid, space, state.shape)?;
         state.made += 1;
         state.regions.insert(state.made, region);
         state.of.insert(pid, state.made);
         Ok(())
     }
 
-    fn ready(&mut self, pid: ProcessId, space: &mut RemoteSpace) {
+    fn ready(&mut self, pid: ProcessId, space: &mut RemoteSpace, program: &Program) {
         if let Some(region) = self.borrow_mut().region(pid) {
             region.find_threads(space);
+            region.unwinder.set(program.modules());
         }
     }
 
@@ -141,6 +134,9 @@ impl Probes for std::rc::Rc<std::cell::RefCell<State>> {
         let state = &mut *self.borrow_mut();
         if let Some(&region) = state.of.get(&parent) {
             state.of.insert(child, region);
+            if let Some(region) = state.regions.get_mut(&region) {
+                region.owners.add(child);
+            }
         }
     }
 
@@ -159,6 +155,9 @@ impl Probes for std::rc::Rc<std::cell::RefCell<State>> {
             state.functions[index as usize] = TracedFunction::of(point);
         }
         let region = state.region(pid)?;
+        if point.kind != PointKind::FunctionExit {
+            region.unwinder.points.insert(index as usize, point.addr);
+        }
         Some(Snippet::generated(region.recorder.snippet(index, point.kind == PointKind::FunctionExit)))
     }
 
@@ -166,7 +165,7 @@ impl Probes for std::rc::Rc<std::cell::RefCell<State>> {
         let state = &mut *self.borrow_mut();
         let came = state.drain(false)?;
         // Look again soon if a ring may fill up in a pause.
-        let many = (state.layout.slots() / 8) as u64;
+        let many = (state.shape.layout.slots() / 8) as u64;
         Ok(if came > many { Duration::ZERO } else { PAUSE })
     }
 }

@@ -31,6 +31,12 @@ impl Template {
         Template { code, holes }
     }
 
+    /// Where `instruction` is in the code, the first time.
+    pub(crate) fn find(&self, instruction: &str) -> Option<usize> {
+        let wanted = assemble(instruction);
+        self.code.windows(wanted.len()).position(|window| window == wanted)
+    }
+
     /// The code with each number that stands for another replaced by that.
     pub(crate) fn fill(&self, numbers: &[(u32, u32)]) -> Vec<u8> {
         let mut code = self.code.clone();

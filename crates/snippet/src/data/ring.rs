@@ -34,6 +34,8 @@ pub const VERSION: u32 = 1;
 /// Bytes between heads, and before the first one.
 pub(super) const HEAD: u64 = 128;
 const PAGE: u64 = 4096;
+/// Log2 of the most bytes of a slot.
+const MOST: u8 = 16;
 
 /// The sizes of a set of rings, each a power of two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,11 +48,11 @@ pub struct RingLayout {
 
 impl RingLayout {
     /// `rings` rings of at least `slots` records of up to `words` quadwords. Nothing if that is too much: over 4096 rings, 2^24
-    /// slots, 511 quadwords.
+    /// slots, 8191 quadwords.
     pub fn new(rings: usize, slots: usize, words: usize) -> Option<RingLayout> {
         let log = |number: usize| number.max(1).next_power_of_two().trailing_zeros() as u8;
         let (rings, slots, slot) = (log(rings), log(slots.max(2)), log((words + 1) * 8).max(6));
-        (rings <= 12 && slots <= 24 && slot <= 12).then_some(RingLayout { rings, slots, slot })
+        (rings <= 12 && slots <= 24 && slot <= MOST).then_some(RingLayout { rings, slots, slot })
     }
 
     /// That of memory with rings in it.
@@ -59,7 +61,7 @@ impl RingLayout {
         let [rings, slots, slot, ..] = load(1)?.to_le_bytes();
         let known = load(0)? == u64::from(MAGIC) | u64::from(VERSION) << 32;
         let layout = RingLayout { rings, slots, slot };
-        let sane = rings <= 12 && (1..=24).contains(&slots) && (6..=12).contains(&slot);
+        let sane = rings <= 12 && (1..=24).contains(&slots) && (6..=MOST).contains(&slot);
         (known && sane && layout.bytes() <= words.len() as u64 * 8).then_some(layout)
     }
 

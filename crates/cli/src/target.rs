@@ -1,0 +1,147 @@
+//! Which program, and how probes go into it: what `count`, `trace`, `hist`, `top` and `run` have in common.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use incise::{CountOptions, CountResult, Ending, NotCounted};
+
+use crate::Failure;
+use crate::args::Trap;
+use crate::count::incomplete;
+use crate::signals;
+
+/// The program, and what is done where.
+#[derive(Args, Debug)]
+#[group(skip)]
+pub struct TargetArgs {
+    /// Attach to a running process.
+    #[arg(short, long, value_name = "PID", conflicts_with = "program")]
+    pub pid: Option<i32>,
+    /// Follow child processes, and what they execute.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// What to do where only a trap fits.
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Fallback)]
+    pub trap: Trap,
+    /// Write to FILE, not to the terminal.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Tell what is done, and how long the program was stopped for it.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Tell how points were patched, and which could not be probed and why.
+    #[arg(long)]
+    pub explain: bool,
+    /// The program to run, and its arguments.
+    #[arg(last = true, value_name = "CMD")]
+    pub program: Vec<OsString>,
+}
+
+/// Functions, by their names.
+#[derive(Args, Debug)]
+#[group(skip)]
+pub struct PatternArgs {
+    /// Functions, as names, globs, MODULE!NAME or *ADDRESS.
+    #[arg(value_name = "PATTERN", required = true)]
+    pub patterns: Vec<String>,
+    /// Only in modules whose file name matches.
+    #[arg(short, long, value_name = "MODULE")]
+    pub module: Option<String>,
+}
+
+/// A program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which<'a> {
+    /// One that runs already.
+    Process(i32),
+    /// One to be started, with its arguments.
+    Program(&'a OsString, &'a [OsString]),
+}
+
+impl PatternArgs {
+    /// The functions that are meant, in this program.
+    pub(crate) fn options(&self, target: &TargetArgs) -> CountOptions {
+        CountOptions {
+            patterns: self.patterns.clone(),
+            module: self.module.clone(),
+            follow: target.follow,
+            traps: target.trap.into(),
+            ..CountOptions::default()
+        }
+    }
+}
+
+impl TargetArgs {
+    /// The file that was asked for, or else what `terminal` is. A file that cannot be written is told before anything runs: else it
+    /// would be a run in vain.
+    pub(crate) fn writer(&self, terminal: impl Write + 'static) -> Result<Box<dyn Write>, Failure> {
+        let Some(path) = &self.output else { return Ok(Box::new(BufWriter::new(terminal))) };
+        let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        Ok(Box::new(BufWriter::new(file)))
+    }
+
+    /// The program that is meant; from now on Ctrl-C does not end this command at once.
+    pub(crate) fn which(&self) -> Result<Which<'_>, Failure> {
+        signals::catch(self.pid.is_some());
+        match (self.pid, self.program.split_first()) {
+            (Some(pid), _) => Ok(Which::Process(pid)),
+            (None, Some((program, arguments))) => Ok(Which::Program(program, arguments)),
+            (None, None) => Err("a program to run, or -p PID, is needed".into()),
+        }
+    }
+
+    /// Tells that a running process has its probes.
+    pub(crate) fn tell_start(&self, probes: usize, stop: Duration, what: &str) {
+        if self.verbose && self.pid.is_some() {
+            let stop = stop.as_micros();
+            eprintln!("incise: {probes} probes in place, stopped {stop} us; Ctrl-C ends {what}");
+        }
+    }
+
+    /// Tells what is missing of the points that were asked for. `done`: what is not done there.
+    pub(crate) fn tell_missing(&self, probes: &CountResult, done: &str) {
+        for error in &probes.unmatched {
+            eprintln!("incise: {error}");
+        }
+        incomplete(&probes.incomplete, self.explain);
+        for refused in probes.refused.iter().filter(|_| self.explain) {
+            let NotCounted { module, function, addr, reason } = refused;
+            eprintln!("incise: {module}!{function} at {addr} is not {done}: {reason}");
+        }
+        match probes.refused.len() {
+            _ if self.explain => {}
+            0 => {}
+            1 => eprintln!("incise: 1 point is not {done}; --explain tells why"),
+            count => eprintln!("incise: {count} points are not {done}; --explain tells why"),
+        }
+    }
+
+    /// Tells what the program noticed of it.
+    pub(crate) fn tell_stop(&self, probes: &CountResult) {
+        if !self.verbose {
+            return;
+        }
+        eprintln!(
+            "incise: stopped {} us in all, {} mappings added",
+            probes.stop.as_micros(),
+            probes.mappings
+        );
+        if probes.left_behind > 0 {
+            eprintln!("incise: {} bytes stay in the process: a thread was inside", probes.left_behind);
+        }
+    }
+}
+
+/// The exit code of a command whose program ended so: the program's own.
+pub(crate) fn exit_code(ending: Ending) -> ExitCode {
+    match ending {
+        Ending::Exited(code) => ExitCode::from(code as u8),
+        Ending::Killed(signal) => signals::die(signal),
+        Ending::Detached => ExitCode::SUCCESS,
+    }
+}
