@@ -126,7 +126,7 @@ fn judge(program: &[&str], limit: u64) -> Tally {
 
 /// Instructions stepped through; `INCISE_LONG=1` takes them all.
 fn limit() -> u64 {
-    if std::env::var_os("INCISE_LONG").is_some_and(|value| value == "1") { u64::MAX } else { 400_000 }
+    if std::env::var_os("INCISE_LONG").is_some_and(|value| value == "1") { u64::MAX } else { 150_000 }
 }
 
 fn check(program: &[&str]) {

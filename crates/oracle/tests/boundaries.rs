@@ -6,19 +6,24 @@ use std::path::{Path, PathBuf};
 use incise_oracle::boundary::{Options, check};
 use incise_patch::TrapPolicy;
 
-/// Compiled, hand-written and generated code, with and without frame pointers and unwind tables.
-const PROGRAMS: [&str; 7] = [
+/// Compiled and hand-written code, with and without frame pointers and unwind tables.
+const PROGRAMS: [&str; 4] = [
     "/bin/bash",
-    "/usr/bin/git",
-    "/usr/bin/gdb",
-    "/usr/bin/python3.11",
     "/lib/x86_64-linux-gnu/libc.so.6",
     "/usr/lib/x86_64-linux-gnu/libcrypto.so.3",
-    "/usr/bin/perl",
+    "/usr/bin/git",
 ];
 
+/// The long variant tries these too.
+const MORE: [&str; 3] = ["/usr/bin/gdb", "/usr/bin/python3.11", "/usr/bin/perl"];
+
+fn long() -> bool {
+    std::env::var_os("INCISE_LONG").is_some_and(|value| value == "1")
+}
+
 fn programs() -> impl Iterator<Item = PathBuf> {
-    PROGRAMS.iter().map(PathBuf::from).filter(|path| {
+    let more = MORE.iter().filter(|_| long());
+    PROGRAMS.iter().chain(more).map(PathBuf::from).filter(|path| {
         let there = path.exists();
         if !there {
             println!("skipped: {} is not installed", path.display());
@@ -28,8 +33,7 @@ fn programs() -> impl Iterator<Item = PathBuf> {
 }
 
 fn options(runs: usize, seed: u64) -> Options {
-    let long = std::env::var_os("INCISE_LONG").is_some_and(|value| value == "1");
-    Options { run: Some(400), runs: if long { 50 * runs } else { runs }, seed, ..Options::default() }
+    Options { run: Some(400), runs: if long() { 50 * runs } else { runs }, seed, ..Options::default() }
 }
 
 fn try_out(path: &Path, options: &Options) {
