@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use incise::{CountOptions, CountResult, Ending, NotCounted};
+use incise::{Condition, CountOptions, CountResult, Ending, NotCounted};
 
 use crate::Failure;
 use crate::args::Trap;
@@ -52,6 +52,9 @@ pub struct PatternArgs {
     /// Only in modules whose file name matches.
     #[arg(short, long, value_name = "MODULE")]
     pub module: Option<String>,
+    /// Only when EXPR holds, such as 'arg0 > 100 && *(int *)arg1 == 7': in the language of `incise run`.
+    #[arg(long = "if", value_name = "EXPR", value_parser = Condition::parse)]
+    pub condition: Option<Condition>,
 }
 
 /// A program.
@@ -69,10 +72,20 @@ impl PatternArgs {
         CountOptions {
             patterns: self.patterns.clone(),
             module: self.module.clone(),
+            condition: self.condition.clone(),
             follow: target.follow,
             traps: target.trap.into(),
             ..CountOptions::default()
         }
+    }
+}
+
+impl PatternArgs {
+    /// The same, where this holds, if it is given.
+    pub(crate) fn options_where(&self, target: &TargetArgs, holds: Option<&Condition>) -> CountOptions {
+        let options = self.options(target);
+        let condition = holds.cloned().or_else(|| options.condition.clone());
+        CountOptions { condition, ..options }
     }
 }
 
@@ -123,6 +136,9 @@ impl TargetArgs {
 
     /// Tells what the program noticed of it.
     pub(crate) fn tell_stop(&self, probes: &CountResult) {
+        for (fault, count) in &probes.faults {
+            eprintln!("incise: --if could not be evaluated {count} times: {fault}");
+        }
         if !self.verbose {
             return;
         }

@@ -42,8 +42,10 @@ pub mod timing;
 pub mod trace;
 mod wall;
 
-pub use compiled::{Compiled, Value};
-pub use count::{CountOptions, CountResult, Counted, Counting, Ending, NotCounted};
+pub use compiled::{Compiled, Language, MapContents, Once, Ran, Value};
+pub use count::{
+    Condition, ConditionError, CountOptions, CountResult, Counted, Counting, Ending, NotCounted,
+};
 pub use coverage::{Coverage, CoverageError, CoverageOptions, CoverageProgress, CoverageSite, coverage};
 pub use file::{CountsReport, ProcessCounts, RewriteOptions, Rewritten, read_counts, rewrite};
 pub use filter::{Filter, FilterError};

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use incise_image::{MemoryMap, PatternError};
+use incise_image::{MemoryMap, MemoryReader, PatternError};
 use incise_isa::Addr;
 use incise_patch::{
     Atomicity, Batch as Draft, CommitError, CounterId, Data, Engine, InstanceId, Outcome, Place, Policy,
@@ -18,6 +18,7 @@ use incise_space::{AddressSpace, SpaceError};
 use rustc_hash::FxHashMap;
 
 use crate::callback::NoCallbacks;
+use crate::compiled::Cache;
 use crate::point::{Found, Point, Query};
 use crate::program::{Images, Program};
 use crate::script::ScriptError;
@@ -115,6 +116,8 @@ struct State<S> {
     program: Program,
     /// The memory of blocks that compiled programs use.
     blocks: FxHashMap<BlockId, Data>,
+    /// The code of programs.
+    code: Cache,
     /// The memory map that `program` was read from.
     map: MemoryMap,
     images: Images,
@@ -139,6 +142,7 @@ impl<S: AddressSpace> State<S> {
             owners,
             program,
             blocks: FxHashMap::default(),
+            code: Cache::default(),
             map,
             images,
         }
@@ -256,6 +260,31 @@ impl<S: AddressSpace> Session<S> {
     pub(crate) fn data(&self, block: &Block) -> Data {
         let new = || Data::new(block.size(), block.align(), block.initial());
         self.state().blocks.entry(block.id()).or_insert_with(new).clone()
+    }
+
+    /// Looks at what the program consists of now, and at its memory.
+    pub(crate) fn with_program<R>(
+        &self,
+        work: impl FnOnce(&Program, &dyn MemoryReader) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let state = &mut *self.state();
+        state.refresh()?;
+        let memory = |at: Addr, into: &mut [u8]| state.space.read(at, into).is_ok();
+        work(&state.program, &memory)
+    }
+
+    /// Works on all there is.
+    pub(crate) fn with_engine<R>(
+        &self,
+        work: impl FnOnce(&mut Engine, &mut S, &Program) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let state = &mut *self.state();
+        work(&mut state.engine, &mut state.space, &state.program)
+    }
+
+    /// Works on what programs were compiled to.
+    pub(crate) fn with_code<R>(&self, work: impl FnOnce(&mut Cache) -> R) -> R {
+        work(&mut self.state().code)
     }
 
     /// Works on the address space itself.

@@ -280,7 +280,7 @@ impl Maker<'_, '_> {
     fn check_reach(&self, asm: &Assembler, insn: &Insn, snippets: &Snippets) -> Result<(), Refusal> {
         let far = |ready: &Ready| match ready {
             Ready::Counter(counter) => !in_reach(asm, *counter),
-            ready => ready.counters().iter().any(|(_, counter)| !in_reach(asm, *counter)),
+            ready => ready.counters().iter().any(|counter| !counter.by_thread && !in_reach(asm, counter.at)),
         };
         if self.features.moves && snippets.iter().any(far) {
             return Err(Refusal::NoRoom(insn.addr()));

@@ -21,7 +21,7 @@ use crate::placement::{Place, Placement};
 use crate::placer::{Placer, Shared};
 use crate::plan::{Input, Plan, place};
 use crate::report::{CommitError, InstanceId, Report};
-use crate::snippet::{CounterId, Snippet};
+use crate::snippet::{CounterId, CounterPlace, Generated, Snippet};
 use crate::tactic::TrapPolicy;
 
 /// Whether a transaction may succeed in part.
@@ -153,6 +153,26 @@ impl Engine {
             Some(value.load(Ordering::Relaxed))
         });
         self.counted.get(index).copied().unwrap_or(0).wrapping_add(now.unwrap_or(0))
+    }
+
+    /// Places what a snippet needs beside its code at points (see [`Generate::place`](crate::Generate::place)), near an address,
+    /// without inserting it anywhere: for code that is reached in another way.
+    ///
+    /// # Errors
+    /// [`SpaceError`] if there is no room or it cannot be written.
+    pub fn place(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        snippet: &Generated,
+        near: Addr,
+    ) -> Result<(), SpaceError> {
+        let map = space.mappings()?;
+        let missing = self.memory.missing(&map, &[near], 0);
+        self.memory.reserve(space, &missing)?;
+        let (memory, shared) = (&mut self.memory, &mut self.shared);
+        snippet.0.place(&mut Placer { space, memory, shared, near })?;
+        let landings = self.landings(&[]);
+        space.publish_landings(&landings)
     }
 
     /// From now on, each thread counts in its own of these cells, without `lock`, where snippets are counters alone.
@@ -470,7 +490,7 @@ impl Engine {
     /// As for [`reclaim`](Self::reclaim), or if memory could not be unmapped; it stays ours then.
     pub fn release(&mut self, space: &mut dyn AddressSpace) -> Result<u64, SpaceError> {
         self.reclaim(space)?;
-        if self.groups.is_empty() && self.retired.is_empty() {
+        if self.groups.is_empty() && self.retired.is_empty() && !self.shared.lasting {
             space.publish_landings(&[])?;
             self.forget_data();
             self.memory.release(space)?;
@@ -567,7 +587,7 @@ impl Engine {
             let used = list.iter().flat_map(|instance| {
                 let (alone, ids) = match &instance.snippet {
                     Snippet::Counter(id) => (true, std::slice::from_ref(id)),
-                    Snippet::Generated(snippet) => (false, snippet.0.counters()),
+                    Snippet::Generated(snippet) => (snippet.0.only_counts(), snippet.0.counters()),
                     _ => (false, &[][..]),
                 };
                 ids.iter().map(move |id| (*id, alone, *head))
@@ -754,19 +774,24 @@ fn extend<V>(map: &mut BTreeMap<Addr, V>, entries: impl ExactSizeIterator<Item =
 /// each thread has its own.
 fn ready(instances: &[Instance], counters: &[Option<Addr>], cells: Option<&Range<Addr>>) -> Snippets {
     let mut snippets = Snippets::default();
+    let is_cell = |at: &Addr| cells.is_some_and(|cells| cells.contains(at));
     for instance in instances.iter().filter(|instance| instance.enabled) {
         let ready = match &instance.snippet {
-            Snippet::Counter(id) => counters.get(id.0 as usize).copied().flatten().map(|at| {
-                let by_thread = cells.is_some_and(|cells| cells.contains(&at));
-                if by_thread { Ready::ThreadCounter(at) } else { Ready::Counter(at) }
-            }),
+            Snippet::Counter(id) => counters
+                .get(id.0 as usize)
+                .copied()
+                .flatten()
+                .map(|at| if is_cell(&at) { Ready::ThreadCounter(at) } else { Ready::Counter(at) }),
             Snippet::Code(code) => Some(Ready::Code(code.clone())),
             Snippet::Gate => Some(Ready::Gate),
             Snippet::Callback { entry, payload } => {
                 Some(Ready::Callback { entry: *entry, payload: *payload })
             }
             Snippet::Generated(snippet) => {
-                let place = |id: &CounterId| Some((*id, counters.get(id.0 as usize).copied().flatten()?));
+                let place = |id: &CounterId| {
+                    let at = counters.get(id.0 as usize).copied().flatten()?;
+                    Some(CounterPlace { id: *id, at, by_thread: is_cell(&at) })
+                };
                 let placed: Option<_> = snippet.0.counters().iter().map(place).collect();
                 placed.map(|counters| Ready::Generated(snippet.clone(), counters))
             }

@@ -11,7 +11,7 @@ use crate::literals::Literals;
 use crate::lower::in_reach;
 use crate::placement::Placement;
 use crate::placer::Placer;
-use crate::snippet::CounterId;
+use crate::snippet::{CounterId, CounterPlace};
 use crate::tactic::Refusal;
 
 /// A snippet that generates code. The trampoline keeps what the code changes and the program still needs; the code
@@ -72,6 +72,11 @@ pub trait Generate: fmt::Debug + Send + Sync {
     /// The counters it refers to: they get memory near the point.
     fn counters(&self) -> &[CounterId] {
         &[]
+    }
+
+    /// Whether it changes its counters by [`Output::count`] only: then each thread may count by itself.
+    fn only_counts(&self) -> bool {
+        false
     }
 }
 
@@ -135,7 +140,7 @@ pub struct PointContext<'a> {
     pub features: Features,
     /// Where the trampoline is about to be.
     pub here: Addr,
-    pub(crate) counters: &'a [(CounterId, Addr)],
+    pub(crate) counters: &'a [CounterPlace],
 }
 
 impl PointContext<'_> {
@@ -149,8 +154,12 @@ impl PointContext<'_> {
     /// # Panics
     /// For any other counter.
     pub fn counter(&self, counter: CounterId) -> Addr {
-        let found = self.counters.iter().find(|(id, _)| *id == counter);
-        found.unwrap_or_else(|| panic!("{counter:?} is not among the snippet's counters")).1
+        self.place_of(counter).at
+    }
+
+    fn place_of(&self, counter: CounterId) -> CounterPlace {
+        let found = self.counters.iter().find(|place| place.id == counter);
+        *found.unwrap_or_else(|| panic!("{counter:?} is not among the snippet's counters"))
     }
 
     /// Whether every instruction of the trampoline reaches `to` by a 32-bit displacement.
@@ -186,9 +195,38 @@ impl Output<'_> {
         self.asm
     }
 
-    /// How many bytes `rsp` is below the program's at the start of the code.
+    /// How many bytes `rsp` is below the program's: at the start of the code, and here if only [`push`](Self::push) and
+    /// [`pop`](Self::pop) changed it since.
     pub fn stack_offset(&self) -> i32 {
         self.stack_offset
+    }
+
+    /// Pushes a register. What is written behind finds the program's stack all the same.
+    pub fn push(&mut self, register: Gpr) {
+        self.asm.push(register);
+        self.stack_offset += 8;
+    }
+
+    /// Pops a register.
+    pub fn pop(&mut self, register: Gpr) {
+        self.asm.pop(register);
+        self.stack_offset -= 8;
+    }
+
+    /// Adds one to a counter of the snippet, for all threads. Flags change.
+    ///
+    /// # Errors
+    /// [`Refusal::NoRoom`] where the counter is out of reach.
+    ///
+    /// # Panics
+    /// For a counter that [`Generate::counters`] does not tell of.
+    pub fn count(&mut self, at: &PointContext<'_>, counter: CounterId) -> Result<(), Refusal> {
+        let place = at.place_of(counter);
+        let counted = match place.by_thread {
+            true => self.asm.inc_gs(place.at),
+            false => self.asm.lock_inc(place.at),
+        };
+        counted.map_err(|_| Refusal::NoRoom(at.addr()))
     }
 
     /// Where the program's value of a vector register is kept, counted from `rsp` at the start of the code. It gets back what is
@@ -216,6 +254,22 @@ impl Output<'_> {
         let distance = self.position() - end;
         let distance = i8::try_from(distance).expect("a short distance");
         self.asm.set(end - 1, &[distance as u8]);
+    }
+
+    /// Takes the stack, and the mode of vector arithmetic, back to what the program had; registers that were kept are forgotten. For
+    /// code that leaves the trampoline. The stack has to be as at the start.
+    pub fn leave(&mut self) {
+        self.vectors.restore_mode(self.asm);
+        if self.stack_offset != 0 {
+            self.asm.lea_rsp(self.stack_offset);
+        }
+    }
+
+    /// `cmp register, [data]`: a quadword that lies behind the code.
+    pub fn compare_literal(&mut self, register: Gpr, value: u64) {
+        let rex = 0x48 | (register.number() >> 3) << 2;
+        let modrm = 0x05 | (register.number() & 7) << 3;
+        self.literals.refer(self.asm, &[rex, 0x3B, modrm], &value.to_le_bytes());
     }
 
     /// `register = [data]`: a quadword that lies behind the code.

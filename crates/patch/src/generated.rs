@@ -153,6 +153,13 @@ impl VectorFrame {
         }
     }
 
+    /// Gives the program its mode back.
+    pub(crate) fn restore_mode(&self, asm: &mut Assembler) {
+        if self.size > 0 {
+            asm.load_mxcsr(self.mode());
+        }
+    }
+
     fn restore(&self, asm: &mut Assembler) {
         if self.size == 0 {
             return;

@@ -413,7 +413,9 @@ fn assemble<'s>(
             // A counter out of reach is told by its address.
             let far = |ready: &Ready| match ready {
                 Ready::Counter(counter) => !in_reach(&asm, *counter),
-                ready => ready.counters().iter().any(|(_, counter)| !in_reach(&asm, *counter)),
+                ready => {
+                    ready.counters().iter().any(|counter| !counter.by_thread && !in_reach(&asm, counter.at))
+                }
             };
             if features.moves && here.iter().any(far) {
                 return Err(Refusal::NoRoom(insn.addr()));

@@ -9,7 +9,7 @@ use crate::generate::{FORGET_RETURN, PointContext};
 use crate::generated::{effects, generated};
 use crate::literals::Literals;
 use crate::placement::Placement;
-use crate::snippet::{CallRecord, CounterId, Generated, MachineCode};
+use crate::snippet::{CallRecord, CounterPlace, Generated, MachineCode};
 use crate::tactic::Refusal;
 
 /// Snippets that run one after the other.
@@ -57,7 +57,7 @@ pub(crate) enum Ready {
         entry: Addr,
         payload: [u64; 2],
     },
-    Generated(Generated, SmallVec<[(CounterId, Addr); 1]>),
+    Generated(Generated, SmallVec<[CounterPlace; 1]>),
 }
 
 impl Ready {
@@ -85,8 +85,8 @@ impl Ready {
         !matches!(self, Ready::Gate | Ready::Callback { .. })
     }
 
-    /// The counters it increments.
-    pub(crate) fn counters(&self) -> &[(CounterId, Addr)] {
+    /// The counters it refers to.
+    pub(crate) fn counters(&self) -> &[CounterPlace] {
         match self {
             Ready::Generated(_, counters) => counters,
             _ => &[],

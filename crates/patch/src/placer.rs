@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub data: Vec<Data>,
     /// Those of code that trampolines call.
     pub faults: Vec<Landing>,
+    /// The program may keep addresses of what was placed.
+    pub lasting: bool,
 }
 
 /// Code for an address, with the instructions that may fault and where to go on then, as offsets.
@@ -47,6 +49,11 @@ impl Placer<'_> {
     /// What is placed in one generation stays where it is until another one begins.
     pub fn generation(&self) -> u64 {
         self.shared.generation.0
+    }
+
+    /// What is placed stays for good: the program may keep its address.
+    pub fn keep(&mut self) {
+        self.shared.lasting = true;
     }
 
     /// What code has to take into account.

@@ -11,6 +11,15 @@ use crate::generate::Generate;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CounterId(pub(crate) u32);
 
+/// Where a counter is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct CounterPlace {
+    pub id: CounterId,
+    pub at: Addr,
+    /// It is a cell, of which each thread has its own.
+    pub by_thread: bool,
+}
+
 /// Machine code of the user's, run at the point as it is. By default none, which changes nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MachineCode {

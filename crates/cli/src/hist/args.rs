@@ -1,6 +1,7 @@
 //! The arguments of `incise hist`.
 
 use clap::{ArgGroup, Args, ValueEnum};
+use incise::Condition;
 use incise::timing::Measure;
 
 use crate::target::{PatternArgs, TargetArgs};
@@ -19,6 +20,9 @@ pub struct HistArgs {
     /// The functions.
     #[command(flatten)]
     pub functions: PatternArgs,
+    /// The same as --if.
+    #[arg(long = "where", value_name = "EXPR", value_parser = Condition::parse, conflicts_with = "condition")]
+    pub holds: Option<Condition>,
     /// What to measure: duration, arg0 to arg5, return.
     #[arg(long, value_name = "VALUE", default_value = "duration", value_parser = measure)]
     pub of: Measure,

@@ -22,7 +22,7 @@ pub(crate) use bars::number;
 pub(crate) fn run(args: &HistArgs) -> Result<ExitCode, Failure> {
     let target = &args.target;
     let mut out = target.writer(io::stderr())?;
-    let functions = args.functions.options(target);
+    let functions = args.functions.options_where(target, args.holds.as_ref());
     // Nobody looks before the end.
     let watch = |_: &Snapshot| Ok(Next { pause: Duration::from_secs(3600), switches: Vec::new() });
     let timing = match target.which()? {

@@ -1,6 +1,7 @@
 //! The arguments of `incise trace`.
 
 use clap::{ArgGroup, Args, ValueEnum};
+use incise::Condition;
 
 use crate::target::{PatternArgs, TargetArgs};
 
@@ -19,6 +20,9 @@ pub struct TraceArgs {
     /// The functions.
     #[command(flatten)]
     pub functions: PatternArgs,
+    /// The same as --if.
+    #[arg(long = "where", value_name = "EXPR", value_parser = Condition::parse, conflicts_with = "condition")]
+    pub holds: Option<Condition>,
     /// Record the first N integer or pointer arguments: 3, if no number is given.
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "3")]
     #[arg(value_parser = clap::value_parser!(u8).range(0..=6))]

@@ -86,7 +86,7 @@ pub(crate) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
     let counted = format == Format::Folded && stack > 0 && !shown.duration;
     let timed = matches!(format, Format::Chrome | Format::Folded) && !counted;
     let options = TraceOptions {
-        functions: args.functions.options(target),
+        functions: args.functions.options_where(target, args.holds.as_ref()),
         arguments: shown.arguments,
         exits: shown.returns || shown.duration || timed,
         records: args.buffer.map_or_else(|| room(stack), |records| records as usize),

@@ -3,10 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use incise_isa::Addr;
-use incise_isa::native::{Assembler, Gpr, GprSet, abi};
-use incise_patch::{Data, Effects, Generate, Output, Placer, PointContext, Refusal, Vectors};
+use incise_isa::native::{Assembler, Flow, Gpr, GprSet, abi};
+use incise_patch::{Data, Effects, Generate, Output, Placement, Placer, PointContext, Refusal, Vectors};
 use incise_snippet::compile::{Compiled, frame};
-use incise_snippet::tree::PointFact;
+use incise_snippet::tree::{PointFact, Replaced, Type};
 use incise_space::SpaceError;
 
 /// The status flags (AMD APM vol. 1, 3.1.4).
@@ -18,6 +18,7 @@ pub(super) struct Code {
     compiled: Compiled,
     /// The memory of its blocks.
     data: Vec<Data>,
+    replaces: Option<(Replaced, Type)>,
     placed: Mutex<Option<Placed>>,
 }
 
@@ -29,8 +30,48 @@ struct Placed {
 }
 
 impl Code {
-    pub(super) fn new(compiled: Compiled, data: Vec<Data>) -> Code {
-        Code { compiled, data, placed: Mutex::new(None) }
+    pub(super) fn new(compiled: Compiled, data: Vec<Data>, replaces: Option<(Replaced, Type)>) -> Code {
+        Code { compiled, data, replaces, placed: Mutex::new(None) }
+    }
+
+    /// Where its function is, if it is placed and reaches its data: it takes the address of a frame, and gives a value and a status.
+    pub(super) fn entry(&self) -> Option<Addr> {
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner).and_then(|placed| placed.at)
+    }
+
+    /// Whether it runs in place of a function or a call.
+    pub(super) fn replaces(&self) -> bool {
+        self.replaces.is_some()
+    }
+
+    /// Where the program returned a value, what it runs in place of is left out.
+    fn replace(&self, at: &PointContext<'_>, out: &mut Output<'_>) -> Result<(), Refusal> {
+        let Some((what, ty)) = self.replaces else { return Ok(()) };
+        let unfit = |why: &str| Refusal::Unfit { at: at.addr(), why: why.to_owned() };
+        if at.placement != Placement::Before {
+            return Err(unfit("functions and calls are replaced before they begin only"));
+        }
+        // cmp edx, 1 ; jne, over what leaves
+        out.asm().raw(&[0x83, 0xFA, 1, 0x0F, 0x85, 0, 0, 0, 0]);
+        let from = out.position();
+        out.leave();
+        if ty.is_float() {
+            // movq xmm0, rax
+            out.asm().raw(&[0x66, 0x48, 0x0F, 0x6E, 0xC0]);
+        }
+        match what {
+            Replaced::Function => out.asm().raw(&[0xC3]),
+            Replaced::Call if !matches!(at.insn.flow(), Flow::Call(_) | Flow::IndirectCall) => {
+                return Err(unfit("there is no call"));
+            }
+            Replaced::Call if at.features.moves && !at.reaches(at.insn.end()) => {
+                return Err(Refusal::NoRoom(at.addr()));
+            }
+            Replaced::Call => out.asm().jump(at.insn.end()),
+        }
+        let distance = (out.position() - from) as u32;
+        out.asm().set(from - 4, &distance.to_le_bytes());
+        Ok(())
     }
 
     /// The general registers of the program that the code around needs.
@@ -111,7 +152,8 @@ impl Generate for Code {
             (clobbers, vectors) = (abi::CALLER_SAVED, Vectors::All);
         }
         Effects {
-            reads: self.reads(at),
+            // Who gets control in place of the program may look at anything.
+            reads: if self.replaces() { GprSet::ALL } else { self.reads(at) },
             clobbers,
             writes: uses.writes,
             reads_flags: uses.flags,
@@ -147,7 +189,7 @@ impl Generate for Code {
             out.asm().mov_load(register, Gpr::Rsp, frame::gpr(register));
         }
         out.asm().lea_rsp(frame::SIZE);
-        Ok(())
+        self.replace(at, out)
     }
 
     fn place(&self, placer: &mut Placer<'_>) -> Result<(), SpaceError> {

@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use incise_isa::Addr;
-use incise_isa::native::{Assembler, Live};
+use incise_isa::native::{Assembler, GprSet, Live};
 use incise_patch::{Data, Effects, Generate, Output, Placer, PointContext, Refusal};
-use incise_snippet::inline::{Emitted, Inline, Target, Unfit};
+use incise_snippet::inline::{Inline, Target, Unfit};
 use incise_snippet::tree::Program;
 use incise_space::SpaceError;
 
@@ -22,7 +22,7 @@ pub(super) struct InLine {
 pub(super) fn qualifies(program: &Program) -> Option<Inline> {
     let inline = Inline::of(program)?;
     let blocks = vec![Addr(1 << 46); inline.blocks().len()];
-    let target = Target { blocks: &blocks, live: Live::ALL, moves: false };
+    let target = Target { blocks: &blocks, live: Live::ALL, untouched: GprSet::EMPTY, moves: false };
     inline.emit(&mut Assembler::new(Addr(0)), &target).ok()?;
     Some(inline)
 }
@@ -32,27 +32,56 @@ impl InLine {
         InLine { inline, data, placed: Mutex::new(None) }
     }
 
-    fn emit(&self, asm: &mut Assembler, at: &PointContext<'_>) -> Result<Emitted, Unfit> {
-        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whether it returns a condition.
+    pub(super) fn returns(&self) -> bool {
+        self.inline.returns()
+    }
+
+    fn with_target<R>(
+        &self,
+        at: &PointContext<'_>,
+        untouched: GprSet,
+        work: impl FnOnce(&Target<'_>) -> R,
+    ) -> R {
+        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Where nothing is placed the code is only planned.
-        let planned = vec![at.here; self.data.len()];
-        let blocks = placed.as_ref().map_or(&planned, |(_, blocks)| blocks);
-        let target = Target { blocks, live: at.live, moves: at.features.moves };
-        self.inline.emit(asm, &target)
+        let blocks = placed.map_or_else(|| vec![at.here; self.data.len()], |(_, blocks)| blocks);
+        work(&Target { blocks: &blocks, live: at.live, untouched, moves: at.features.moves })
+    }
+
+    /// The effects of code that leaves some registers alone.
+    pub(super) fn effects_around(&self, at: &PointContext<'_>, untouched: GprSet) -> Effects {
+        let emit = |target: &Target<'_>| self.inline.emit(&mut Assembler::new(at.here), target);
+        let emitted = self.with_target(at, untouched, emit).unwrap_or_default();
+        Effects { reads: self.inline.reads(), clobbers: emitted.clobbers, flags: true, ..Effects::default() }
+    }
+
+    /// The code, around what runs only if it returns true.
+    pub(super) fn around(
+        &self,
+        at: &PointContext<'_>,
+        untouched: GprSet,
+        out: &mut Output<'_>,
+        then: &mut dyn FnMut(&mut Output<'_>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let unfit = |_: Unfit| Refusal::NoRoom(at.addr());
+        let emitted = self.with_target(at, untouched, |target| {
+            let begun = self.inline.begin(out.asm(), target).map_err(unfit)?;
+            then(out)?;
+            self.inline.end(out.asm(), target, begun).map_err(unfit)
+        })?;
+        emitted.faults.into_iter().for_each(|(load, fixup)| out.fault(load, fixup));
+        Ok(())
     }
 }
 
 impl Generate for InLine {
     fn effects(&self, at: &PointContext<'_>) -> Effects {
-        let emitted = self.emit(&mut Assembler::new(at.here), at).unwrap_or_default();
-        let reads = self.inline.reads();
-        Effects { reads, clobbers: emitted.clobbers, flags: true, ..Effects::default() }
+        self.effects_around(at, GprSet::EMPTY)
     }
 
     fn generate(&self, at: &PointContext<'_>, out: &mut Output<'_>) -> Result<(), Refusal> {
-        let emitted = self.emit(out.asm(), at).map_err(|_| Refusal::NoRoom(at.addr()))?;
-        emitted.faults.into_iter().for_each(|(load, fixup)| out.fault(load, fixup));
-        Ok(())
+        self.around(at, GprSet::EMPTY, out, &mut |_| Ok(()))
     }
 
     fn place(&self, placer: &mut Placer<'_>) -> Result<(), SpaceError> {

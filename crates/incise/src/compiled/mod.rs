@@ -19,31 +19,42 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod cache;
 mod code;
+mod guarded;
 mod inline;
+mod language;
+mod once;
+mod tables;
 mod variable;
 
+pub(crate) use cache::Cache;
+pub use language::Language;
+pub use once::{Once, Ran};
+pub use tables::MapContents;
 pub use variable::Value;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use incise_patch::{Data, Generate, Generated, Snippet};
-use incise_snippet::compile::{CompileError, NoOperations, Operations, Settings, compile};
+use incise_patch::{Data, Generated, Snippet};
+use incise_snippet::compile::{self, CompileError, Operations, Settings, compile};
+use incise_snippet::data::tables::Tables;
+use incise_snippet::inline::Inline;
 use incise_snippet::tree::{Block, Fault, Program, Variable};
 use incise_space::AddressSpace;
 
 use crate::session::{Error, Session};
 use code::Code;
+use guarded::{Guarded, Holds};
 use inline::{InLine, qualifies};
 
 /// A program that was compiled for a session, to be inserted at any number of points. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    code: Arc<dyn Generate>,
+    code: Holds,
     /// Counts runs that ended early.
     faults: Data,
-    inline: bool,
 }
 
 impl Compiled {
@@ -55,11 +66,24 @@ impl Compiled {
         data: &mut dyn FnMut(&Block) -> Data,
     ) -> Result<Compiled, CompileError> {
         if let Some(inline) = qualifies(program) {
-            let data: Vec<Data> = inline.blocks().iter().map(data).collect();
-            let faults = data[0].clone();
-            return Ok(Compiled { code: Arc::new(InLine::new(inline, data)), faults, inline: true });
+            return Ok(Compiled::in_line(inline, data));
         }
         Compiled::called(program, operations, absolute, data)
+    }
+
+    fn in_line(inline: Inline, data: &mut dyn FnMut(&Block) -> Data) -> Compiled {
+        let data: Vec<Data> = inline.blocks().iter().map(data).collect();
+        let faults = data[0].clone();
+        Compiled { code: Holds::InLine(Arc::new(InLine::new(inline, data))), faults }
+    }
+
+    /// Runs of each of these end early by themselves: the block that counts them is made anew.
+    fn of_code(code: compile::Compiled, program: &Program, data: &mut dyn FnMut(&Block) -> Data) -> Compiled {
+        let (faults, others) = (&code.blocks()[0], &code.blocks()[1..]);
+        let faults = Data::new(faults.size(), faults.align(), faults.initial());
+        let data = std::iter::once(faults.clone()).chain(others.iter().map(data)).collect();
+        let code = Code::new(code, data, program.replaces());
+        Compiled { code: Holds::Called(Arc::new(code)), faults }
     }
 
     /// The same, always as a function that is called.
@@ -69,20 +93,27 @@ impl Compiled {
         absolute: bool,
         data: &mut dyn FnMut(&Block) -> Data,
     ) -> Result<Compiled, CompileError> {
-        let compiled = compile(program, &Settings { operations, thread_at: None, absolute })?;
-        let data: Vec<Data> = compiled.blocks().iter().map(data).collect();
-        let faults = data[0].clone();
-        Ok(Compiled { code: Arc::new(Code::new(compiled, data)), faults, inline: false })
+        let code = compile(program, &Settings { operations, thread_at: None, absolute })?;
+        Ok(Compiled::of_code(code, program, data))
     }
 
     /// Whether it is put in line at its points, not called.
     pub fn is_inline(&self) -> bool {
-        self.inline
+        matches!(self.code, Holds::InLine(_))
     }
 
     /// The snippet that runs it.
     pub fn snippet(&self) -> Snippet {
-        Snippet::Generated(Generated(self.code.clone()))
+        Snippet::Generated(Generated(match &self.code {
+            Holds::InLine(code) => code.clone(),
+            Holds::Called(code) => code.clone(),
+        }))
+    }
+
+    /// The snippet that runs this program, and then `then` if it returned something that is not zero. A counter, or a snippet
+    /// that generates code and reads no vector registers, can be guarded so; nothing is returned for others.
+    pub fn guard(&self, then: impl Into<Snippet>) -> Option<Snippet> {
+        Guarded::new(self.code.clone(), then.into()).map(Snippet::generated)
     }
 
     /// How many runs ended early for this reason, at all points, since it was compiled.
@@ -98,15 +129,22 @@ impl From<&Compiled> for Snippet {
 }
 
 impl<S: AddressSpace> Session<S> {
-    /// Compiles a program that uses no map and no ring. A short one is put in line at its points, others are called.
+    /// Compiles a program. A short one is put in line at its points, others are called. Its maps and rings are those that
+    /// [`data::tables`](incise_snippet::data::tables) makes. The same program is compiled once.
     ///
     /// # Errors
     /// [`Error::Compile`].
     pub fn program(&self, program: &Program) -> Result<Compiled, Error> {
-        self.program_with(program, &NoOperations)
+        if let Some(inline) = qualifies(program) {
+            return Ok(Compiled::in_line(inline, &mut |block| self.data(block)));
+        }
+        let absolute = !self.with_space(|space| space.features().moves);
+        let settings = Settings { operations: &Tables, thread_at: None, absolute };
+        let code = self.with_code(|cache| cache.get(program, &settings))?;
+        Ok(Compiled::of_code(code, program, &mut |block| self.data(block)))
     }
 
-    /// Compiles a program; `operations` are those of its maps and rings.
+    /// Compiles a program; `operations` are those of maps and rings of another kind.
     ///
     /// # Errors
     /// [`Error::Compile`].

@@ -6,11 +6,13 @@
 //! At the start it has called some functions of libc by then, so that a gate comes before these: where it has just
 //! relocated the program, and fills the first thread's thread-local storage.
 
+mod condition;
 mod ledger;
 mod probes;
 mod process;
 mod tally;
 
+pub use condition::{Condition, ConditionError};
 pub(crate) use probes::{Found, Probes, Search};
 pub(crate) use tally::Key;
 pub use tally::{Counted, NotCounted};
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 use incise_image::PatternError;
 use incise_isa::Addr;
 use incise_patch::{CommitError, TrapPolicy};
+use incise_snippet::tree::Fault;
 use incise_space::SpaceError;
 use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
 
@@ -44,6 +47,9 @@ pub struct CountOptions {
     pub points: PointKind,
     /// Only those of them that this accepts.
     pub filter: Option<Filter>,
+    /// Probes do what they do only when this holds, as a thread comes by. Where it can be evaluated at one kind of points only (an
+    /// argument at entries), probes at other kinds do not depend on it.
+    pub condition: Option<Condition>,
     /// Keep the probes in forked children, and put them into programs these execute.
     pub follow: bool,
     /// Leave the probes in place when detaching.
@@ -94,6 +100,8 @@ pub struct CountResult {
     pub incomplete: Vec<Incomplete>,
     /// Why patterns matched nothing to the end.
     pub unmatched: Vec<PatternError>,
+    /// How often the condition could not be evaluated, by reason.
+    pub faults: Vec<(Fault, u64)>,
     /// How it ended.
     pub ending: Ending,
 }
@@ -259,6 +267,7 @@ impl Counting {
             left_behind: self.left_behind,
             incomplete: std::mem::take(&mut self.tally.incomplete),
             unmatched,
+            faults: std::mem::take(&mut self.tally.faults).into_iter().collect(),
             ending,
         })
     }
@@ -288,7 +297,7 @@ impl Counting {
     /// just attached.
     fn begin(&mut self, pid: ProcessId) -> Result<(), Error> {
         let mut space = self.tracer.space(pid)?;
-        let mut process = Process::begin(pid, &space, &mut self.images)?;
+        let mut process = Process::begin(pid, &space, &mut self.images, self.options.condition.as_ref())?;
         // Left behind, the probes would count for threads that nobody gives areas.
         if !self.options.keep {
             process.count_by_thread(&mut space)?;

@@ -10,6 +10,7 @@ use incise_patch::{Atomicity, Batch, Engine, InstanceId, Place, Placement, Polic
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
+use super::condition::{Condition, Guards};
 use super::ledger::{self, Ledger};
 use super::probes::{Found, Search};
 use super::tally::{Key, Tally};
@@ -18,6 +19,7 @@ use crate::flow::inside;
 use crate::perf_map::{self, PerfMap};
 use crate::point::{Point, PointKind, Unresolved};
 use crate::program::{Images, Program};
+use crate::script::ScriptError;
 use crate::session::Error;
 
 pub(super) struct Process {
@@ -43,6 +45,8 @@ pub(super) struct Process {
     /// All that is mapped at the start is mapped.
     pub loaded: bool,
     perf_map: Option<PerfMap>,
+    /// What probes depend on.
+    guards: Option<Guards>,
 }
 
 /// The group of a point, and its kind.
@@ -65,6 +69,7 @@ impl Process {
         pid: ProcessId,
         space: &dyn AddressSpace,
         images: &mut Images,
+        condition: Option<&Condition>,
     ) -> Result<Process, Error> {
         let program = Program::read(space, &pid.to_string(), images)?;
         let mut engine = Engine::new();
@@ -84,6 +89,7 @@ impl Process {
             unresolved: Vec::new(),
             loaded: false,
             perf_map: None,
+            guards: condition.cloned().map(Guards::new),
         })
     }
 
@@ -206,40 +212,61 @@ impl Process {
             None => Search::each(options, &[options.points]),
         };
         let several = searches.iter().any(|search| search.kind != PointKind::FunctionExit);
+        let kinds = searches.iter().any(|search| search.kind != searches[0].kind);
         let points = self.find(space, options, &searches, tally, strict)?;
         let mut batch = Batch::default();
         let mut placed = Vec::new();
         let mut before: Option<Point> = None;
+        // How many probes depend on the condition, and why others cannot.
+        let (mut guarded, mut wrong) = (0, None);
         for (group, point) in points {
             if !self.installed.insert((point.place(), group)) {
                 continue;
             }
-            match probes {
-                Some(probes) => {
-                    let function = self.key(Place::from(point.function));
-                    let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
-                    let (pid, program) = (self.pid, &self.program);
-                    let found = Found {
-                        pid,
-                        function: function.clone(),
-                        point: &point,
-                        group,
-                        program,
-                        memory: &memory,
-                    };
-                    let Some(snippet) = probes.snippet(&found) else { continue };
-                    let instance = batch.insert(point.place(), snippet, Position::Last);
-                    self.inside.entry(function).or_default().push(instance);
-                    placed.push((point, None));
-                }
+            let function = self.key(Place::from(point.function));
+            let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
+            let (pid, program) = (self.pid, &self.program);
+            let (function_of, point_of) = (function.clone(), &point);
+            let found =
+                Found { pid, function: function_of, point: point_of, group, program, memory: &memory };
+            let (mut snippet, counter) = match probes {
+                Some(probes) => match probes.snippet(&found) {
+                    Some(snippet) => (snippet, None),
+                    None => continue,
+                },
                 None => {
                     let counter = self.engine.counter();
-                    let place = ledger::place(&point, before.as_ref());
-                    batch.insert(place, Snippet::Counter(counter), Position::Last);
-                    before = Some(point.clone());
-                    placed.push((point, Some(counter)));
+                    (Snippet::Counter(counter), Some(counter))
+                }
+            };
+            if let Some(guards) = &mut self.guards {
+                match guards.guard(&found, snippet.clone()) {
+                    Ok(guard) => (snippet, guarded) = (guard, guarded + 1),
+                    Err(error) => {
+                        wrong.get_or_insert(error);
+                        if !kinds {
+                            let (key, addr) = (self.key(point.place()), point.addr);
+                            let reason = "the condition has no meaning there".to_owned();
+                            tally.refuse(key, &point.module, &point.display_name, addr, reason);
+                            continue;
+                        }
+                    }
                 }
             }
+            let place = match counter {
+                // One that is not always incremented says nothing about the next.
+                Some(_) if self.guards.is_none() => ledger::place(&point, before.as_ref()),
+                _ => point.place(),
+            };
+            let instance = batch.insert(place, snippet, Position::Last);
+            if counter.is_none() {
+                self.inside.entry(function).or_default().push(instance);
+            }
+            before = Some(point.clone());
+            placed.push((point, counter));
+        }
+        if let Some(wrong) = wrong.filter(|_| guarded == 0 && strict) {
+            return Err(ScriptError::Source(wrong).into());
         }
         if let Some(probes) = probes {
             probes.offered(self.pid, strict)?;
@@ -372,6 +399,7 @@ impl Process {
             unresolved: self.unresolved.clone(),
             loaded: self.loaded,
             perf_map: None,
+            guards: self.guards.as_ref().map(Guards::again),
         }
     }
 
@@ -411,6 +439,9 @@ impl Process {
         let ledgers = std::mem::take(&mut self.ledgers).into_iter().filter_map(Rc::into_inner);
         for mut ledger in ledgers.chain([std::mem::take(&mut self.own)]) {
             ledger.take(&self.engine, &mut |entry, hits| tally.add(entry, hits));
+        }
+        if let Some(guards) = &self.guards {
+            guards.faults(&mut tally.faults);
         }
         for (_, ifunc) in &self.unresolved {
             let key = (ifunc.module.clone(), ifunc.resolver.0, Placement::Before);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use incise_image::PatternError;
 use incise_isa::Addr;
 use incise_patch::{Outcome, Placement, Report, Tactic};
+use incise_snippet::tree::Fault;
 
 use crate::point::{Incomplete, Point};
 
@@ -48,6 +49,8 @@ pub(super) struct Tally {
     pub stop: Duration,
     pub mappings: usize,
     pub incomplete: Vec<Incomplete>,
+    /// How often the condition could not be evaluated.
+    pub faults: BTreeMap<Fault, u64>,
 }
 
 impl Tally {

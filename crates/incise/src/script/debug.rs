@@ -17,7 +17,7 @@ type Key = (String, Option<Vec<u8>>);
 
 /// What was read so far.
 #[derive(Default)]
-pub(super) struct DebugFiles(HashMap<Key, Option<Arc<DebugInfo>>>);
+pub(crate) struct DebugFiles(HashMap<Key, Option<Arc<DebugInfo>>>);
 
 impl DebugFiles {
     /// That of a module of process `pid`: in its own file, or apart.

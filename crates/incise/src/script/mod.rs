@@ -3,13 +3,14 @@
 
 mod debug;
 mod memory;
+mod names;
 mod scope;
 mod state;
 mod texts;
 mod tool;
 mod wanted;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io;
 use std::rc::Rc;
@@ -26,8 +27,10 @@ use incise_snippet::tree::{Fault, Program};
 use crate::count::{CountOptions, CountResult, Counting};
 use crate::point::Point;
 use crate::session::Error;
-use scope::Shared;
+pub(crate) use names::{Symbols as Names, shown};
+pub(crate) use scope::{PointScope, Shared};
 use state::State;
+pub(crate) use wanted::place_of;
 
 /// Why a script cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -156,14 +159,8 @@ impl Scripting {
         sink: impl FnMut(&ScriptEvent<'_>) -> io::Result<()> + 'static,
     ) -> Result<Rc<RefCell<State>>, Error> {
         let script = parse_script(&options.name, &options.source).map_err(ScriptError::Source)?;
-        let shared = Shared {
-            arguments: options.arguments.clone(),
-            ring: OnceCell::new(),
-            records: options.records.clamp(16, 1 << 16),
-            keys: options.keys.clamp(16, 1 << 20),
-            debug: RefCell::default(),
-            began: crate::wall::nanoseconds(),
-        };
+        let arguments = options.arguments.clone();
+        let shared = Shared { arguments, ..Shared::new(options.records, options.keys) };
         let mut state =
             State::new(&options.name, &options.source, script, shared, options.dry_run, Box::new(sink));
         state.run_tool(&ProbeKind::Begin)?;

@@ -3,7 +3,7 @@
 use std::cell::{OnceCell, RefCell};
 
 use incise_image::dwarf::DebugInfo;
-use incise_image::{LinkAddr, Module, suggest};
+use incise_image::{LinkAddr, MemoryReader, Module, suggest};
 use incise_snippet::data::tables;
 use incise_snippet::debug::Debug;
 use incise_snippet::language::ast::{Domain, Place, Tag};
@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use super::debug::DebugFiles;
 use super::texts::Texts;
-use crate::count::Found;
 use crate::point::{Point, Query};
+use crate::program::Program;
 
 /// What all points of a script share.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     /// Arguments of the script.
     pub arguments: Vec<String>,
     /// Where records go; made when first asked for.
@@ -32,6 +32,18 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Without arguments, with room for so many records on each CPU and keys in each map.
+    pub(crate) fn new(records: usize, keys: u32) -> Shared {
+        Shared {
+            arguments: Vec::new(),
+            ring: OnceCell::new(),
+            records: records.clamp(16, 1 << 16),
+            keys: keys.clamp(16, 1 << 20),
+            debug: RefCell::default(),
+            began: crate::wall::nanoseconds(),
+        }
+    }
+
     fn map(&self, name: &str, keys: &[tree::Type], aggregate: &Aggregate) -> Option<Map> {
         // A histogram takes much more room than another value.
         let capacity = match aggregate {
@@ -78,18 +90,21 @@ impl Scope for ToolScope<'_> {
 }
 
 /// Names at a point.
-pub(super) struct PointScope<'a> {
+pub(crate) struct PointScope<'a> {
     pub shared: &'a Shared,
-    pub found: &'a Found<'a>,
+    pub point: &'a Point,
+    pub program: &'a Program,
+    pub memory: &'a dyn MemoryReader,
     pub place: Place,
-    pub texts: &'a RefCell<Option<Texts>>,
+    /// Where texts for functions of the program go, if they can.
+    pub texts: Option<&'a RefCell<Option<Texts>>>,
 }
 
 impl PointScope<'_> {
     /// The module of the point, then the program, each with its number.
     fn modules(&self) -> impl Iterator<Item = (u16, &Module)> {
-        let modules = self.found.program.modules();
-        let own = modules.iter().position(|module| module.range.contains(&self.found.point.addr));
+        let modules = self.program.modules();
+        let own = modules.iter().position(|module| module.range.contains(&self.point.addr));
         let main = modules.iter().position(|module| module.main).filter(|main| Some(*main) != own);
         own.into_iter()
             .chain(main)
@@ -97,7 +112,7 @@ impl PointScope<'_> {
     }
 
     fn info(&self, module: &Module) -> Option<Arc<DebugInfo>> {
-        self.shared.debug.borrow_mut().of(module, self.found.program.pid())
+        self.shared.debug.borrow_mut().of(module, self.program.pid())
     }
 
     /// What `ask` finds in the debugging information of a module, the nearest first.
@@ -109,14 +124,14 @@ impl PointScope<'_> {
     }
 
     fn debug<'d>(&self, info: &'d DebugInfo, number: u16, module: &'d Module) -> Debug<'d> {
-        let place = module.to_link(self.found.point.addr);
+        let place = module.to_link(self.point.addr);
         Debug { info, image: &module.image, bias: module.bias, module: number, place }
     }
 
     /// The best of several functions of one name.
     fn best(&self, points: Vec<Point>) -> Option<Point> {
-        let own = &self.found.point.module;
-        let modules = self.found.program.modules();
+        let own = &self.point.module;
+        let modules = self.program.modules();
         let is_main = |point: &Point| modules.iter().any(|m| m.main && m.range.contains(&point.addr));
         points.into_iter().min_by_key(|point| (point.module != *own, !is_main(point)))
     }
@@ -124,7 +139,7 @@ impl PointScope<'_> {
 
 impl Scope for PointScope<'_> {
     fn point(&self) -> Option<PointInfo> {
-        let point = self.found.point;
+        let point = self.point;
         let word = Place::WORDS.iter().find(|(_, place)| *place == self.place).map(|(word, _)| *word);
         let ending = word.filter(|_| self.place != Place::Entry).map(|word| format!(":{word}"));
         let function = point.display_name.split('+').next().unwrap_or_default();
@@ -140,12 +155,12 @@ impl Scope for PointScope<'_> {
         if name.contains(['*', '?', '[', '!', '+']) {
             return None;
         }
-        let points = Query::functions(name).run(self.found.program, self.found.memory).ok()?.points;
+        let points = Query::functions(name).run(self.program, self.memory).ok()?.points;
         let found = self.best(points)?;
         let mut callee = Callee::new(name, found.addr);
         // Harmless for others.
         callee.variadic = true;
-        let modules = self.found.program.modules();
+        let modules = self.program.modules();
         let module = modules.iter().position(|module| module.range.contains(&found.addr));
         let returns = module.and_then(|index| {
             let module = &modules[index];
@@ -168,7 +183,7 @@ impl Scope for PointScope<'_> {
 
     fn program_type(&self, number: u64) -> Option<Type> {
         let index = Debug::module_of(number);
-        let module = self.found.program.modules().get(usize::from(index))?;
+        let module = self.program.modules().get(usize::from(index))?;
         let info = self.info(module)?;
         self.debug(&info, index, module).program_type(number)
     }
@@ -192,7 +207,7 @@ impl Scope for PointScope<'_> {
     }
 
     fn text(&self, text: &[u8]) -> Option<tree::Expr> {
-        let at = self.texts.borrow_mut().as_mut()?.of(text)?;
+        let at = self.texts?.borrow_mut().as_mut()?.of(text)?;
         Some(tree::Constant::new(tree::Type::Pointer, at.0).into())
     }
 

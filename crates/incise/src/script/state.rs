@@ -6,26 +6,24 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use incise_image::Module;
-use incise_isa::Addr;
 use incise_patch::Snippet;
 use incise_snippet::data::tables::{HEADER, map_layout};
 use incise_snippet::interpret;
 use incise_snippet::language::ast::{Place, ProbeKind, ScriptSyntax};
 use incise_snippet::language::{Action, Compiler, Diagnostics, MapInfo};
-use incise_snippet::show::{Shown, decode, entries, print_map, printf};
+use incise_snippet::show::{entries, print_map};
 use incise_snippet::tree::Fault;
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::memory::Memory;
+use super::names::{Symbols, shown};
 use super::scope::{PointScope, Shared, ToolScope};
 use super::texts::Texts;
 use super::tool::Tool;
 use super::wanted::{Group, wanted};
 use super::{ScriptError, ScriptEvent, ScriptPoint};
 use crate::count::{CountOptions, Found, Probes, Search};
-use crate::names::Place as NamedPlace;
 use crate::point::PointKind;
 use crate::program::Program;
 use crate::session::Error;
@@ -70,16 +68,6 @@ pub(super) struct State {
     symbols: Symbols,
     /// The script asked for its end.
     pub over: bool,
-}
-
-/// Names of addresses in the program that was looked at last.
-#[derive(Default)]
-struct Symbols(Vec<Module>);
-
-impl Symbols {
-    fn name(&self, at: u64) -> String {
-        NamedPlace::of(&self.0, Addr(at)).text()
-    }
 }
 
 impl State {
@@ -192,27 +180,13 @@ impl State {
     /// Does what a record asks for.
     fn act(&mut self, id: u16, fields: &[u64]) -> Result<(), Error> {
         let Some(info) = self.compiler.output().records.get(usize::from(id)) else { return Ok(()) };
-        let mut values: Vec<Shown> = Vec::new();
-        let mut at = 0;
-        for ty in &info.fields {
-            let (value, taken) = decode(ty, fields.get(at..).unwrap_or_default());
-            values.push(value);
-            at += taken;
-        }
         let symbols = |at: u64| self.symbols.name(at);
+        if let (Some(text), values) = shown(info, fields, &symbols) {
+            let event = ScriptEvent::Printf { text: &text, values: &values };
+            return (self.sink)(&event).map_err(Error::Output);
+        }
         let result = match &info.action {
-            Action::Printf(format) => {
-                let text = printf(format, &values, &symbols);
-                (self.sink)(&ScriptEvent::Printf { text: &text, values: &values })
-            }
-            Action::PrintValue => {
-                let text = values.first().map(|value| value.text(&symbols) + "\n").unwrap_or_default();
-                (self.sink)(&ScriptEvent::Printf { text: &text, values: &values })
-            }
-            Action::Time(format) => {
-                let text = super::local_time(format);
-                (self.sink)(&ScriptEvent::Printf { text: &text, values: &[] })
-            }
+            Action::Printf(_) | Action::PrintValue | Action::Time(_) => Ok(()),
             Action::Exit => {
                 self.over = true;
                 Ok(())
@@ -352,7 +326,14 @@ impl State {
         let inside =
             found.point.kind == PointKind::BeforeInstruction && found.point.addr != found.point.function;
         let place = if inside { Place::Instruction } else { group.place };
-        let scope = PointScope { shared: &self.shared, found, place, texts };
+        let scope = PointScope {
+            shared: &self.shared,
+            point: found.point,
+            program: found.program,
+            memory: found.memory,
+            place,
+            texts: Some(texts),
+        };
         let program = match self.compiler.clause(&self.name, &self.source, clause, &scope) {
             Ok(program) => program,
             Err(diagnostics) => {
@@ -400,7 +381,7 @@ impl Probes for Rc<RefCell<State>> {
     }
 
     fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace, program: &Program) {
-        self.borrow_mut().symbols.0 = program.modules().to_vec();
+        self.borrow_mut().symbols.set(program.modules());
     }
 
     fn forked(&mut self, parent: ProcessId, child: ProcessId) {

@@ -13,7 +13,7 @@ use crate::trace::place;
 const ROOM: u64 = 1 << 18;
 
 /// Texts in one process.
-pub(super) struct Texts {
+pub(crate) struct Texts {
     mapping: DataMapping,
     at: Addr,
     used: u64,

@@ -3,7 +3,7 @@
 use incise_snippet::language::ast::{FunctionProbe, Place, ProbeKind, ScriptSyntax};
 
 use crate::count::Search;
-use crate::point::PointKind;
+use crate::point::{Point, PointKind};
 
 /// What points of one group have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +30,19 @@ fn kind(place: Place) -> PointKind {
         Place::LoopExit => PointKind::LoopExit,
         Place::LoopIterationStart => PointKind::LoopIteration,
         Place::LoopIterationEnd => PointKind::LoopIterationEnd,
+    }
+}
+
+/// The place that a point is.
+pub(crate) fn place_of(point: &Point) -> Place {
+    match point.kind {
+        // An instruction that was asked for by its offset is no entry.
+        PointKind::BeforeInstruction if point.addr == point.function => Place::Entry,
+        kind_of => Place::WORDS
+            .iter()
+            .map(|(_, place)| *place)
+            .find(|place| kind(*place) == kind_of)
+            .unwrap_or(Place::Instruction),
     }
 }
 

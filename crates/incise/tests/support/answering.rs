@@ -1,8 +1,9 @@
 //! A program in C that answers numbers, to be probed from outside.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use incise::space::remote::Tracer;
@@ -21,7 +22,7 @@ int main(void) {
 /// The running program.
 pub struct Answering {
     child: Child,
-    answers: BufReader<ChildStdout>,
+    answers: Receiver<i64>,
     _folder: tempfile::TempDir,
 }
 
@@ -35,11 +36,17 @@ impl Answering {
         assert!(built.expect("gcc").success());
         let mut child =
             Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program");
-        let answers = BufReader::new(child.stdout.take().expect("a pipe"));
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (sender, answers) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                drop(sender.send(line.trim().parse().expect("a number")));
+            }
+        });
         let mut target = Answering { child, answers, _folder: folder };
         // It has to be loaded: what is asked for is looked up in its memory map.
         target.send(0);
-        target.receive();
+        target.answers.recv().expect("an answer");
         target
     }
 
@@ -52,18 +59,17 @@ impl Answering {
         writeln!(input, "{number}").expect("the program reads");
     }
 
-    fn receive(&mut self) -> i64 {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).expect("an answer");
-        line.trim().parse().expect("a number")
-    }
-
     /// What it answers, while `tracer` keeps it going.
     pub fn ask(&mut self, tracer: &mut Tracer, number: i64) -> i64 {
         self.send(number);
         let never = AtomicBool::new(false);
-        tracer.next_event(Some(Duration::from_millis(20)), &never).expect("tracing goes on");
-        self.receive()
+        loop {
+            tracer.next_event(Some(Duration::from_millis(5)), &never).expect("tracing goes on");
+            match self.answers.try_recv() {
+                Ok(answer) => return answer,
+                Err(error) => assert_eq!(error, TryRecvError::Empty, "the program ended"),
+            }
+        }
     }
 
     /// Lets it end.

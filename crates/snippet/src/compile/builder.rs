@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cranelift_codegen::Context;
+use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     AbiParam, Block as ClBlock, BlockArg, ExtFuncData, ExternalName, FuncRef, Function, GlobalValueData,
     InstBuilder, MemFlagsData, Signature, StackSlot, StackSlotData, StackSlotKind, Type as ClType,
@@ -14,7 +15,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable as Cl
 
 use super::link::{Compiled, Piece, link_pieces};
 use super::uses::Uses;
-use super::{CompileError, Settings};
+use super::{CompileError, Settings, frame, routines};
 use crate::tree::{Block, Fault, Program, Type};
 
 /// Namespaces of symbols: blocks, and what lies behind the function.
@@ -68,7 +69,7 @@ impl<'a> Builder<'a> {
         let parts = {
             let mut lower = Lower::new(self.program, self.settings, &mut function, &mut context);
             lower.body(self.program.body())?;
-            lower.finish(&*self.isa)
+            lower.finish(&*self.isa)?
         };
         let mut context = Context::for_function(function);
         context
@@ -103,6 +104,8 @@ pub(super) struct Lower<'f> {
     pub frame: Value,
     pub locals: Vec<Home>,
     pub budget: ClVariable,
+    /// Where it is seen whether it was reached from a function it called itself, and what comes then.
+    entry: [ClBlock; 2],
     faults: [Option<ClBlock>; Fault::ALL.len()],
     /// Where `break` and `continue` go.
     pub around: Vec<(ClBlock, Option<ClBlock>)>,
@@ -121,10 +124,15 @@ impl<'f> Lower<'f> {
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
         let frame = b.block_params(entry)[0];
+        let [first, body] = [b.create_block(), b.create_block()];
+        b.ins().jump(first, &[]);
+        b.switch_to_block(body);
         let budget = b.declare_var(types::I32);
         let (faults, around) = ([None; Fault::ALL.len()], Vec::new());
         let parts = Parts::default();
-        let mut lower = Lower { b, settings, frame, locals: Vec::new(), budget, faults, around, parts };
+        let locals = Vec::new();
+        let entry = [first, body];
+        let mut lower = Lower { b, settings, frame, locals, budget, entry, faults, around, parts };
         let rounds = lower.b.ins().iconst(types::I32, i64::from(program.budget()));
         lower.b.def_var(budget, rounds);
         for local in program.locals() {
@@ -146,9 +154,15 @@ impl<'f> Lower<'f> {
         lower
     }
 
-    fn finish(mut self, isa: &dyn TargetIsa) -> Parts {
+    fn finish(mut self, isa: &dyn TargetIsa) -> Result<Parts, CompileError> {
         let zero = self.b.ins().iconst(types::I64, 0);
         self.leave(zero, status::NOTHING);
+        let [first, body] = self.entry;
+        self.b.switch_to_block(first);
+        if self.parts.uses.calls {
+            self.guard()?;
+        }
+        self.goto(body, &[]);
         for (fault, block) in Fault::ALL.into_iter().zip(self.faults) {
             let Some(block) = block else { continue };
             self.b.switch_to_block(block);
@@ -157,7 +171,23 @@ impl<'f> Lower<'f> {
         }
         self.b.seal_all_blocks();
         self.b.finalize(isa.frontend_config());
-        self.parts
+        Ok(self.parts)
+    }
+
+    /// Ends the run if a function that it called itself, on this thread, led here.
+    fn guard(&mut self) -> Result<(), CompileError> {
+        let table = Block::new(crate::tree::THREADS * crate::tree::SLOT, 64, Vec::new());
+        let table = self.block(&table);
+        let zero = self.quadword(0);
+        self.b.ins().store(own(), zero, self.frame, frame::GUARD);
+        let mark = self.b.ins().iadd_imm_s(self.frame, i64::from(frame::GUARD));
+        let piece = routines::enter(crate::tree::THREADS, self.settings.thread_at)?;
+        let [outcome] = self.call_routine(piece, &[table, mark]);
+        for (code, fault) in [(routines::INSIDE, Fault::Reentered), (routines::NO_ROOM, Fault::Threads)] {
+            let found = self.b.ins().icmp_imm_u(IntCC::Equal, outcome, code);
+            self.fault_if(found, fault);
+        }
+        Ok(())
     }
 
     /// Ends the run; what follows is not reached.
@@ -296,7 +326,7 @@ impl<'f> Lower<'f> {
         let zero = self.quadword(0);
         self.b.ins().store(own(), zero, at, 0);
         let next = self.b.ins().iadd_imm_s(at, 8);
-        let more = self.b.ins().icmp(cranelift_codegen::ir::condcodes::IntCC::NotEqual, next, end);
+        let more = self.b.ins().icmp(IntCC::NotEqual, next, end);
         self.b.ins().brif(more, head, &[BlockArg::Value(next)], behind, &[]);
         self.b.switch_to_block(behind);
     }

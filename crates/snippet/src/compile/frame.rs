@@ -6,6 +6,7 @@
 //! | 128 | the status flags, as bits of RFLAGS |
 //! | 136 | the low quadwords of xmm0 to xmm15 |
 //! | 264 | effective address, bytes accessed, original address, target |
+//! | 296 | what guards the code against reaching itself keeps here |
 //!
 //! Only what [`Uses`](super::Uses) tells has to be filled in.
 
@@ -17,6 +18,9 @@ use crate::tree::PointFact;
 pub const SIZE: i32 = 304;
 /// Where the flags are.
 pub const FLAGS: i32 = 128;
+
+/// Where the code keeps the address of its thread's mark, if it has set that.
+pub(super) const GUARD: i32 = 296;
 
 /// Where a general register is.
 pub const fn gpr(register: Gpr) -> i32 {

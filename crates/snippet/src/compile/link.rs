@@ -142,7 +142,8 @@ pub(super) fn link_pieces(
     parts.uses.clobbers = parts.uses.clobbers.union(super::wrapper::CLOBBERS);
     let kept = changed(body.data()).0.intersection(incise_isa::native::abi::CALLEE_SAVED);
     let loads: Vec<u32> = body.traps().iter().map(|trap| trap.offset).collect();
-    let Wrapper { bytes: mut code, fixup, call, counts } = wrap(kept, !loads.is_empty(), absolute);
+    let Wrapper { bytes: mut code, fixup, call, counts } =
+        wrap(kept, !loads.is_empty(), absolute, parts.uses.calls);
     pad(&mut code);
     let start = code.len();
     set(&mut code, call, start);

@@ -89,6 +89,62 @@ pub(super) fn thread_slot(slots: u64, thread_at: Option<i32>) -> Result<Vec<u8>,
     ))
 }
 
+/// What [`enter`] gives where this thread is inside already.
+pub(super) const INSIDE: i64 = 1;
+/// What it gives if there are too many threads.
+pub(super) const NO_ROOM: i64 = 2;
+
+/// Marks this thread as inside, in a table as of [`thread_slot`] at `rdi`. The mark is `rsi`, an address in the frame of the run;
+/// there the address of the mark is put, so that the mark of a run that was left by longjmp(3) or an exception is known by
+/// what lies there now, or by its being below this frame. Gives 0, [`INSIDE`] or [`NO_ROOM`].
+pub(super) fn enter(slots: u64, thread_at: Option<i32>) -> Result<Piece, CompileError> {
+    let thread = match thread_at {
+        Some(at) => format!("mov eax, dword ptr fs:[{at}]"),
+        None => format!("mov eax, {}\nsyscall", number::GETTID),
+    };
+    let mask = slots - 1;
+    let bytes = code(&format!(
+        "{thread}
+         mov r8d, eax
+         mov r10d, eax
+         mov r9d, {slots}
+         1: and r10d, {mask}
+         mov rdx, r10
+         shl rdx, 6
+         add rdx, rdi
+         mov rax, qword ptr [rdx]
+         cmp rax, r8
+         je 3f
+         test rax, rax
+         jnz 2f
+         lock cmpxchg qword ptr [rdx], r8
+         je 3f
+         cmp rax, r8
+         je 3f
+         2: inc r10d
+         dec r9d
+         jnz 1b
+         mov eax, {NO_ROOM}
+         ret
+         3: add rdx, 8
+         mov rax, qword ptr [rdx]
+         cmp rax, rsi
+         jbe 4f
+         cmp qword ptr [rax], rdx
+         jne 4f
+         mov eax, {INSIDE}
+         ret
+         4: mov qword ptr [rsi], rdx
+         mov qword ptr [rdx], rsi
+         xor eax, eax
+         ret"
+    ))?;
+    // The stack that the mark lay on may be gone.
+    let load = offsets_of(&bytes, &[&[0x48, 0x39, 0x10]]);
+    let fresh = offsets_of(&bytes, &[&[0x48, 0x89, 0x16]]);
+    Ok(Piece::faulting(bytes, load.into_iter().zip(fresh).collect()))
+}
+
 /// The address of the value of this CPU in a table at `rdi`, with `stride` bytes for each of `cpus`; the last is for all others.
 pub(super) fn cpu_slot(cpus: u64, stride: u64) -> Result<Vec<u8>, CompileError> {
     code(&format!(

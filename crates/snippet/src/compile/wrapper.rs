@@ -3,6 +3,7 @@
 //! ```text
 //!         push rdi ; push (registers that the function keeps for its caller) ; call function
 //! after:  pop ... ; pop rdi
+//!         (mov rcx, [rdi + GUARD] ; test rcx, rcx ; jz 1f ; and qword [rcx], 0 ; 1:)
 //!         cmp edx, 16 ; jae early
 //!         ret
 //! early:  lea rcx, [rip + counts] (or a load of its address) ; lock inc [rcx + rdx*8 - 128]
@@ -17,6 +18,7 @@ use incise_isa::Addr;
 use incise_isa::native::{Assembler, Gpr, GprSet};
 
 use super::builder::status;
+use super::frame;
 use crate::tree::Fault;
 
 /// The code, and places in it.
@@ -34,8 +36,8 @@ pub(super) struct Wrapper {
 pub(super) const CLOBBERS: GprSet = GprSet::of(&[Gpr::Rax, Gpr::Rcx, Gpr::Rdx]);
 
 /// The code around a function that changes `kept`, which its caller shall not notice. `absolute`: the address of the counts is a
-/// literal.
-pub(super) fn wrap(kept: GprSet, faults: bool, absolute: bool) -> Wrapper {
+/// literal. `guarded`: it may have marked its thread as inside.
+pub(super) fn wrap(kept: GprSet, faults: bool, absolute: bool, guarded: bool) -> Wrapper {
     let mut asm = Assembler::new(Addr(0));
     let mut pushed = vec![Gpr::Rdi];
     if faults {
@@ -50,6 +52,10 @@ pub(super) fn wrap(kept: GprSet, faults: bool, absolute: bool) -> Wrapper {
     let call = asm.bytes().len() - 4;
     let after = asm.bytes().len();
     pushed.iter().rev().for_each(|&register| asm.pop(register));
+    if guarded {
+        asm.mov_load(Gpr::Rcx, Gpr::Rdi, frame::GUARD);
+        asm.raw(&[0x48, 0x85, 0xC9, 0x74, 4, 0x48, 0x83, 0x21, 0]);
+    }
     asm.raw(&[0x83, 0xFA, status::FAULT as u8, 0x73, 1, 0xC3]);
     asm.raw(&[0x48, if absolute { 0x8B } else { 0x8D }, 0x0D, 0, 0, 0, 0]);
     let counts = asm.bytes().len() - 4;

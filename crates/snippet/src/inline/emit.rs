@@ -3,9 +3,9 @@
 use incise_isa::Addr;
 use incise_isa::native::{Assembler, Gpr, GprSet, Live};
 
-use super::Inline;
 use super::value::Where;
-use crate::tree::{BinaryOp, Block, Expr, Fault, Node, Stmt, UnaryOp};
+use super::{Inline, parts};
+use crate::tree::{BinaryOp, Block, Expr, Fault, Node, Stmt, Type, UnaryOp};
 
 /// The program cannot be put in line at this point: there are not enough registers, or a branch would be too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -19,6 +19,8 @@ pub struct Target<'a> {
     pub blocks: &'a [Addr],
     /// What the program needs behind the point.
     pub live: Live,
+    /// Registers that are not to be changed whether it needs them or not.
+    pub untouched: GprSet,
     /// The code may be loaded at another address: it must hold none.
     pub moves: bool,
 }
@@ -41,56 +43,75 @@ impl Inline {
     /// # Errors
     /// [`Unfit`]; what was appended is of no use then.
     pub fn emit(&self, asm: &mut Assembler, target: &Target<'_>) -> Result<Emitted, Unfit> {
-        let dead = target.live.gprs.complement();
-        let usable = |gpr: &Gpr| *gpr != Gpr::Rsp && !self.reads.contains(*gpr);
-        // What is dead needs no saving; of the others those with short encodings first.
-        let free: Vec<Gpr> =
-            dead.iter().chain(target.live.gprs.iter()).filter(usable).take(SCRATCH_MAX).collect();
-        let mut emitter = Emitter {
-            asm,
-            blocks: &self.blocks,
-            target,
-            free,
-            used: GprSet::EMPTY,
-            pending: Vec::new(),
-            ends: Vec::new(),
-        };
-        emitter.statements(self.program.body())?;
-        emitter.finish()
+        let begun = self.begin(asm, target)?;
+        self.end(asm, target, begun)
     }
+
+    /// Appends the code up to where it has returned true; what is appended behind runs then only. [`end`](Self::end) has to
+    /// follow.
+    ///
+    /// # Errors
+    /// [`Unfit`]; what was appended is of no use then.
+    pub fn begin(&self, asm: &mut Assembler, target: &Target<'_>) -> Result<Begun, Unfit> {
+        let dead = target.live.gprs.complement();
+        let taken = self.reads.union(target.untouched);
+        let usable = |gpr: &Gpr| *gpr != Gpr::Rsp && !taken.contains(*gpr);
+        // What is dead needs no saving; of the others those with short encodings first.
+        let free = dead.iter().chain(target.live.gprs.iter()).filter(usable).take(SCRATCH_MAX).collect();
+        let begun = Begun { free, used: GprSet::EMPTY, pending: Vec::new(), otherwise: Vec::new() };
+        let mut emitter = Emitter { asm, blocks: &self.blocks, target, begun };
+        let (body, condition) = parts(self.program.body());
+        emitter.statements(body)?;
+        if let Some(condition) = condition {
+            emitter.begun.otherwise = emitter.unless(condition)?;
+        }
+        Ok(emitter.begun)
+    }
+
+    /// Appends where the code goes on if it returned false, or ended early.
+    ///
+    /// # Errors
+    /// [`Unfit`]; what was appended is of no use then.
+    pub fn end(&self, asm: &mut Assembler, target: &Target<'_>, begun: Begun) -> Result<Emitted, Unfit> {
+        Emitter { asm, blocks: &self.blocks, target, begun }.finish()
+    }
+}
+
+/// Code that has begun.
+#[derive(Debug)]
+pub struct Begun {
+    /// Registers to take, the best first.
+    free: Vec<Gpr>,
+    used: GprSet,
+    /// Instructions that may fault.
+    pending: Vec<usize>,
+    /// Jumps to the end.
+    otherwise: Jumps,
 }
 
 pub(super) struct Emitter<'a> {
     pub(super) asm: &'a mut Assembler,
     blocks: &'a [Block],
     target: &'a Target<'a>,
-    /// Registers to take, the best first.
-    free: Vec<Gpr>,
-    used: GprSet,
-    /// Instructions that may fault.
-    pending: Vec<usize>,
-    /// 32-bit displacements of jumps to the end.
-    ends: Vec<usize>,
+    begun: Begun,
 }
 
 /// Where a branch goes: displacements to fill in.
 type Jumps = Vec<usize>;
 
 impl Emitter<'_> {
-    fn finish(self) -> Result<Emitted, Unfit> {
-        let mut emitter = self;
+    fn finish(mut self) -> Result<Emitted, Unfit> {
         let mut faults = Vec::new();
-        if !emitter.pending.is_empty() {
+        if !self.begun.pending.is_empty() {
             // Only faults come here; what is in registers is not needed any more.
-            let over = emitter.jump();
-            let fixup = emitter.asm.bytes().len();
-            emitter.add(0, Fault::Memory as i32 * 8, 1)?;
-            emitter.join(over);
-            faults = emitter.pending.iter().map(|load| (*load, fixup)).collect();
+            let over = self.jump();
+            let fixup = self.asm.bytes().len();
+            self.add(0, Fault::Memory as i32 * 8, 1)?;
+            self.join(over);
+            faults = self.begun.pending.iter().map(|load| (*load, fixup)).collect();
         }
-        let ends = std::mem::take(&mut emitter.ends);
-        ends.into_iter().for_each(|end| emitter.join(end));
-        Ok(Emitted { clobbers: emitter.used, faults })
+        std::mem::take(&mut self.begun.otherwise).into_iter().for_each(|jump| self.join(jump));
+        Ok(Emitted { clobbers: self.begun.used, faults })
     }
 
     fn statements(&mut self, body: &[Stmt]) -> Result<(), Unfit> {
@@ -276,21 +297,10 @@ impl Emitter<'_> {
     }
 
     /// `to = [base + displacement]`, a value of `ty` as a quadword.
-    pub(super) fn load(&mut self, to: Gpr, base: Gpr, displacement: i32, ty: crate::tree::Type) {
-        let rex = 0x48 | (to.number() >> 3) << 2 | base.number() >> 3;
-        let opcode: &[u8] = match (ty.size(), ty.is_signed()) {
-            (8, _) => &[0x8B],
-            (4, true) => &[0x63],
-            (4, false) => &[0x8B],
-            (2, true) => &[0x0F, 0xBF],
-            (2, false) => &[0x0F, 0xB7],
-            (_, true) => &[0x0F, 0xBE],
-            (_, false) => &[0x0F, 0xB6],
-        };
-        let rex = if ty.size() == 4 && !ty.is_signed() { rex & !8 } else { rex };
-        self.asm.raw(&[rex]);
-        self.asm.raw(opcode);
+    pub(super) fn load(&mut self, to: Gpr, base: Gpr, displacement: i32, ty: Type) {
+        self.extending(to, base, ty);
         self.asm.raw(&[0x80 | (to.number() & 7) << 3 | base.number() & 7]);
+        // [r12] needs a SIB byte.
         if base.number() & 7 == 4 {
             self.asm.raw(&[0x24]);
         }
@@ -298,21 +308,25 @@ impl Emitter<'_> {
     }
 
     /// `to = the lowest bits of from`, a value of `ty` as a quadword.
-    pub(super) fn extend(&mut self, to: Gpr, from: Gpr, ty: crate::tree::Type) {
-        let rex = 0x48 | (to.number() >> 3) << 2 | from.number() >> 3;
+    pub(super) fn extend(&mut self, to: Gpr, from: Gpr, ty: Type) {
+        self.extending(to, from, ty);
+        self.asm.raw(&[0xC0 | (to.number() & 7) << 3 | from.number() & 7]);
+    }
+
+    /// Prefix and opcode of a move to a quadword that extends a value of `ty` (AMD APM vol. 3, MOV, MOVSXD, MOVSX, MOVZX).
+    fn extending(&mut self, to: Gpr, from: Gpr, ty: Type) {
         let opcode: &[u8] = match (ty.size(), ty.is_signed()) {
+            (8, _) | (4, false) => &[0x8B],
             (4, true) => &[0x63],
-            (4, false) => &[0x8B],
             (2, true) => &[0x0F, 0xBF],
             (2, false) => &[0x0F, 0xB7],
             (_, true) => &[0x0F, 0xBE],
             (_, false) => &[0x0F, 0xB6],
         };
-        // Without REX.W a load of 32 bits clears the upper half.
-        let rex = if ty.size() == 4 && !ty.is_signed() { rex & !8 } else { rex };
-        self.asm.raw(&[rex]);
+        // Without REX.W a move of 32 bits clears the upper half.
+        let wide = if ty.size() == 4 && !ty.is_signed() { 0 } else { 8 };
+        self.asm.raw(&[0x40 | wide | (to.number() >> 3) << 2 | from.number() >> 3]);
         self.asm.raw(opcode);
-        self.asm.raw(&[0xC0 | (to.number() & 7) << 3 | from.number() & 7]);
     }
 
     /// `to = address of a block`.
@@ -334,24 +348,24 @@ impl Emitter<'_> {
     }
 
     pub(super) fn scratch(&mut self) -> Result<Gpr, Unfit> {
-        if self.free.is_empty() {
+        if self.begun.free.is_empty() {
             return Err(Unfit);
         }
-        let register = self.free.remove(0);
-        self.used.insert(register);
+        let register = self.begun.free.remove(0);
+        self.begun.used.insert(register);
         Ok(register)
     }
 
     /// Gives a register back, to be taken next.
     pub(super) fn release(&mut self, value: Where) {
         if let Where::Own(register) = value {
-            self.free.insert(0, register);
+            self.begun.free.insert(0, register);
         }
     }
 
     /// The next instruction may fault.
     pub(super) fn note_fault(&mut self) {
-        self.pending.push(self.asm.bytes().len());
+        self.begun.pending.push(self.asm.bytes().len());
     }
 
     fn jump(&mut self) -> usize {

@@ -1,7 +1,8 @@
 //! Short programs in line: code for one point, with the registers that are free there.
 //!
 //! What qualifies ([`Inline::of`]): `if`, sequences, additions of a constant to global variables; conditions from comparisons,
-//! `&&`, `||`, `!`; integers and pointers made of constants, registers, arguments in registers, loads, `+ - & | ^ << >>`, casts.
+//! `&&`, `||`, `!`; integers and pointers made of constants, registers, arguments in registers, loads, `+ - & | ^ << >>`, casts;
+//! at the end `return` of a condition, on which other code may depend ([`Inline::begin`]).
 //! Everything else is [compiled](crate::compile) and called.
 //!
 //! Registers that the program does not need at the point are taken first; with those, and with flags that are not needed,
@@ -13,12 +14,14 @@ mod value;
 use incise_isa::native::{Gpr, GprSet, abi};
 
 use crate::tree::{Block, Expr, Node, Program, Register, Stmt, Storage, Type};
-pub use emit::{Emitted, Target, Unfit};
+pub use emit::{Begun, Emitted, Target, Unfit};
 
 /// A program that can be put in line.
 #[derive(Clone, Debug)]
 pub struct Inline {
     program: Program,
+    /// What it returns at its end.
+    condition: Option<Expr>,
     reads: GprSet,
     /// The first counts faults.
     blocks: Vec<Block>,
@@ -32,15 +35,23 @@ impl Inline {
     pub fn of(program: &Program) -> Option<Inline> {
         let faults = Block::new(crate::tree::Fault::ALL.len() as u64 * 8, 8, Vec::new());
         let mut look = Look { reads: GprSet::EMPTY, blocks: vec![faults], nodes: 0 };
-        if !program.locals().is_empty() {
+        if !program.locals().is_empty() || program.replaces().is_some() {
             return None;
         }
-        look.statements(program.body())?;
+        let (body, condition) = parts(program.body());
+        look.statements(body)?;
+        condition.map(|condition| look.condition(condition)).unwrap_or(Some(()))?;
         (look.nodes <= NODES_MAX).then(|| Inline {
             program: program.clone(),
+            condition: condition.cloned(),
             reads: look.reads,
             blocks: look.blocks,
         })
+    }
+
+    /// Whether it returns a condition.
+    pub fn returns(&self) -> bool {
+        self.condition.is_some()
     }
 
     /// The registers of the program in which it runs that it reads.
@@ -51,6 +62,14 @@ impl Inline {
     /// The blocks it uses. The first counts faults: a quadword for each, by number.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
+    }
+}
+
+/// The statements of a program, and the condition that it returns at its end.
+fn parts(body: &[Stmt]) -> (&[Stmt], Option<&Expr>) {
+    match body.split_last() {
+        Some((Stmt::Return(Some(value)), before)) if value.ty() == Type::Bool => (before, Some(value)),
+        _ => (body, None),
     }
 }
 

@@ -31,13 +31,13 @@ mod table;
 mod types;
 
 pub use block::{Block, BlockId, Storage, THREADS, Variable};
-pub(crate) use block::{CPUS, STRIDE};
+pub(crate) use block::{CPUS, SLOT, STRIDE};
 pub use build::{
     Operand, arg, constant, cpu, cycles, float_arg, nanoseconds, pid, point, register, retval, tid,
 };
 pub use error::TreeError;
 pub use expr::{AtomicOp, BinaryOp, Callee, Expr, Node, PointFact, Register, SystemFact, UnaryOp};
-pub use program::{Fault, Local, LocalArray, LocalId, LocalVar, Program, ProgramBuilder};
+pub use program::{Fault, Local, LocalArray, LocalId, LocalVar, Program, ProgramBuilder, Replaced};
 pub use stmt::{Case, Place, Stmt};
 pub use table::{Aggregate, Field, Map, Record, Ring, Update};
 pub use types::{Constant, Type};

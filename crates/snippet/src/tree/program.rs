@@ -78,6 +78,16 @@ struct Inner {
     body: Vec<Stmt>,
     locals: Vec<Local>,
     budget: u32,
+    replaces: Option<(Replaced, Type)>,
+}
+
+/// What a program can run in place of: see [`ProgramBuilder::replace`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replaced {
+    /// The function at whose entry it is.
+    Function,
+    /// The call before which it is.
+    Call,
 }
 
 impl Program {
@@ -103,6 +113,18 @@ impl Program {
     pub fn budget(&self) -> u32 {
         self.0.budget
     }
+
+    /// The same program, in place of something: see [`ProgramBuilder::replace`].
+    pub fn replacing(&self, what: Replaced, ty: Type) -> Program {
+        let Inner { body, locals, budget, .. } = &*self.0;
+        let (body, locals, budget) = (body.clone(), locals.clone(), *budget);
+        Program(Arc::new(Inner { body, locals, budget, replaces: Some((what, ty)) }))
+    }
+
+    /// What it runs in place of where it returns a value, and the type of that.
+    pub fn replaces(&self) -> Option<(Replaced, Type)> {
+        self.0.replaces
+    }
 }
 
 /// Declares locals, then makes the program.
@@ -110,11 +132,12 @@ impl Program {
 pub struct ProgramBuilder {
     locals: Vec<Local>,
     budget: u32,
+    replaces: Option<(Replaced, Type)>,
 }
 
 impl Default for ProgramBuilder {
     fn default() -> ProgramBuilder {
-        ProgramBuilder { locals: Vec::new(), budget: BUDGET }
+        ProgramBuilder { locals: Vec::new(), budget: BUDGET, replaces: None }
     }
 }
 
@@ -127,6 +150,14 @@ impl ProgramBuilder {
     /// How many rounds the loops of one run may make together.
     pub fn budget(&mut self, rounds: u32) -> &mut ProgramBuilder {
         self.budget = rounds;
+        self
+    }
+
+    /// Where the program returns a value, the function at whose entry it is does not run, or the call before which it is is not
+    /// made, and that is what the caller gets. Where it returns none, all goes on as if it were not there. A function that it calls is
+    /// not replaced by it once more, so that the original can be called. `ty` is the type of what it returns.
+    pub fn replace(&mut self, what: Replaced, ty: Type) -> &mut ProgramBuilder {
+        self.replaces = Some((what, ty));
         self
     }
 
@@ -160,7 +191,8 @@ impl ProgramBuilder {
         }
         let check = Check { locals: &self.locals };
         check.statements(&body, Around::default(), 0)?;
-        Ok(Program(Arc::new(Inner { body, locals: self.locals, budget: self.budget })))
+        let ProgramBuilder { locals, budget, replaces } = self;
+        Ok(Program(Arc::new(Inner { body, locals, budget, replaces })))
     }
 }
 

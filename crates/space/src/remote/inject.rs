@@ -64,7 +64,7 @@ impl Tracees {
     }
 
     /// The thread that is disturbed least: outside system calls if there is one.
-    fn choose_caller(&mut self, memory: MemoryId) -> Result<Tid, SpaceError> {
+    pub(super) fn choose_caller(&mut self, memory: MemoryId) -> Result<Tid, SpaceError> {
         let mut best: Option<(u32, Tid)> = None;
         // Signal actions are the process's own also where its memory is shared.
         let main = memory.process();
@@ -101,6 +101,17 @@ impl Tracees {
     }
 }
 
+/// Where a thread has to go on if it is inside a restartable sequence at `ip`: other code runs on it now, and
+/// the kernel would forget the sequence (linux/rseq.h, `struct rseq` and `struct rseq_cs`).
+pub(super) fn rseq_abort(memory: &Memory, tid: Tid, ip: Addr) -> Option<Addr> {
+    let area = ptrace::rseq_area(tid)?;
+    let sequence = Addr(memory.read_u64(area + 8).ok().filter(|&at| at != 0)?);
+    let start = Addr(memory.read_u64(sequence + 8).ok()?);
+    let len = memory.read_u64(sequence + 16).ok()?;
+    let abort = Addr(memory.read_u64(sequence + 24).ok()?);
+    start.span(len).contains(&ip).then_some(abort)
+}
+
 /// The error that every thread waits in the kernel, for instance for the child of its vfork.
 fn no_caller() -> SpaceError {
     let busy = io::Error::from_raw_os_error(libc::EBUSY);
@@ -111,7 +122,7 @@ impl Caller<'_> {
     /// Takes the registers as what the thread goes on with, and writes the code for them.
     fn arm(&mut self) -> Result<(), SpaceError> {
         self.saved = ptrace::registers(self.tid).map_err(|error| self.failed(error))?;
-        if let Some(abort) = self.rseq_abort() {
+        if let Some(abort) = rseq_abort(&self.memory, self.tid, self.saved.ip()) {
             self.saved = self.saved.moved_to(abort);
         }
         self.memory.write(self.blob, &x86_64::blob(&self.saved), Some(self.tid))
@@ -130,17 +141,6 @@ impl Caller<'_> {
     /// The target's memory.
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
-    }
-
-    /// Where the thread has to go on if it is inside a restartable sequence: other code runs on it now, and
-    /// the kernel would forget the sequence (linux/rseq.h, `struct rseq` and `struct rseq_cs`).
-    fn rseq_abort(&self) -> Option<Addr> {
-        let area = ptrace::rseq_area(self.tid)?;
-        let sequence = Addr(self.memory.read_u64(area + 8).ok().filter(|&at| at != 0)?);
-        let start = Addr(self.memory.read_u64(sequence + 8).ok()?);
-        let len = self.memory.read_u64(sequence + 16).ok()?;
-        let abort = Addr(self.memory.read_u64(sequence + 24).ok()?);
-        start.span(len).contains(&self.saved.ip()).then_some(abort)
     }
 
     fn failed(&self, error: io::Error) -> SpaceError {

@@ -10,6 +10,7 @@
 //! | `x86_64.rs` | registers, interrupted system calls, the injected code |
 //! | `tracees.rs`, `stopping.rs`, `traps.rs` | who is traced, stopping and going on, traps taken by the tracer |
 //! | `inject.rs`, `runtime.rs`, `mappings.rs` | system calls made by the target, our pages in it, mappings |
+//! | `divert.rs` | threads that run code once |
 //! | `areas.rs` | where each thread counts |
 //! | `landings.rs` | the table of landings and the handler in the target |
 //! | `frames.rs` | what handlers of the program see of trampolines |
@@ -22,6 +23,7 @@ mod adopt;
 mod apply;
 mod areas;
 mod attach;
+mod divert;
 mod event;
 mod frames;
 mod inject;
@@ -44,6 +46,7 @@ mod tracer;
 mod traps;
 mod x86_64;
 
+pub use divert::StoppedThread;
 pub use event::{Event, ProcessId};
 pub use launch::LaunchOptions;
 pub use removal::Left;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use incise_image::MemoryMap;
 use incise_isa::Addr;
 
+use super::divert::StoppedThread;
 use super::event::ProcessId;
 use super::procfs;
 use super::ptrace;
@@ -91,6 +92,26 @@ impl RemoteSpace {
         tracees.take_areas(self.memory);
         tracees.release(self.memory);
         Ok(())
+    }
+
+    /// A thread that can be [diverted](Self::divert); all threads have to be [stopped](Self::stop).
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`]; [`SpaceError::System`] if every thread waits in the kernel for something else.
+    pub fn divertible(&mut self) -> Result<StoppedThread, SpaceError> {
+        self.tracees.borrow_mut().divertible(self.memory)
+    }
+
+    /// Has a thread that [`divertible`](Self::divertible) told, in the same stop, run `code` before it goes on with its own work. The
+    /// code lies at `at`, in memory of [`map_code`](AddressSpace::map_code), with at least 128 bytes of room behind it. It runs
+    /// off its end, with the stack pointer, the flags, vector state and the registers that functions keep for their
+    /// callers as it found them; of the others it finds and leaves what it likes. What it may change is to be stored by it: nobody
+    /// waits for it.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn divert(&mut self, thread: &StoppedThread, at: Addr, code: &[u8]) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().divert(self.memory, thread, at, code)
     }
 
     /// How long the threads have stood still in all, without the stops that still last.

@@ -148,6 +148,16 @@ pub(super) fn blob(thread: &Registers) -> [u8; BLOB_LEN] {
     code
 }
 
+/// Length of [`tail`] in bytes.
+pub(super) const TAIL_LEN: usize = BLOB_LEN - 2;
+
+/// What of [`blob`] comes behind its system call.
+pub(super) fn tail(thread: &Registers) -> [u8; TAIL_LEN] {
+    let mut code = [0; TAIL_LEN];
+    code.copy_from_slice(&blob(thread)[2..]);
+    code
+}
+
 /// Whether these bytes are what [`blob`] makes.
 pub(super) fn is_blob(code: &[u8; BLOB_LEN]) -> bool {
     code[..2] == SYSCALL

@@ -3,20 +3,20 @@
 use super::expression::literal;
 use super::{Check, Checked, Value, builtin};
 use crate::data::tables;
-use crate::language::ast::{Domain, Expr, ExprKind, Name};
+use crate::language::ast::{Domain, Expr, ExprKind, Name, Place};
 use crate::language::output::{Action, RecordInfo};
 use crate::language::types::Type;
 use crate::language::{Diagnostic, Span, suggest};
-use crate::tree::{self, Field, Record, Stmt};
+use crate::tree::{self, Field, Record, Replaced, Stmt};
 
 /// Bytes `str` reads without a length.
 const STRING: u16 = 64;
 
 /// The functions of the language.
-const FUNCTIONS: [&str; 28] = [
+const FUNCTIONS: [&str; 29] = [
     "printf", "print", "clear", "zero", "delete", "exit", "time", "str", "usym", "sym", "ustack", "has_key",
     "strncmp", "count", "sum", "min", "max", "avg", "stats", "hist", "lhist", "abs", "popcount", "clz",
-    "ctz", "bswap", "sqrt", "len",
+    "ctz", "bswap", "sqrt", "len", "override",
 ];
 
 impl Check<'_> {
@@ -135,6 +135,7 @@ impl Check<'_> {
                 self.out.push(Stmt::Return(None));
                 nothing(result)
             }
+            ("override", [value]) => nothing(self.override_by(value, span)),
             ("time", [] | [_]) => {
                 let format = match arguments.first().map(|argument| &argument.kind) {
                     None => Ok("%H:%M:%S\n".to_owned()),
@@ -165,6 +166,29 @@ impl Check<'_> {
             }
             _ => None,
         }
+    }
+
+    /// The function at whose entry this is, or the call before which it is, gives a value and does not run.
+    fn override_by(&mut self, value: &Expr, span: Span) -> Checked<()> {
+        let what = match self.scope.point().map(|point| point.place) {
+            Some(Place::Entry) => Replaced::Function,
+            Some(Place::Call) => Replaced::Call,
+            _ => {
+                let error = Diagnostic::error(span, "override() is for the entry of a function, or a call");
+                return Err(error.help("function:NAME { override(0); }, call:NAME { override(0); }"));
+            }
+        };
+        let found = self.value(value)?;
+        let ty = found.expr.ty();
+        if !ty.is_scalar() {
+            return self.error(value.span, format!("a {} cannot be returned", found.ty));
+        }
+        if self.overridden.replace(ty.is_float()).is_some_and(|float| float != ty.is_float()) {
+            return self.error(value.span, "a function returns either floats or other values");
+        }
+        self.builder.replace(what, ty);
+        self.out.push(Stmt::give(found.expr));
+        Ok(())
     }
 
     fn arithmetic_function(&mut self, name: &str, operand: &Expr, span: Span) -> Checked<Value> {

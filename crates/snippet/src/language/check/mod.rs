@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use super::ast::{BaseType, Block, Clause, Expr, StructDeclaration, Tag, TypeName};
+use super::ast::{BaseType, Block, Clause, Expr, ExprKind, StructDeclaration, Tag, TypeName};
 use super::output::Output;
 use super::scope::{Part, Scope};
 use super::types::{Member, Structure, Type};
@@ -60,7 +60,16 @@ impl Compiler {
         clause: &Clause,
         scope: &dyn Scope,
     ) -> Result<Program, Diagnostics> {
-        self.compile(name, source, clause.filter.as_ref(), &clause.body, scope)
+        self.compile(name, source, scope, |check| {
+            if let Some(filter) = &clause.filter {
+                match check.condition(filter) {
+                    Ok(holds) => check.out.push(Stmt::when(holds.is_false(), [Stmt::Return(None)])),
+                    Err(error) => check.diagnostics.push(error),
+                }
+            }
+            check.block(&clause.body);
+            clause.body.span
+        })
     }
 
     /// Compiles a snippet at one point.
@@ -74,16 +83,46 @@ impl Compiler {
         body: &Block,
         scope: &dyn Scope,
     ) -> Result<Program, Diagnostics> {
-        self.compile(name, source, None, body, scope)
+        self.compile(name, source, scope, |check| {
+            check.block(body);
+            body.span
+        })
     }
 
+    /// Compiles an expression to a program that returns whether it holds at one point.
+    ///
+    /// # Errors
+    /// What is wrong with it; `name` and `source` are shown.
+    pub fn condition(
+        &mut self,
+        name: &str,
+        source: &str,
+        condition: &Expr,
+        scope: &dyn Scope,
+    ) -> Result<Program, Diagnostics> {
+        self.compile(name, source, scope, |check| {
+            let holds = match condition.kind {
+                ExprKind::Assign { op: None, .. } => {
+                    let error = Diagnostic::error(condition.span, "a condition changes nothing");
+                    Err(error.help("to compare, write `==`"))
+                }
+                _ => check.condition(condition),
+            };
+            match holds {
+                Ok(holds) => check.out.push(Stmt::give(holds)),
+                Err(error) => check.diagnostics.push(error),
+            }
+            condition.span
+        })
+    }
+
+    /// `make` makes the statements, and tells where they come from.
     fn compile(
         &mut self,
         name: &str,
         source: &str,
-        filter: Option<&Expr>,
-        body: &Block,
         scope: &dyn Scope,
+        make: impl FnOnce(&mut Check<'_>) -> Span,
     ) -> Result<Program, Diagnostics> {
         let mut diagnostics = Diagnostics::new(name, source);
         let mut check = Check {
@@ -97,19 +136,19 @@ impl Compiler {
             loops: 0,
             switches: 0,
             statements: 0,
+            overridden: None,
+            returned: None,
         };
-        if let Some(filter) = filter {
-            match check.condition(filter) {
-                Ok(holds) => check.out.push(Stmt::when(holds.is_false(), [Stmt::Return(None)])),
-                Err(error) => check.diagnostics.push(error),
-            }
+        let span = make(&mut check);
+        if let Some(span) = check.returned.filter(|_| check.overridden.is_some()) {
+            let error = Diagnostic::error(span, "a value is returned by override() here");
+            check.diagnostics.push(error.help("return without a value goes on with the function"));
         }
-        check.block(body);
         let Check { builder, out, .. } = check;
         if !diagnostics.has_errors() {
             match builder.finish(out) {
                 Ok(program) => return Ok(program),
-                Err(error) => diagnostics.push(Diagnostic::error(body.span, error.to_string())),
+                Err(error) => diagnostics.push(Diagnostic::error(span, error.to_string())),
             }
         }
         Err(diagnostics)
@@ -193,7 +232,7 @@ impl Compiler {
             ty = ty.pointer();
         }
         for length in name.arrays.iter().rev() {
-            let super::ast::ExprKind::Int { value, .. } = length.as_ref()?.kind else { return None };
+            let ExprKind::Int { value, .. } = length.as_ref()?.kind else { return None };
             ty = Type::Array(ty.into(), value);
         }
         Some(ty)
@@ -223,6 +262,10 @@ struct Check<'a> {
     switches: u32,
     /// Statements so far, each time `unroll` repeats them.
     statements: u32,
+    /// There is an `override`, of a float or something else.
+    overridden: Option<bool>,
+    /// A `return` with a value.
+    returned: Option<Span>,
 }
 
 /// A value, and its type in the language.

@@ -106,6 +106,7 @@ impl Check<'_> {
                 let value = match value {
                     Some(value) => {
                         let span = value.span;
+                        self.returned = Some(span);
                         let value = self.value(value)?;
                         self.widened(value, span).map(|value| Some(value.expr))?
                     }

@@ -1,6 +1,10 @@
 //! Compiled programs on compiled C programs, in another process: what they read, count, call and change.
 
+mod guards;
+mod replaced;
+#[path = "../support/mod.rs"]
 mod support;
+mod text;
 
 use incise::isa::native::{Flow, Gpr, Insn, decode};
 use incise::snippet::{
@@ -13,6 +17,7 @@ use incise::{Point, PointKind, Position, Query, Session};
 use support::answering::Answering;
 
 const SOURCE: &str = r#"
+#include <setjmp.h>
 struct list { long value; struct list *next; };
 static struct list third = {30, 0}, second = {20, &third}, first = {10, &second};
 __attribute__((noinline)) long sum(struct list *at) {
@@ -29,13 +34,20 @@ __attribute__((noinline)) long depth(long n) { return n == 0 ? 0 : depth(n - 1) 
 static long noted;
 __attribute__((noinline)) long note(long n, double by) { return noted += n + by; }
 __attribute__((noinline)) long name(const char *s) { __asm__ volatile("" ::: "memory"); return s[0]; }
+__attribute__((noinline)) double half(double by) { __asm__ volatile("" ::: "memory"); return by / 2; }
+static jmp_buf way;
+__attribute__((noinline)) void leave(long n) { longjmp(way, n); }
+__attribute__((noinline)) long jumps(long n) { __asm__ volatile("" ::: "memory"); return n; }
 long answer(long n) {
+    long left;
     switch (n) {
     case 1: return sum(&first);
     case 2: return scale(21, 2.0);
     case 3: return eight(1, 2, 3, 4, 5, 6, 7, 8);
     case 4: return depth(5);
     case 5: return noted;
+    case 7: return half(4.0);
+    case 8: return (left = setjmp(way)) ? left : jumps(5);
     case 6: return name("hello") + name("help") + name("world");
     default: return 0;
     }
