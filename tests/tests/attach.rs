@@ -172,3 +172,78 @@ fn a_stopped_process_stays_stopped() {
     signal(target.pid(), libc::SIGCONT);
     assert_right(target);
 }
+
+#[test]
+fn a_running_process_evaluates_what_it_is_asked() {
+    let scratch = Scratch::new();
+    let source = "#include <stdio.h>\n#include <unistd.h>\nlong level = 7; double part = 0.25;\n\
+                  const char *name = \"castle\";\n\
+                  long twice(long n) { __asm__ volatile(\"\"); return 2 * n; }\n\
+                  int main(void) { char c; while (read(0, &c, 1) == 1) printf(\"%ld\\n\", twice(level)), fflush(stdout);\n\
+                  return 0; }\n";
+    let program = scratch.file("asked");
+    fs::write(scratch.file("asked.c"), source).expect("a new file");
+    let built =
+        Command::new("gcc").args(["-g", "-O1", "-o"]).arg(&program).arg(scratch.file("asked.c")).status();
+    assert!(built.expect("gcc").success());
+    let mut target =
+        Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program");
+    let pid = target.id();
+    let waits = || fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|at| at.contains("pipe"));
+    let began = Instant::now();
+    while !waits() && began.elapsed() < Duration::from_secs(2) {
+        sleep(Duration::from_millis(2));
+    }
+    let maps = || fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs").lines().count();
+    let before = maps();
+    let eval = |text: &str| {
+        let output = Command::new(incise()).args(["eval", "-p", &pid.to_string(), text]).output();
+        let output = output.expect("the command");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), told, output.status.code())
+    };
+    assert_eq!(eval("global`level"), ("7\n".to_owned(), String::new(), Some(0)));
+    assert_eq!(eval("inf`twice(21)").0, "42\n");
+    assert_eq!(eval("str(global`name)").0, "castle\n");
+    assert_eq!(eval("global`level = 50").0, "50\n");
+    assert_eq!(eval(r#"printf("%d and %d\n", pid, tid);"#).0, format!("{pid} and {pid}\n"));
+    let (_, told, code) = eval("*(long *)16");
+    assert!(told.contains("memory that is not there") && code == Some(125), "{told}");
+    let (_, told, _) = eval("global`levle");
+    assert!(told.contains("`levle` is not known here"), "{told}");
+    assert_eq!(maps(), before, "nothing is left behind");
+    use std::io::Write;
+    target.stdin.take().expect("a pipe").write_all(b"x").expect("it reads");
+    let output = target.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "100\n", "it went on with what it did");
+}
+
+#[test]
+fn what_a_condition_refuses_is_not_counted() {
+    let scratch = Scratch::new();
+    let source = "#include <stdlib.h>\nint main(void) { for (long i = 1; i <= 200; i++) free(malloc(i)); return 0; }\n";
+    fs::write(scratch.file("some.c"), source).expect("a new file");
+    let program = scratch.file("some");
+    let built = Command::new("gcc").args(["-O0", "-o"]).arg(&program).arg(scratch.file("some.c")).status();
+    assert!(built.expect("gcc").success());
+    let hits = |condition: &str, name: &str| {
+        let report = scratch.file("report");
+        let mut command = Command::new(incise());
+        command.args(["count", "--json", "-o"]).arg(&report).args(["--if", condition, name, "--"]);
+        let output = command.arg(&program).output().expect("the command");
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let report = Report::read(&report).unwrap_or_else(|error| panic!("{error}"));
+        let libc = report.counts.iter().filter(|count| count.module.starts_with("libc."));
+        libc.filter(|count| count.function == name).map(|count| count.hits).sum::<u64>()
+    };
+    let all = hits("1", "malloc");
+    let over = hits("arg0 > 100 && arg0 <= 200", "malloc");
+    assert_eq!(over, 100);
+    assert_eq!(hits("arg0 % 2 == 0 && arg0 <= 200 && arg0 > 100", "malloc"), 50);
+    assert!(all >= 200, "{all}");
+    assert_eq!(hits("*(long *)16 == 1", "malloc"), 0);
+    let mut wrong = Command::new(incise());
+    wrong.args(["count", "--if", "arg0 >", "malloc", "--"]).arg(&program);
+    let output = wrong.output().expect("the command");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the condition has no meaning"));
+}

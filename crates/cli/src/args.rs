@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use incise::{Filter, TrapPolicy};
 
+pub use crate::eval::EvalArgs;
 pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
 pub use crate::hist::args::HistArgs;
 pub use crate::kinds::{CoveragePoints, Points};
@@ -37,6 +38,8 @@ pub enum Command {
     Top(TopArgs),
     /// Run a script: probes with code in a language like C.
     Run(RunArgs),
+    /// Evaluate an expression, or statements, once in a running process.
+    Eval(EvalArgs),
     /// List the functions that patterns match, without touching anything.
     List(ListArgs),
     /// List the functions of a program, with their blocks and what is unresolved.

@@ -7,6 +7,7 @@ mod count;
 mod counts;
 mod coverage;
 mod doctor;
+pub mod eval;
 pub mod flow;
 pub mod hist;
 mod kinds;
@@ -63,6 +64,7 @@ fn run() -> ExitCode {
         Command::Hist(args) => hist::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::List(args) => list::run(&args),
         Command::Functions(args) => flow::functions(&args),
         Command::Disasm(args) => flow::disasm(&args),

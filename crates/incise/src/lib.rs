@@ -42,7 +42,7 @@ pub mod timing;
 pub mod trace;
 mod wall;
 
-pub use compiled::{Compiled, Language, MapContents, Once, Ran, Value};
+pub use compiled::{Compiled, Evaluated, Language, MapContents, Once, Ran, Value, evaluate};
 pub use count::{
     Condition, ConditionError, CountOptions, CountResult, Counted, Counting, Ending, NotCounted,
 };

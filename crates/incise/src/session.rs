@@ -45,6 +45,9 @@ pub enum Error {
     /// A script is wrong, or cannot run at a point.
     #[error(transparent)]
     Script(#[from] ScriptError),
+    /// What was to run once is not over yet.
+    #[error("it is not over yet, and goes on; perhaps it waits for something that its thread holds")]
+    Late,
     /// A program in a file could not be read, changed or written.
     #[error(transparent)]
     File(#[from] FileError),

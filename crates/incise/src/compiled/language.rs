@@ -41,7 +41,7 @@ pub struct Language<S: AddressSpace> {
 }
 
 /// Records each CPU has room for.
-const RECORDS: usize = 1 << 12;
+const RECORDS: usize = 1 << 10;
 /// Keys each map has room for.
 const KEYS: u32 = 1 << 12;
 
@@ -101,6 +101,17 @@ impl<S: AddressSpace> Language<S> {
         self.at(point, |compiler, scope| compiler.snippet("snippet", text, &syntax, scope))
     }
 
+    /// The tree of an expression that is printed, or of statements.
+    ///
+    /// # Errors
+    /// [`Error::Script`].
+    pub fn evaluation(&mut self, text: &str, point: &Point) -> Result<Tree, Error> {
+        let Ok(syntax) = parse_expression("text", text) else { return self.tree(text, point) };
+        let printed = self.at(point, |compiler, scope| compiler.print("text", text, &syntax, scope));
+        // What has no value is a statement all the same.
+        printed.or_else(|error| self.tree(&format!("{text};"), point).map_err(|_| error))
+    }
+
     fn at(
         &mut self,
         point: &Point,
@@ -119,6 +130,13 @@ impl<S: AddressSpace> Language<S> {
     pub fn map(&self, name: &str) -> Option<MapContents> {
         let info = self.compiler.output().maps.iter().find(|info| info.name == name)?;
         Some(self.session.map(&info.map))
+    }
+
+    /// Forgets what a map holds.
+    pub fn clear(&self, name: &str) {
+        if let Some(info) = self.compiler.output().maps.iter().find(|info| info.name == name) {
+            self.session.clear_map(&info.map);
+        }
     }
 
     /// A map as `print` shows it.

@@ -21,6 +21,7 @@
 
 mod cache;
 mod code;
+mod evaluate;
 mod guarded;
 mod inline;
 mod language;
@@ -29,6 +30,7 @@ mod tables;
 mod variable;
 
 pub(crate) use cache::Cache;
+pub use evaluate::{Evaluated, evaluate};
 pub use language::Language;
 pub use once::{Once, Ran};
 pub use tables::MapContents;

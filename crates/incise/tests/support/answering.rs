@@ -40,7 +40,7 @@ impl Answering {
         let (sender, answers) = channel();
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                drop(sender.send(line.trim().parse().expect("a number")));
+                let _ = sender.send(line.trim().parse().expect("a number"));
             }
         });
         let mut target = Answering { child, answers, _folder: folder };

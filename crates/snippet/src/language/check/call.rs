@@ -315,7 +315,7 @@ impl Check<'_> {
         self.emit("print", Action::Print { map, top, divide }, Vec::new(), span)
     }
 
-    fn print_value(&mut self, value: &Expr) -> Checked<()> {
+    pub(super) fn print_value(&mut self, value: &Expr) -> Checked<()> {
         let span = value.span;
         let value = self.value(value)?;
         let value = self.widened(value, span)?;

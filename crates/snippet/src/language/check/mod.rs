@@ -116,6 +116,25 @@ impl Compiler {
         })
     }
 
+    /// Compiles an expression to a program that prints its value.
+    ///
+    /// # Errors
+    /// What is wrong with it; `name` and `source` are shown.
+    pub fn print(
+        &mut self,
+        name: &str,
+        source: &str,
+        value: &Expr,
+        scope: &dyn Scope,
+    ) -> Result<Program, Diagnostics> {
+        self.compile(name, source, scope, |check| {
+            if let Err(error) = check.print_value(value) {
+                check.diagnostics.push(error);
+            }
+            value.span
+        })
+    }
+
     /// `make` makes the statements, and tells where they come from.
     fn compile(
         &mut self,
