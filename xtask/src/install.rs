@@ -38,7 +38,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     place.program(&built.archive, &libdir.join("libpatch.a"), 0o644)?;
 
     let capi = workspace().join("crates/capi");
-    place.copy(&capi.join("include/libpatch/patch.h"), &prefix.join("include/libpatch/patch.h"))?;
+    for header in ["include/libpatch/patch.h", "include/libpatch/data.h"] {
+        place.copy(&capi.join(header), &prefix.join(header))?;
+    }
     place.text(&libdir.join("pkgconfig/libpatch.pc"), package(&prefix, &args.libdir).as_bytes())?;
 
     let share = prefix.join("share");

@@ -35,7 +35,8 @@ pub struct Op {
     pub probe: Option<Probe>,
     pub user_data: *mut c_void,
     pub cookie: u64,
-    pub reserved: [u64; 3],
+    pub snippet: *const c_char,
+    pub reserved: [u64; 2],
 }
 
 /// `patch_result`.
@@ -67,6 +68,7 @@ pub mod op {
     pub const REMOVE: u32 = 3;
     pub const DISABLE: u32 = 4;
     pub const ENABLE: u32 = 5;
+    pub const SNIPPET: u32 = 6;
 }
 
 /// Flags of `patch_queue`.
@@ -95,6 +97,7 @@ const _: () = {
     assert!(offset_of!(Op, addr) == 8);
     assert!(offset_of!(Op, probe) == 48);
     assert!(offset_of!(Op, cookie) == 64);
+    assert!(offset_of!(Op, snippet) == 72);
     assert!(size_of::<PatchResult>() == 64);
     assert!(offset_of!(PatchResult, tactic) == 20);
     assert!(offset_of!(PatchResult, reason) == 40);

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use incise::{Atomicity, Batch, CommitError, Counter, Entry, InstanceId, Report};
+use incise::{Atomicity, Batch, CommitError, Counter, Entry, InstanceId, Query, Report, Snippet};
 
+use crate::data::Snippets;
 use crate::error::Error;
 use crate::library::{Active, Library, Parts, Queued};
 use crate::operation::{Change, Operation, What};
@@ -73,6 +74,18 @@ struct Transaction {
 
 impl Active {
     fn commit(&mut self, parts: &mut Parts, queue: Vec<Queued>) -> Result<Committed, Error> {
+        let mut snippets = self.snippets.take();
+        let committed = self.commit_with(parts, queue, &mut snippets);
+        self.snippets = snippets;
+        committed
+    }
+
+    fn commit_with(
+        &mut self,
+        parts: &mut Parts,
+        queue: Vec<Queued>,
+        snippets: &mut Option<Snippets>,
+    ) -> Result<Committed, Error> {
         let lookup = Lookup::new(&self.space, &mut parts.images)?;
         let best_effort = self.options.atomicity == Atomicity::BestEffort;
         let mut batch = self.session.batch().traps(self.options.traps);
@@ -87,7 +100,7 @@ impl Active {
             failed: Vec::new(),
         };
         for queued in queue {
-            self.add(parts, &lookup, &mut transaction, queued);
+            self.add(parts, &lookup, &mut transaction, snippets, queued);
         }
         if !best_effort && !transaction.failed.is_empty() {
             return Ok(Committed::refused(transaction.failed));
@@ -139,8 +152,23 @@ impl Active {
         Ok(Committed { outcomes, error: None })
     }
 
+    /// A snippet in text as code for a site.
+    fn compiled(&self, snippets: &mut Option<Snippets>, text: &str, site: &Site) -> Result<Snippet, Error> {
+        let points = self.session.find(Query::functions(format!("*{:#x}", site.addr.0)))?;
+        let point = points.first().ok_or_else(|| Error::Snippet("there is no code".to_owned()))?;
+        let snippets = snippets.get_or_insert_with(|| Snippets::new(self.session.language()));
+        Ok(snippets.language.program(text, point)?.snippet())
+    }
+
     /// Adds an operation to a transaction.
-    fn add(&self, parts: &mut Parts, lookup: &Lookup<'_>, to: &mut Transaction, queued: Queued) {
+    fn add(
+        &self,
+        parts: &mut Parts,
+        lookup: &Lookup<'_>,
+        to: &mut Transaction,
+        snippets: &mut Option<Snippets>,
+        queued: Queued,
+    ) {
         let Queued { cookie, operation } = queued;
         match operation {
             Operation::Change(change) => {
@@ -166,6 +194,20 @@ impl Active {
                 let snippet = match what {
                     What::Probe { probe, user_data } => {
                         parts.records.snippet(probe, user_data, self.options.vector)
+                    }
+                    What::Snippet(text) => {
+                        for site in sites {
+                            match self.compiled(snippets, &text, &site) {
+                                Ok(snippet) => {
+                                    let instance = to.batch.insert(site.addr, snippet, position);
+                                    to.insertions.insert(instance, (cookie, site));
+                                }
+                                Err(error) => {
+                                    to.failed.push(Outcome { cookie, site, done: Err(error) });
+                                }
+                            }
+                        }
+                        return;
                     }
                     What::Counter => {
                         let counter = self.session.counter(format!("cookie {cookie}"));

@@ -48,6 +48,10 @@ pub enum Error {
     System { text: String, fault: Fault },
     #[error("called while this thread is inside another function of libpatch: call it later")]
     Reentrant,
+    #[error("{0}")]
+    Snippet(String),
+    #[error("no snippet that was committed has a map @{0}")]
+    Map(String),
     #[error("a fault of libpatch's own ({0}): nothing is known about the state of its probes")]
     Internal(String),
 }
@@ -82,6 +86,8 @@ impl Error {
             Error::System { .. } => 14,
             Error::Reentrant => 15,
             Error::Internal(_) => 16,
+            Error::Snippet(_) => 17,
+            Error::Map(_) => 18,
             // What else is wrong with a pattern is its form.
             Error::Op(_) | Error::Pattern(_) => 5,
         }
@@ -113,6 +119,8 @@ impl From<incise::Error> for Error {
             incise::Error::Pattern(error) => Error::Pattern(error),
             incise::Error::Commit(CommitError::Refused(entries)) => refusal(&entries).into(),
             incise::Error::Space(error) | incise::Error::Commit(CommitError::Space(error)) => error.into(),
+            incise::Error::Script(error) => Error::Snippet(error.to_string()),
+            incise::Error::Compile(error) => Error::Snippet(error.to_string()),
             other => Error::Internal(other.to_string()),
         }
     }

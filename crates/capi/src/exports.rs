@@ -17,7 +17,7 @@ use crate::lock::lock;
 use crate::operation::Operation;
 
 /// Runs `body`, keeps its error for `patch_error_string`, and returns its number.
-fn status(body: impl FnOnce() -> Result<(), Error>) -> u32 {
+pub(crate) fn status(body: impl FnOnce() -> Result<(), Error>) -> u32 {
     let result = catch_unwind(AssertUnwindSafe(body));
     let result = result.unwrap_or_else(|panic| Err(Error::Internal(message(panic.as_ref()))));
     match result {

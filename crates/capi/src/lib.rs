@@ -7,6 +7,7 @@
 
 mod abi;
 mod commit;
+mod data;
 mod error;
 mod exports;
 mod library;
@@ -17,6 +18,7 @@ mod probe;
 mod resolve;
 mod results;
 
+pub use data::{patch_clear_map, patch_read_map, patch_read_text, patch_run_once};
 pub use exports::{
     patch_cancel, patch_commit, patch_configure, patch_drop_results, patch_error_string, patch_fini,
     patch_init, patch_queue, patch_read_count, patch_version,

@@ -6,6 +6,7 @@ use incise::space::own::OwnSpace;
 use incise::{Counter, Images, InstanceId, Session};
 
 use crate::abi::Opt;
+use crate::data::Snippets;
 use crate::error::Error;
 use crate::lock;
 use crate::operation::{Change, Operation};
@@ -37,6 +38,8 @@ pub struct Active {
     pub session: Session,
     /// To read the program with.
     pub space: OwnSpace,
+    /// Snippets in text; made when there is one.
+    pub snippets: Option<Snippets>,
     pub queue: Vec<Queued>,
     pub installed: Installed,
     /// Those that were committed; they stay readable when they are removed.
@@ -96,6 +99,7 @@ impl Library {
             options,
             session,
             space,
+            snippets: None,
             queue: Vec::new(),
             installed: Installed::default(),
             counters: HashMap::new(),
@@ -170,7 +174,7 @@ impl Library {
         counter.map(Counter::read).ok_or(Error::Cookie { cookie, why })
     }
 
-    fn active(&mut self) -> Result<&mut Active, Error> {
+    pub fn active(&mut self) -> Result<&mut Active, Error> {
         self.active.as_mut().ok_or(Error::NotInit)
     }
 

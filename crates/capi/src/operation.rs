@@ -22,10 +22,15 @@ pub enum Operation {
 }
 
 /// What is inserted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum What {
-    Probe { probe: Probe, user_data: usize },
+    Probe {
+        probe: Probe,
+        user_data: usize,
+    },
     Counter,
+    /// A text.
+    Snippet(String),
 }
 
 /// A change of what is installed.
@@ -54,11 +59,11 @@ impl Operation {
     /// # Safety
     /// See the head of the file.
     pub unsafe fn read(flags: u64, from: &Op) -> Result<Operation, Error> {
-        if from.reserved != [0; 3] {
+        if from.reserved != [0; 2] {
             return Err(Error::Op("the member `reserved` of an operation has to be 0".to_owned()));
         }
         let change = match from.kind {
-            op::INSTALL | op::COUNT => None,
+            op::INSTALL | op::COUNT | op::SNIPPET => None,
             op::REMOVE => Some(Change::Remove),
             op::DISABLE => Some(Change::Disable),
             op::ENABLE => Some(Change::Enable),
@@ -81,7 +86,18 @@ impl Operation {
             0 => return bad("one of PATCH_FENTRY and PATCH_INSN has to be set"),
             _ => return bad("PATCH_FENTRY and PATCH_INSN exclude each other"),
         };
+        // SAFETY: the caller's.
+        let snippet = unsafe { text(from.snippet, "snippet") }?;
+        if snippet.is_some() && from.kind != op::SNIPPET {
+            return Err(Error::Op("`snippet` goes with PATCH_OP_SNIPPET only".to_owned()));
+        }
         let what = match (from.kind, from.probe) {
+            (op::SNIPPET, None) => {
+                What::Snippet(snippet.ok_or(Error::Null("the member `snippet` of the operation"))?.to_owned())
+            }
+            (op::SNIPPET, Some(_)) => {
+                return Err(Error::Op("PATCH_OP_SNIPPET calls no probe: leave `probe` NULL".to_owned()));
+            }
             (op::COUNT, None) => What::Counter,
             (op::COUNT, Some(_)) => {
                 return Err(Error::Op("PATCH_OP_COUNT calls no probe: leave `probe` NULL".to_owned()));

@@ -88,7 +88,11 @@ typedef enum patch_err {
 	/* Called by a signal handler or allocator that interrupted another of these functions. */
 	PATCH_ERR_REENTRANT = 15,
 	/* A fault of the library's own. */
-	PATCH_ERR_INTERNAL = 16
+	PATCH_ERR_INTERNAL = 16,
+	/* The text of a snippet is wrong, where it is to be, or its run ended early. */
+	PATCH_ERR_SNIPPET = 17,
+	/* No snippet has a map of this name. */
+	PATCH_ERR_MAP = 18
 } patch_err;
 
 /* What an operation does. */
@@ -102,7 +106,9 @@ typedef enum patch_op_type {
 	/* Lets what `cookie` names rest: the point runs at full speed again, the cookie stays good. */
 	PATCH_OP_DISABLE = 4,
 	/* Lets it run again. */
-	PATCH_OP_ENABLE = 5
+	PATCH_OP_ENABLE = 5,
+	/* Runs `snippet` at the point. <libpatch/data.h> has what reads what it leaves. */
+	PATCH_OP_SNIPPET = 6
 } patch_op_type;
 
 /* Flags of patch_queue(). An operation with an address has one of the first two. */
@@ -196,11 +202,13 @@ typedef struct patch_op {
 	patch_probe probe;
 	void *user_data;
 	/*
-	 * PATCH_OP_INSTALL, PATCH_OP_COUNT: set by patch_queue() to a number that was never used before and is not
+	 * PATCH_OP_INSTALL, PATCH_OP_COUNT, PATCH_OP_SNIPPET: set by patch_queue() to a number that was never used before and is not
 	 * 0. It names this probe or counter from then on, at all its sites. Other operations: what they work on.
 	 */
 	uint64_t cookie;
-	uint64_t reserved[3];
+	/* PATCH_OP_SNIPPET: statements in the language of docs/language.md. */
+	const char *snippet;
+	uint64_t reserved[2];
 } patch_op;
 
 /* How a site was patched. A trap costs microseconds a hit, all others nanoseconds. */
@@ -342,7 +350,8 @@ patch_err patch_configure(const patch_opt *option);
  * Notes an operation for the next commit. `op` and the strings in it are copied. Whether there is such a function
  * is found out by patch_commit().
  *
- * PATCH_ERR_NOT_INIT, PATCH_ERR_NULL (`op`, or `probe` with PATCH_OP_INSTALL), PATCH_ERR_FLAGS, PATCH_ERR_OP,
+ * PATCH_ERR_NOT_INIT, PATCH_ERR_NULL (`op`, `probe` with PATCH_OP_INSTALL, `snippet` with PATCH_OP_SNIPPET),
+ * PATCH_ERR_FLAGS, PATCH_ERR_OP,
  * PATCH_ERR_COOKIE: nothing installed has this cookie.
  */
 patch_err patch_queue(uint64_t flags, patch_op *op);

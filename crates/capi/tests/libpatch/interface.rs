@@ -13,7 +13,7 @@ fn read(path: &str) -> String {
 
 /// Names like `patch_init` that are followed by `(` in declarations of the header.
 fn declared() -> BTreeSet<String> {
-    let header = read("include/libpatch/patch.h");
+    let header = read("include/libpatch/patch.h") + &read("include/libpatch/data.h");
     let declarations =
         header.lines().filter(|line| line.ends_with(");") && !line.starts_with([' ', '\t', '*']));
     let name = |line: &str| {
@@ -90,7 +90,7 @@ fn examples() -> Vec<(String, String)> {
 #[test]
 fn the_examples_of_the_tour_print_what_it_says() {
     let examples = examples();
-    assert_eq!(examples.len(), 3);
+    assert_eq!(examples.len(), 4);
     for (index, (code, expected)) in examples.iter().enumerate() {
         let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tour{index}.c"));
         std::fs::write(&source, code).expect("a file");

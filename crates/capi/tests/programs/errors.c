@@ -4,6 +4,8 @@
 
 #include "check.h"
 
+#include <libpatch/data.h>
+
 __attribute__((noinline)) int twice(int x)
 {
 	__asm__ volatile("");
@@ -89,7 +91,7 @@ static void operations(void)
 	op.type = (patch_op_type)1234;
 	CHECK_IS(PATCH_ERR_OP, patch_queue(PATCH_FENTRY, &op));
 	op = twice_op();
-	op.reserved[2] = 1;
+	op.reserved[1] = 1;
 	CHECK_IS(PATCH_ERR_OP, patch_queue(PATCH_FENTRY, &op));
 	op = twice_op();
 	op.probe = NULL;
@@ -113,12 +115,65 @@ static void operations(void)
 	op = twice_op();
 	op.addr.offset = 1;
 	CHECK_IS(PATCH_ERR_OP, patch_queue(PATCH_FENTRY, &op));
+	op = twice_op();
+	op.snippet = "return;";
+	CHECK_IS(PATCH_ERR_OP, patch_queue(PATCH_FENTRY, &op));
+	op.type = PATCH_OP_SNIPPET;
+	CHECK_IS(PATCH_ERR_OP, patch_queue(PATCH_FENTRY, &op));
+	op.probe = NULL;
+	op.snippet = NULL;
+	CHECK_IS(PATCH_ERR_NULL, patch_queue(PATCH_FENTRY, &op));
 	op = (patch_op){.type = PATCH_OP_COUNT, .addr.addr = 16, .addr.offset = UINT64_MAX};
 	CHECK_IS(PATCH_ERR_NO_CODE, patch_queue(PATCH_INSN, &op));
 	CHECK(op.cookie == 0);
 	/* None of them was queued. */
 	OK(patch_commit(NULL, NULL));
 	CHECK(twice(4) == 8 && hits == 0);
+}
+
+static int never(const patch_entry *entry, void *data)
+{
+	(void)entry;
+	(void)data;
+	return 1;
+}
+
+static void snippets(void)
+{
+	patch_op op = {.type = PATCH_OP_SNIPPET, .addr.func_sym = "twice", .snippet = "@x = arg0 +;"};
+	char text[8];
+	size_t length;
+	int64_t value;
+
+	OK(patch_queue(PATCH_FENTRY, &op));
+	CHECK_IS(PATCH_ERR_SNIPPET, patch_commit(NULL, NULL));
+	CHECK(strstr(patch_error_string(), "@x = arg0 +;"));
+	CHECK_IS(PATCH_ERR_MAP, patch_read_map("x", never, NULL, NULL));
+	CHECK_IS(PATCH_ERR_MAP, patch_clear_map("x"));
+	CHECK_IS(PATCH_ERR_NULL, patch_read_map(NULL, never, NULL, NULL));
+	CHECK_IS(PATCH_ERR_NULL, patch_read_text(NULL, 8, &length, NULL));
+	CHECK_IS(PATCH_ERR_NULL, patch_read_text(text, 8, NULL, NULL));
+	OK(patch_read_text(text, sizeof text, &length, NULL));
+	CHECK(length == 0 && !text[0]);
+	CHECK_IS(PATCH_ERR_NULL, patch_run_once(NULL, &value));
+	CHECK_IS(PATCH_ERR_SNIPPET, patch_run_once("return nobody;", &value));
+	CHECK_IS(PATCH_ERR_SNIPPET, patch_run_once("return *(long *)16;", &value));
+	OK(patch_run_once("return 1 << 4;", &value));
+	CHECK(value == 16);
+	/* What is longer than the buffer is cut; what has no room waits. */
+	op.snippet = "if (arg0 == 5) override(50); printf(\"%d and no more\", arg0); printf(\"\\n\");";
+	OK(patch_queue(PATCH_FENTRY, &op));
+	OK(patch_commit(NULL, NULL));
+	CHECK(twice(4) == 8 && twice(5) == 50);
+	OK(patch_read_text(text, sizeof text, &length, NULL));
+	CHECK(length == 7 && !strcmp(text, "4 and n"));
+	OK(patch_read_text(text, sizeof text, &length, NULL));
+	CHECK(length == 1 && !strcmp(text, "\n"));
+	op.type = PATCH_OP_REMOVE;
+	op.snippet = NULL;
+	OK(patch_queue(0, &op));
+	OK(patch_commit(NULL, NULL));
+	CHECK(twice(5) == 10);
 }
 
 /* A commit of one operation fails like this. */
@@ -244,6 +299,7 @@ int main(void)
 	options();
 	OK(patch_init(NULL, 0));
 	operations();
+	snippets();
 	places();
 	cookies();
 	CHECK_IS(PATCH_ERR_COOKIE, patch_cancel(555));

@@ -1,7 +1,7 @@
 /* The sizes and numbers that are part of the interface. */
 #include <stdio.h>
 
-#include <libpatch/patch.h>
+#include <libpatch/data.h>
 
 #define SHOW(expression) printf("%s = %d\n", #expression, (int)(expression))
 
@@ -14,6 +14,11 @@ int main(void)
 	SHOW(offsetof(patch_op, probe));
 	SHOW(offsetof(patch_op, user_data));
 	SHOW(offsetof(patch_op, cookie));
+	SHOW(offsetof(patch_op, snippet));
+	SHOW(sizeof(patch_entry));
+	SHOW(offsetof(patch_entry, number));
+	SHOW(offsetof(patch_entry, buckets));
+	SHOW(sizeof(patch_bucket));
 	SHOW(sizeof(patch_result));
 	SHOW(offsetof(patch_result, addr));
 	SHOW(offsetof(patch_result, status));

@@ -1,5 +1,11 @@
 //! Compiled programs on compiled C programs, in another process: what they read, count, call and change.
+//!
+//! # Safety
+//! Signals are sent to programs of ours.
 
+#![allow(unsafe_code, reason = "sends signals")]
+
+mod facts;
 mod guards;
 mod replaced;
 #[path = "../support/mod.rs"]
@@ -18,6 +24,7 @@ use support::answering::Answering;
 
 const SOURCE: &str = r#"
 #include <setjmp.h>
+#include <signal.h>
 struct list { long value; struct list *next; };
 static struct list third = {30, 0}, second = {20, &third}, first = {10, &second};
 __attribute__((noinline)) long sum(struct list *at) {
@@ -35,6 +42,11 @@ static long noted;
 __attribute__((noinline)) long note(long n, double by) { return noted += n + by; }
 __attribute__((noinline)) long name(const char *s) { __asm__ volatile("" ::: "memory"); return s[0]; }
 __attribute__((noinline)) double half(double by) { __asm__ volatile("" ::: "memory"); return by / 2; }
+static volatile long trapped;
+static void on_trap(int signal) { trapped++; }
+__attribute__((constructor)) static void listen_to_traps(void) { signal(SIGTRAP, on_trap); }
+__attribute__((noinline)) long inner(long n) { __asm__ volatile(""); return 3 * n; }
+__attribute__((noinline, optimize("no-omit-frame-pointer"))) long between(long n) { return inner(n) - 1; }
 static jmp_buf way;
 __attribute__((noinline)) void leave(long n) { longjmp(way, n); }
 __attribute__((noinline)) long jumps(long n) { __asm__ volatile("" ::: "memory"); return n; }
@@ -47,6 +59,8 @@ long answer(long n) {
     case 4: return depth(5);
     case 5: return noted;
     case 7: return half(4.0);
+    case 9: return between(4) + 1;
+    case 10: return trapped;
     case 8: return (left = setjmp(way)) ? left : jumps(5);
     case 6: return name("hello") + name("help") + name("world");
     default: return 0;

@@ -1,0 +1,128 @@
+//! What the thread is called and where it was called from, records, stopping, breaking into a debugger: in another process, and in
+//! this one.
+
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use incise::data::Value;
+use incise::snippet::{Fault, Program, Stmt};
+use incise::{PointKind, Query, Session};
+
+use super::Over;
+use super::support::isolated;
+
+#[test]
+fn names_of_threads_and_stacks_are_gathered_in_another_process() {
+    let mut over = Over::start();
+    let entry = over.point("inner");
+    let mut language = over.session.language();
+    let text = "@by[comm] = count(); @from[ustack(3)] = count(); printf(\"%s %d\\n\", comm, arg0);";
+    let mut batch = over.session.batch();
+    batch.push_back(&entry, &language.program(text, &entry).expect("a snippet"));
+    batch.commit().expect("commit");
+    assert_eq!(over.target.ask(&mut over.tracer, 9), 12);
+    assert_eq!(language.printed(), ["target 4\n"]);
+    let by = language.map("by").expect("a map");
+    // A key of text has zeros behind it.
+    let (key, count) = by.iter().next().expect("a name");
+    assert_eq!((key[0].to_le_bytes(), count), (*b"target\0\0", Value::Count(1)));
+    // At the entry of `inner` the frame pointer is that of `between`.
+    let from = language.print("from").expect("a map");
+    assert!(from.contains("answer+"), "{from}");
+    over.session.remove_all().expect("removal");
+    over.end();
+}
+
+/// The state of a process, as proc(5) has it in `stat`.
+fn state(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?')
+}
+
+#[test]
+fn a_program_stops_another_process() {
+    let mut over = Over::start();
+    let entry = over.point("depth");
+    let stop = Program::new([Stmt::when(incise::snippet::arg(0).eq(2), [Stmt::Stop])]).expect("a program");
+    let compiled = over.session.program(&stop).expect("compiled");
+    let mut batch = over.session.batch();
+    batch.push_back(&entry, &compiled);
+    batch.commit().expect("commit");
+    let pid = over.target.pid();
+    let (sender, stopped) = channel();
+    let waker = std::thread::spawn(move || {
+        let began = Instant::now();
+        let mut seen = false;
+        while !seen && began.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(20));
+            // Traced and stopped by a signal, for more than a moment.
+            seen = (0..5).all(|_| {
+                std::thread::sleep(Duration::from_millis(5));
+                matches!(state(pid), 't' | 'T')
+            });
+        }
+        let _ = sender.send(seen);
+        // SAFETY: sends a signal.
+        unsafe { libc::kill(pid, libc::SIGCONT) };
+    });
+    assert_eq!(over.target.ask(&mut over.tracer, 4), 5);
+    waker.join().expect("it ends");
+    assert!(stopped.recv().expect("it tells"), "it was never stopped");
+    over.session.remove_all().expect("removal");
+    over.end();
+}
+
+#[test]
+fn a_program_breaks_into_what_waits_for_breakpoints() {
+    let mut over = Over::start();
+    let entry = over.point("depth");
+    let compiled =
+        over.session.program(&Program::new([Stmt::Debugger]).expect("a program")).expect("compiled");
+    let mut batch = over.session.batch();
+    batch.push_back(&entry, &compiled);
+    batch.commit().expect("commit");
+    // The program has a handler for SIGTRAP, which counts.
+    assert_eq!(over.target.ask(&mut over.tracer, 4), 5);
+    over.session.remove_all().expect("removal");
+    assert_eq!(over.target.ask(&mut over.tracer, 10), 6);
+    assert_eq!(Fault::ALL.map(|fault| compiled.faults(fault)), [0; 6]);
+    over.end();
+}
+
+#[inline(never)]
+extern "C" fn outer(n: u64) -> u64 {
+    std::hint::black_box(middle as extern "C" fn(u64) -> u64)(n) + 1
+}
+
+#[inline(never)]
+extern "C" fn middle(n: u64) -> u64 {
+    std::hint::black_box(n) * 2
+}
+
+#[test]
+fn names_records_and_maps_in_this_process() {
+    isolated("facts::names_records_and_maps_in_this_process", Duration::from_secs(60), || {
+        let called = |n: u64| outer(n);
+        let session = Session::own().expect("a session");
+        let mut language = session.language();
+        let at = incise::Addr(middle as *const () as u64);
+        let points = session.find(Query::functions(format!("*{:#x}", at.0))).expect("the function");
+        let point = &points[0];
+        let text = "@[comm, arg0] = count(); @all = stats(arg0); printf(\"%d\\n\", arg0); \
+                    if (arg0 == 3) override(70);";
+        let compiled = language.program(text, point).expect("a snippet");
+        let mut batch = session.batch();
+        batch.push_back(point, &compiled);
+        batch.commit().expect("commit");
+        assert_eq!([1, 3, 5].map(called), [3, 71, 11]);
+        assert_eq!(language.printed(), ["1\n", "3\n", "5\n"]);
+        let all = Some(Value::Stats { count: 3, sum: 9, min: 1, max: 5 });
+        assert_eq!(language.map("all").expect("a map").get(&[]), all);
+        assert_eq!(language.map("").expect("a map").words.len(), 3);
+        session.remove_all().expect("removal");
+        assert_eq!([1, 3, 5].map(called), [3, 7, 11]);
+        assert_eq!(language.map("all").expect("a map").get(&[]), all, "what was gathered stays");
+        let exit = session.find(Query::functions("libc!getppid").kind(PointKind::FunctionExit));
+        assert!(exit.is_ok());
+    });
+}
