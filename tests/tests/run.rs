@@ -203,6 +203,9 @@ fn what_is_wrong_is_underlined_and_nothing_runs() {
         ("function:step_by { printf(\"%d\\n\", arg0 }", "╭─[ script:1"),
         ("function:step_by:exit { @ = sum(arg0); }", "at the entry of a function only"),
         ("kprobe:vfs_read { @ = count(); }", "not in the kernel"),
+        ("function:step_by { @[kstack] = count(); }", "the kernel is not seen from here"),
+        ("function:step_by { system(\"date\"); }", "a script starts no programs"),
+        ("function:step_by { @ = reg(\"di\"); }", "reg`rdi"),
         ("function:step_by { @ = count(); } interval:s:1 { print(@other); }", "nothing was put into @other"),
     ] {
         let (outcome, text) = scripted.run(&[], script);
@@ -220,6 +223,66 @@ fn a_dry_run_shows_points_and_changes_nothing() {
     assert_eq!((outcome.ending, outcome.stdout.len()), (Ending::Exited(0), 0), "the program does not run");
     assert!(text.contains("scripted!step_by") && text.contains("scripted!length_of"), "{text}");
     assert_eq!(text.matches("@[arg0]").count(), 2, "{text}");
+}
+
+/// A program that forks, or goes on until it is killed.
+fn traced(scratch: &Scratch) -> PathBuf {
+    let program = scratch.file("traced");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/targets/traced.c");
+    let built = run(Command::new("gcc").args(["-O2", "-pthread", source, "-o"]).arg(&program));
+    assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
+    program
+}
+
+#[test]
+fn a_script_comes_and_goes_while_the_program_runs() {
+    if need_program("gcc").is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut child = Command::new(traced(&scratch)).arg("goes on").spawn().expect("it starts");
+    let pid = child.id().to_string();
+    for _ in 0..2 {
+        let script = "function:step { @last = arg0; @calls = count(); @by[pid] = count(); }
+                      function:step /@last == $1/ { exit(); }
+                      interval:ms:300 { exit(); }";
+        let outcome = run(Command::new(incise()).args(["run", "-p", &pid, "--json", "-e", script, "0"]));
+        assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+        let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let value = |map: &str| &lines.iter().find(|line| line["map"] == map).expect(&text)["value"];
+        assert!(value("@calls").as_u64() > Some(10) && value("@calls") == value("@by"), "{text}");
+        let key = &lines.iter().find(|line| line["map"] == "@by").expect("keys")["key"];
+        assert_eq!(key.to_string(), format!("[{pid}]"));
+        assert_eq!(child.try_wait().expect("a child"), None, "it goes on");
+    }
+    // The third call ends it, and nothing else.
+    let script = "BEGIN { @n = 0; } function:step { @n++; if (@n >= 3) exit(); } END { printf(\"%d\\n\", @n >= 3); clear(@n); }";
+    let outcome = run(Command::new(incise()).args(["run", "-p", &pid, "-e", script]));
+    assert_eq!((outcome.ending, outcome.stdout.as_slice()), (Ending::Exited(0), &b"1\n"[..]));
+    assert_eq!(child.try_wait().expect("a child"), None, "it goes on");
+    child.kill().expect("it is there");
+    child.wait().expect("a child");
+}
+
+#[test]
+fn children_are_followed_on_request() {
+    if need_program("gcc").is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let program = traced(&scratch);
+    for (options, processes) in [(&["-f"][..], 11), (&[], 1)] {
+        let mut command = Command::new(incise());
+        command.arg("run").args(options).args(["-e", "function:step { @[pid] = count(); }", "--json", "-o"]);
+        let file = scratch.file("shown");
+        let outcome = run(command.arg(&file).arg("--").arg(&program).args(["forks", "10"]));
+        assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+        let text = std::fs::read_to_string(&file).expect("what it shows");
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let counts: Vec<u64> = lines.filter_map(|line| line["value"].as_u64()).collect();
+        assert_eq!((counts.len(), counts.iter().sum::<u64>()), (processes, 9 + processes as u64), "{text}");
+    }
 }
 
 #[test]

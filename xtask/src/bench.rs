@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo xtask bench hit`, `cargo xtask bench data`, `cargo xtask bench install`.
+//! Benchmarks: `cargo xtask bench hit`, `cargo xtask bench data`, `cargo xtask bench install`, `cargo xtask bench servers`.
 
 use std::ffi::OsString;
 
@@ -7,13 +7,17 @@ use crate::task::{self, Error};
 /// Which benchmark, and its arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `hit`, `data` or `install`, with their options; `--help` tells them.
+    /// `hit`, `data`, `install` or `servers`, with their options; `--help` tells them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     arguments: Vec<OsString>,
 }
 
 /// Builds the benchmarks and runs one.
 pub fn run(args: &Args) -> Result<(), Error> {
+    // It runs the command itself.
+    if args.arguments.first().is_some_and(|which| which == "servers") {
+        task::run(task::cargo().args(["build", "--release", "--locked", "--quiet", "--package=incise-cli"]))?;
+    }
     let mut command = task::cargo();
     command.args(["run", "--release", "--locked", "--quiet", "--package=incise-bench", "--"]);
     task::run(command.args(&args.arguments))

@@ -5,6 +5,7 @@
 mod hit;
 mod install;
 mod library;
+mod servers;
 mod stats;
 mod subjects;
 mod table;
@@ -32,6 +33,8 @@ enum Command {
     Data(hit::Options),
     /// What it takes to put many probes in, and to take them out
     Install(install::Options),
+    /// What tracing costs servers under load
+    Servers(servers::Options),
     /// A process for probes of other processes (used by the others)
     #[command(hide = true)]
     Target,
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Hit(options) => hit::run(&options),
         Command::Data(options) => hit::data(&options),
         Command::Install(options) => install::run(&options),
+        Command::Servers(options) => servers::run(&options),
         Command::Target => target::serve(),
     };
     match done {

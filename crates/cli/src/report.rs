@@ -151,16 +151,12 @@ impl Report {
         let module = shown.iter().map(|count| count.module.chars().count()).max().unwrap_or(0).max(6);
         if !shown.is_empty() {
             let tactic = if explain { "tactic    address             " } else { "" };
-            writeln!(out, "{:>hits$}  {:<name$}  {:<module$}  {tactic}", "hits", "function", "module")?;
+            let head = format!("{:>hits$}  {:<name$}  {:<module$}  {tactic}", "hits", "function", "module");
+            writeln!(out, "{}", head.trim_end())?;
         }
         for count in &shown {
-            write!(
-                out,
-                "{:>hits$}  {:<name$}  {:<module$}  ",
-                group(count.hits),
-                count.function,
-                count.module
-            )?;
+            let function = if explain { count.function.clone() } else { fit(&count.function, name) };
+            write!(out, "{:>hits$}  {function:<name$}  {:<module$}  ", group(count.hits), count.module)?;
             if explain {
                 write!(out, "{:<8}  {:<18}  ", count.tactic, count.address)?;
             }
@@ -185,6 +181,16 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// A name in so many columns: of a longer one the ends, which tell most.
+pub(crate) fn fit(name: &str, columns: usize) -> String {
+    let length = name.chars().count();
+    if length <= columns {
+        return name.to_owned();
+    }
+    let (head, tail) = (columns * 2 / 3, columns - columns * 2 / 3 - 1);
+    name.chars().take(head).chain(['…']).chain(name.chars().skip(length - tail)).collect()
 }
 
 /// A number with its thousands set apart.
@@ -247,7 +253,7 @@ mod tests {
         sample().table(&mut out, false).expect("a vector takes all");
         let text = String::from_utf8(out).expect("text");
         let expected = format!(
-            "     hits  function  module     \n\
+            "     hits  function  module\n\
              1,234,567  malloc    libc.so.6  {}\n\
              \x20      12  free      libc.so.6  ▏\n\
              1 more never ran\n\
@@ -256,6 +262,13 @@ mod tests {
             "█".repeat(30)
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn long_names_lose_their_middle() {
+        assert_eq!(fit("short", 8), "short");
+        assert_eq!(fit("a_very_long_name", 9), "a_very…me");
+        assert_eq!(fit("a_very_long_name", 9).chars().count(), 9);
     }
 
     #[test]

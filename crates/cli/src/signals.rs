@@ -17,7 +17,8 @@ extern "C" fn interrupted(_: i32) {
 extern "C" fn noted(_: i32) {}
 
 /// Routes SIGTERM and, if `attached`, SIGINT to [`INTERRUPTED`]. A program that was launched gets Ctrl-C from the
-/// terminal itself, and its end is ours. Signals that are ignored stay so, for the program inherits that.
+/// terminal itself, and its end is ours. Signals that are ignored (as a shell has it for what runs in
+/// the background) stay so for a program that is launched, which inherits them.
 pub(crate) fn catch(attached: bool) {
     let on_interrupt = if attached { interrupted } else { noted };
     for (signal, handler) in
@@ -27,7 +28,7 @@ pub(crate) fn catch(attached: bool) {
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal, std::ptr::null(), &mut action);
-            if action.sa_sigaction != libc::SIG_IGN {
+            if attached || action.sa_sigaction != libc::SIG_IGN {
                 action = std::mem::zeroed();
                 action.sa_sigaction = handler as *const () as usize;
                 libc::sigaction(signal, &action, std::ptr::null_mut());

@@ -57,6 +57,9 @@ pub struct PatternArgs {
     pub condition: Option<Condition>,
 }
 
+/// Bytes written to a file at a time.
+const FILE_BUFFER: usize = 1 << 18;
+
 /// A program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Which<'a> {
@@ -95,7 +98,7 @@ impl TargetArgs {
     pub(crate) fn writer(&self, terminal: impl Write + 'static) -> Result<Box<dyn Write>, Failure> {
         let Some(path) = &self.output else { return Ok(Box::new(BufWriter::new(terminal))) };
         let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        Ok(Box::new(BufWriter::new(file)))
+        Ok(Box::new(BufWriter::with_capacity(FILE_BUFFER, file)))
     }
 
     /// The program that is meant; from now on Ctrl-C does not end this command at once.

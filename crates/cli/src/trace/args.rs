@@ -43,7 +43,7 @@ pub struct TraceArgs {
     /// The same as --format json.
     #[arg(long, conflicts_with = "format")]
     pub json: bool,
-    /// Room for N records on each CPU: 65,536, or with stacks 16 MiB of them, if it is not given.
+    /// Room for N records on each CPU. If it is not given: 65,536 to 262,144, a million in all; with stacks 16 MiB of them.
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     pub buffer: Option<u32>,

@@ -11,6 +11,7 @@ use super::{Shown, Writer};
 pub(super) struct Json {
     shown: Shown,
     stacks: CallStacks,
+    line: Vec<u8>,
 }
 
 #[derive(Serialize)]
@@ -81,7 +82,7 @@ fn callers(callers: &Callers) -> Vec<Caller<'_>> {
 
 impl Json {
     pub(super) fn new(shown: Shown) -> Json {
-        Json { shown, stacks: CallStacks::default() }
+        Json { shown, stacks: CallStacks::default(), line: Vec::new() }
     }
 }
 
@@ -89,9 +90,12 @@ fn hex(value: &u64) -> String {
     format!("{value:#x}")
 }
 
-fn write(line: &Line, out: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, line)?;
-    writeln!(out)
+/// Writes a line at once: a serializer writes many small pieces.
+fn write(line: &Line, buffer: &mut Vec<u8>, out: &mut dyn Write) -> io::Result<()> {
+    buffer.clear();
+    serde_json::to_writer(&mut *buffer, line)?;
+    buffer.push(b'\n');
+    out.write_all(buffer)
 }
 
 impl Writer for Json {
@@ -111,13 +115,14 @@ impl Writer for Json {
             let stack = record.callers.as_ref().map(callers);
             let whole = record.callers.as_ref().map(|callers| callers.whole);
             let line = Line::Entry { time_ns, process, thread, depth, module, function, args, stack, whole };
-            return write(&line, out);
+            return write(&line, &mut self.line, out);
         }
         let frame = self.stacks.leave(record);
         let depth = self.stacks.of(thread).len();
         let returns = self.shown.returns.then(|| hex(&record.values[0]));
         let duration_ns = frame.map(|frame| time_ns.saturating_sub(frame.time));
-        write(&Line::Exit { time_ns, process, thread, depth, module, function, returns, duration_ns }, out)
+        let line = Line::Exit { time_ns, process, thread, depth, module, function, returns, duration_ns };
+        write(&line, &mut self.line, out)
     }
 
     fn finish(&mut self, result: &TraceResult, _: &[TracedFunction], out: &mut dyn Write) -> io::Result<()> {
@@ -125,7 +130,7 @@ impl Writer for Json {
         for refused in &probes.refused {
             let address = refused.addr.to_string();
             let (module, function, reason) = (&*refused.module, &*refused.function, &*refused.reason);
-            write(&Line::Refused { module, function, address, reason }, out)?;
+            write(&Line::Refused { module, function, address, reason }, &mut self.line, out)?;
         }
         let summary = Line::Summary {
             installed: probes.counted.len(),
@@ -135,6 +140,6 @@ impl Writer for Json {
             unfinished: totals.unfinished,
             stop_us: probes.stop.as_micros() as u64,
         };
-        write(&summary, out)
+        write(&summary, &mut self.line, out)
     }
 }

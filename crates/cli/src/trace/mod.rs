@@ -125,7 +125,11 @@ const RECORD: usize = 96;
 
 /// Records on each CPU, if the user does not say.
 fn room(stack: usize) -> usize {
-    if stack == 0 { 1 << 16 } else { (16 << 20) / stack.next_power_of_two() }
+    if stack > 0 {
+        return (16 << 20) / stack.next_power_of_two();
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    ((1 << 20) / cpus.next_power_of_two()).clamp(1 << 16, 1 << 18)
 }
 
 /// A reader that went away is told as such.

@@ -1,7 +1,7 @@
 //! Calls: functions of the program, and functions of the language.
 
 use super::expression::literal;
-use super::{Check, Checked, Value, builtin};
+use super::{Check, Checked, Value, builtin, elsewhere};
 use crate::data::tables;
 use crate::language::ast::{Domain, Expr, ExprKind, Name, Place};
 use crate::language::output::{Action, RecordInfo};
@@ -50,6 +50,9 @@ impl Check<'_> {
             return self.converted(value, &ty, span);
         }
         let error = Diagnostic::error(at, format!("there is no function `{}` in the language", name.path));
+        if let Some(help) = elsewhere::instead(&name.path) {
+            return Err(error.help(help));
+        }
         if self.scope.function(&name.path).is_some() {
             return Err(error.help(format!("the program has one: inf`{}(…)", name.path)));
         }

@@ -3,6 +3,7 @@
 mod builtin;
 mod call;
 mod convert;
+mod elsewhere;
 mod expression;
 mod map;
 mod place;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Check, Checked, Own, Target, Value, builtin};
+use super::{Check, Checked, Own, Target, Value, builtin, elsewhere};
 use crate::language::ast::{Domain, Expr, ExprKind, Name, UnaryOp};
 use crate::language::scope::{Function, Home, Part};
 use crate::language::types::{Member, Structure, Type};
@@ -324,6 +324,9 @@ impl Check<'_> {
         near.extend(self.scope.suggest(path));
         near.truncate(3);
         let error = Diagnostic::error(span, format!("`{path}` is not known here"));
+        if let Some(help) = elsewhere::instead(path) {
+            return error.help(help);
+        }
         if near.is_empty() {
             error.help("neither the snippet nor the program's debugging information has this name")
         } else {

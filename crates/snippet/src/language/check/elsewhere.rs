@@ -1,0 +1,26 @@
+//! Words that bpftrace has and this language has not, and what to write instead.
+
+/// What to write instead of a word or a function of bpftrace.
+pub(super) fn instead(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "kstack" | "stack" => "the kernel is not seen from here; `ustack` is the program's stack",
+        "uid" | "gid" | "username" | "cgroup" | "curtask" | "cpid" | "numaid" | "jiffies" => {
+            "what the kernel knows is not seen from here; `pid` and `tid` tell where to look: /proc/PID/status"
+        }
+        "rand" => "take what differs from run to run: cycles % 100",
+        "reg" => "registers are words: reg`rdi, reg`rax, reg`rip",
+        "join" => "tell the texts one by one: str(((char **)arg0)[0])",
+        "buf" => "tell the bytes as numbers: printf(\"%x\", *(uint32_t *)arg0), or as a text: str(arg0, 16)",
+        "system" | "cat" => "a script starts no programs; print what they need, and read it from a pipe",
+        "strftime" => "time(\"%H:%M:%S\") shows the time; nsecs is a number",
+        "signal" => {
+            "point`stopthread() stops the thread; inf`raise(15) sends a signal where the program has it"
+        }
+        "override" => "set what a function returns at its exit: reg`rax = 0",
+        "ntop" | "pton" | "macaddr" => "tell the number: printf(\"%x\", …)",
+        "ksym" | "kaddr" => "the kernel is not seen from here; usym(address) names places of the program",
+        "uaddr" => "the address of a function is &func`name, of a variable &global`name",
+        "strlen" => "inf`strlen(pointer) calls the program's own",
+        _ => return None,
+    })
+}
