@@ -88,7 +88,8 @@ fn read(code: &Code<'_>, at: u64, bytes: &[u8]) -> Vec<Fde> {
         let Ok(fde) = parsed else { continue };
         let Some(start) = code.offset(fde.initial_address()) else { continue };
         let Ok(len) = Off::try_from(fde.len()) else { continue };
-        if len == 0 {
+        // That of the way back from signal handlers begins a byte early: in the middle of some other instruction.
+        if len == 0 || fde.is_signal_trampoline() {
             continue;
         }
         let lsda = match fde.lsda() {

@@ -160,6 +160,11 @@ impl Unwind {
                 common.entry(offset.0).or_insert_with(|| section.cie_from_offset(bases, offset)).clone()
             });
             let Ok(entry) = parsed else { continue };
+            // That of the way back from signal handlers begins a byte early, for unwinders that look one before the
+            // address they return to (glibc, sigaction.c): in the middle of some other instruction.
+            if entry.is_signal_trampoline() {
+                continue;
+            }
             let start = LinkAddr(entry.initial_address());
             let Some(hull) = find_range(&self.text, start) else { continue };
             if entry.len() != 0 && find_range(&self.plt, start).is_none() {

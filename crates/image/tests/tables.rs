@@ -53,6 +53,26 @@ fn unwind_tables_find_the_functions_of_a_stripped_program() {
 }
 
 #[test]
+fn the_way_back_from_signal_handlers_is_no_function_that_begins_a_byte_early() {
+    // As in glibc: the description covers the byte before.
+    const SOURCE: &str = r#"
+    __asm__(".text\n.balign 16\nnop\n.cfi_startproc\n.cfi_signal_frame\nnop\n"
+            ".globl back\nback: mov $15, %rax\nsyscall\n.cfi_endproc");
+    int main(void) { return 0; }
+    "#;
+    let scratch = Scratch::new("signal-frame");
+    let Some(path) = scratch.compile("program", SOURCE, &["-O1"]) else { return };
+    let (program, stripped) = (image(&path), scratch.path("stripped"));
+    let back = addr_of(&program, "back").expect("a symbol");
+    let begins = |image: &Image, at: u64| image.unwind_functions().iter().any(|range| range.start.0 == at);
+    assert!(addr_of(&program, "main").is_some_and(|main| begins(&program, main.0)));
+    assert!(!begins(&program, back.0 - 1));
+    if output("strip", &["-o", &stripped, &path]).is_some() {
+        assert!(!begins(&image(&stripped), back.0 - 1));
+    }
+}
+
+#[test]
 fn unwind_ranges_agree_with_readelf() {
     let path = "/usr/bin/gdb";
     if !std::path::Path::new(path).exists() {
