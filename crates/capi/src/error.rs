@@ -22,7 +22,7 @@ pub enum Error {
     Op(String),
     #[error("{0}")]
     Option(String),
-    #[error("PATCH_OPT_WX_MODE cannot change while probes are installed: remove all {installed} first")]
+    #[error("this option cannot change while probes are installed: remove all {installed} first")]
     Busy { installed: usize },
     #[error("cookie {cookie}: {why}")]
     Cookie { cookie: u64, why: &'static str },

@@ -10,7 +10,7 @@ use crate::data::Snippets;
 use crate::error::Error;
 use crate::lock;
 use crate::operation::{Change, Operation};
-use crate::options::{Options, WxMode};
+use crate::options::{Options, Setup};
 use crate::probe::Records;
 use crate::results::Registry;
 
@@ -20,8 +20,8 @@ pub struct Library {
     pub active: Option<Active>,
     pub parts: Parts,
     pub results: Registry,
-    /// One session for each way to change code: what one has retired stays its own, also while another is in use.
-    sessions: HashMap<WxMode, Session>,
+    /// One session for each setup: what one has retired stays its own, also while another is in use.
+    sessions: HashMap<Setup, Session>,
 }
 
 /// What outlives `patch_fini`.
@@ -92,7 +92,7 @@ impl Library {
         }
         let mut options = Options::default();
         chosen.iter().try_for_each(|option| options.set(option))?;
-        let session = self.session(options.wx_mode)?;
+        let session = self.session(options.setup)?;
         let space = OwnSpace::new()?;
         lock::keep_across_forks();
         self.active = Some(Active {
@@ -117,12 +117,12 @@ impl Library {
         let active = self.active()?;
         let mut options = active.options;
         options.set(option)?;
-        if options.wx_mode != active.options.wx_mode {
+        if options.setup != active.options.setup {
             let installed = active.installed.instances.len();
             if installed > 0 {
                 return Err(Error::Busy { installed });
             }
-            let session = self.session(options.wx_mode)?;
+            let session = self.session(options.setup)?;
             let active = self.active()?;
             // Counters read through the session they belong to: it is kept.
             active.session = session;
@@ -178,12 +178,12 @@ impl Library {
         self.active.as_mut().ok_or(Error::NotInit)
     }
 
-    fn session(&mut self, mode: WxMode) -> Result<Session, Error> {
-        if let Some(session) = self.sessions.get(&mode) {
+    fn session(&mut self, setup: Setup) -> Result<Session, Error> {
+        if let Some(session) = self.sessions.get(&setup) {
             return Ok(session.clone());
         }
-        let session = Session::with(mode.space()?)?;
-        self.sessions.insert(mode, session.clone());
+        let session = Session::with(setup.space()?)?;
+        self.sessions.insert(setup, session.clone());
         Ok(session)
     }
 }

@@ -2,7 +2,7 @@
 
 use incise::callback::VectorState;
 use incise::space::SpaceError;
-use incise::space::own::{OwnSpace, Pages, Writer};
+use incise::space::own::{Builder, OwnSpace, Pages, Unwinding, Writer};
 use incise::{Atomicity, TrapPolicy};
 
 use crate::abi::Opt;
@@ -19,16 +19,30 @@ pub enum WxMode {
 }
 
 impl WxMode {
-    /// A space that changes code this way.
-    pub fn space(self) -> Result<OwnSpace, SpaceError> {
-        let builder = OwnSpace::builder();
+    fn of(self, builder: Builder) -> Builder {
         match self {
             WxMode::Auto => builder,
             WxMode::Poke => builder.writer(Writer::Poke),
             WxMode::Swap => builder.writer(Writer::Swap),
             WxMode::MemoryFile => builder.writer(Writer::Swap).pages(Pages::MemoryFile),
         }
-        .build()
+    }
+}
+
+/// What cannot change while probes are installed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Setup {
+    pub wx_mode: WxMode,
+    /// Signal handlers see original instruction pointers.
+    pub original_in_handlers: bool,
+    pub unwinding: Unwinding,
+}
+
+impl Setup {
+    /// A space that is set up so.
+    pub fn space(self) -> Result<OwnSpace, SpaceError> {
+        let builder = self.wx_mode.of(OwnSpace::builder());
+        builder.original_in_handlers(self.original_in_handlers).unwinding(self.unwinding).build()
     }
 }
 
@@ -43,7 +57,7 @@ pub enum Reported {
 /// The options in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Options {
-    pub wx_mode: WxMode,
+    pub setup: Setup,
     pub traps: TrapPolicy,
     pub vector: VectorState,
     pub atomicity: Atomicity,
@@ -62,7 +76,7 @@ impl Options {
         match option.kind {
             1 => {
                 let values = [WxMode::Auto, WxMode::Poke, WxMode::Swap, WxMode::MemoryFile];
-                self.wx_mode = choose("PATCH_OPT_WX_MODE", "PATCH_WX_*", option, &values)?;
+                self.setup.wx_mode = choose("PATCH_OPT_WX_MODE", "PATCH_WX_*", option, &values)?;
             }
             2 => {
                 let values = [TrapPolicy::Fallback, TrapPolicy::Forbid, TrapPolicy::Force];
@@ -85,6 +99,15 @@ impl Options {
             5 => {
                 let values = [Reported::Failed, Reported::All];
                 self.reported = choose("PATCH_OPT_RESULTS", "PATCH_RESULTS_*", option, &values)?;
+            }
+            6 => {
+                let values = [false, true];
+                self.setup.original_in_handlers =
+                    choose("PATCH_OPT_HANDLERS", "PATCH_HANDLERS_*", option, &values)?;
+            }
+            7 => {
+                let values = [Unwinding::Debuggers, Unwinding::Everybody, Unwinding::Nobody];
+                self.setup.unwinding = choose("PATCH_OPT_UNWINDING", "PATCH_UNWINDING_*", option, &values)?;
             }
             other => return Err(Error::Option(format!("there is no option {other}: see PATCH_OPT_*"))),
         }

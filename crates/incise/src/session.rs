@@ -347,9 +347,11 @@ impl<S: AddressSpace> Session<S> {
         self.state().owners.values().filter(|owner| **owner == self.owner).count()
     }
 
-    /// The original address a trampoline address stands for.
+    /// The original instruction for an address in a trampoline: that whose snippets or copy lie there, or the next one
+    /// behind them. Trampolines of removed probes count, as long as they are kept for threads inside.
     pub fn translate(&self, ip: Addr) -> Option<Addr> {
-        self.state().engine.translate(ip)
+        let state = self.state();
+        state.space.original_ip(ip).or_else(|| state.engine.translate(ip))
     }
 
     /// Takes all probes of this session out, in one transaction, and gives back what memory no thread is in.

@@ -1,5 +1,5 @@
 //! The storm: threads run code while others put probes in and out of it as fast as they can, with signal
-//! handlers and forks going on. Nothing may go wrong, nothing be lost, every byte must come back.
+//! handlers, exceptions and forks going on. Nothing may go wrong, nothing be lost, every byte must come back.
 //!
 //! # Safety
 //! The functions called are plain C-ABI functions; the handlers run code that touches no shared state.
@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use incise::callback::{Context, VectorState, callback};
-use incise::space::own::{OwnSpace, Writer};
+use incise::space::own::{OwnSpace, Unwinding, Writer};
 use incise::{Addr, Images, InstanceId, Outcome, Position, Program, Session, Snippet, Tactic};
 use support::shapes::{self, Shape};
 use support::{Pristine, Rng, function, instructions, isolated, storm_time, usage};
@@ -134,7 +134,7 @@ fn points(all: &[Shape], pinned: Addr) -> Vec<Addr> {
 fn storm(writer: Writer) {
     let pristine = Pristine::new();
     let own = shapes::own();
-    let all: Vec<Shape> = own.iter().copied().chain(shapes::library()).collect();
+    let all: Vec<Shape> = own.iter().copied().chain(shapes::library()).chain(shapes::throwing()).collect();
     let (pinned_index, pinned_shape) =
         all.iter().enumerate().find(|(_, shape)| shape.name == "shape_loop").expect("a shape");
     let pinned = Addr(pinned_shape.entry as u64);
@@ -142,7 +142,7 @@ fn storm(writer: Writer) {
     *SHAPES.lock().expect("nobody else yet") =
         own.iter().copied().filter(|shape| shape.entry as u64 != pinned.0).collect();
 
-    let space = OwnSpace::builder().writer(writer).build().expect("a space");
+    let space = OwnSpace::builder().writer(writer).unwinding(Unwinding::Everybody).build().expect("a space");
     let session = Session::with(space).expect("a session");
     let pinned_hits = session.counter("pinned");
     let counters: Vec<_> = (0..64).map(|n| session.counter(format!("{n}"))).collect();

@@ -85,3 +85,33 @@ fn a_backtrace_in_a_callback_is_that_of_the_program() {
         }
     });
 }
+
+/// Where the springboard at `site` leads.
+fn target(site: Addr) -> Addr {
+    // SAFETY: five bytes of our own code.
+    let bytes = unsafe { (site.0 as *const [u8; 5]).read_unaligned() };
+    assert_eq!(bytes[0], 0xE9, "a jump");
+    let displacement = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+    (site + 5).offset(displacement.into())
+}
+
+#[test]
+fn addresses_in_trampolines_are_translated_also_of_removed_ones() {
+    isolated("addresses_in_trampolines_are_translated_also_of_removed_ones", PATIENCE, || {
+        let session = Session::own().expect("a session");
+        let site = Addr(middle as Function as usize as u64);
+        let hits = session.counter("hits");
+        let mut batch = session.batch();
+        let instance = batch.insert(site, hits.increment(), Position::Last);
+        batch.commit().expect("commit");
+        let trampoline = target(site);
+        assert_eq!(session.translate(trampoline), Some(site));
+        assert_eq!(session.translate(site), None, "that is no trampoline");
+        let mut batch = session.batch();
+        batch.remove(instance);
+        batch.commit().expect("commit");
+        assert_eq!(session.translate(trampoline), Some(site), "a thread may still be inside");
+        session.remove_all().expect("removed");
+        assert_eq!(session.translate(trampoline), None, "its memory is given back");
+    });
+}

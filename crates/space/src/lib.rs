@@ -16,6 +16,7 @@ pub mod own;
 pub mod remote;
 mod sys;
 pub mod trap;
+pub mod unwind;
 mod view;
 
 pub use cells::ThreadCells;
@@ -138,6 +139,12 @@ pub trait AddressSpace {
     /// Tells what lies where in trampolines that were just written; what was told of the same memory before holds no
     /// longer. With it a space can show the program original instruction pointers where it sees those of trampolines.
     fn note_displaced(&mut self, _displaced: &[Displaced]) {}
+
+    /// The original instruction that a thread with its instruction pointer at `ip`, in a trampoline, is at: that whose
+    /// snippets or copy it runs, or the next one behind them. Trampolines that are out of reach but not yet freed count.
+    fn original_ip(&self, _ip: Addr) -> Option<Addr> {
+        None
+    }
 
     /// Replaces the table of landings. `landings` is sorted by `trap` and has no duplicates. After this
     /// returns, every listed trap byte is handled, whoever runs it, and every listed fault; installs the handler on

@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::{Flow, Gpr, Undo, decode, undo};
@@ -60,6 +61,25 @@ impl Trampolines {
         self.find(ip).is_some()
     }
 
+    /// Forgets what lies in `range`: it is no trampoline any more.
+    pub(crate) fn forget(&mut self, range: Range<Addr>) {
+        self.0.extract_if(range, |_, _| true).for_each(drop);
+    }
+
+    /// The original instruction that a thread at `ip` is at.
+    pub(crate) fn original_ip(&self, ip: Addr, memory: &dyn ProgramMemory) -> Option<Addr> {
+        self.place(ip, memory).map(|place| place.ip)
+    }
+
+    /// Those that lie in `range`.
+    pub(crate) fn within(&self, range: &Range<Addr>) -> impl Iterator<Item = Displaced> + '_ {
+        let end = range.end;
+        self.0
+            .range(range.clone())
+            .map(|(_, displaced)| *displaced)
+            .filter(move |displaced| displaced.landing + u64::from(displaced.len) <= end)
+    }
+
     fn find(&self, ip: Addr) -> Option<&Displaced> {
         let (_, found) = self.0.range(..=ip).next_back()?;
         (ip.offset_from(found.landing) < i64::from(found.len)).then_some(found)
@@ -104,7 +124,7 @@ impl Trampolines {
     }
 
     /// The original address for one that a jump in a trampoline leads to.
-    fn original(&self, to: Addr) -> Addr {
+    pub(crate) fn original(&self, to: Addr) -> Addr {
         self.find(to).map_or(to, |found| found.original)
     }
 }
@@ -125,7 +145,7 @@ struct Place {
 }
 
 /// Where the first jump from `ip` on leads that leaves the detour.
-fn way_out(detour: &Displaced, code: &[u8], ip: Addr) -> Option<Addr> {
+pub(crate) fn way_out(detour: &Displaced, code: &[u8], ip: Addr) -> Option<Addr> {
     const FAR_JUMP: [u8; 6] = [0xFF, 0x25, 0, 0, 0, 0];
     let inside = detour.landing..detour.landing + u64::from(detour.len);
     let mut at = ip;

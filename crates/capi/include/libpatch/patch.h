@@ -261,7 +261,11 @@ typedef enum patch_opt_type {
 	/* Whether a commit may succeed in part: PATCH_ATOMICITY_*. */
 	PATCH_OPT_ATOMICITY = 4,
 	/* What patch_commit() reports: PATCH_RESULTS_*. */
-	PATCH_OPT_RESULTS = 5
+	PATCH_OPT_RESULTS = 5,
+	/* What signal handlers see of probed code: PATCH_HANDLERS_*. */
+	PATCH_OPT_HANDLERS = 6,
+	/* Who can unwind out of displaced instructions: PATCH_UNWINDING_*. */
+	PATCH_OPT_UNWINDING = 7
 } patch_opt_type;
 
 /* Values of PATCH_OPT_WX_MODE. It can be changed only while nothing is installed. */
@@ -277,6 +281,34 @@ enum {
 	PATCH_WX_SWAP = 2,
 	/* The same with copies in memory files, for where /proc/self/mem cannot be used. */
 	PATCH_WX_MEMFD = 3
+};
+
+/* Values of PATCH_OPT_HANDLERS. It can be changed only while nothing is installed. */
+enum {
+	/* The registers as they are: the instruction pointer may be that of a displaced instruction. The default. */
+	PATCH_HANDLERS_ACTUAL = 0,
+	/*
+	 * Those of the original instruction, which a handler may change. Handlers that are there when patch_commit() is called
+	 * are put behind gates, which is what sigaction(2) tells from then on.
+	 */
+	PATCH_HANDLERS_ORIGINAL = 1
+};
+
+/*
+ * Values of PATCH_OPT_UNWINDING: who knows the frames of displaced instructions. Calls come back to where they were made
+ * with any of them; it matters where a signal arrives. It can be changed only while nothing is installed.
+ */
+enum {
+	/* gdb. The default. */
+	PATCH_UNWINDING_DEBUGGERS = 0,
+	/*
+	 * The unwinder of the process too: exceptions, backtrace(3) and cancellation may begin in a signal handler. (libgcc
+	 * before 13 takes a lock for each frame from then on: no backtrace(3) in handlers of signals that may arrive while an
+	 * exception is thrown.)
+	 */
+	PATCH_UNWINDING_EVERYBODY = 1,
+	/* Nobody: nothing is encoded for it. */
+	PATCH_UNWINDING_NOBODY = 2
 };
 
 /* Values of PATCH_OPT_TRAP_POLICY. */

@@ -68,6 +68,12 @@ fn threads_run_the_code_while_others_install_and_remove() {
 }
 
 #[test]
+fn unwinders_and_jumps_leave_displaced_instructions_from_signal_handlers() {
+    let flags = "-O2 -rdynamic -pthread -fnon-call-exceptions -Wall -Wextra -Werror";
+    Program::new("unwinding.cpp").flags(flags).check("", &["20"]);
+}
+
+#[test]
 fn children_have_the_probes_and_change_only_their_own() {
     Program::new("fork.c").flags("-O1 -Wall -Wextra -Werror -pthread").check("", &[]);
 }

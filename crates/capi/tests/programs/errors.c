@@ -60,7 +60,7 @@ static void options(void)
 	OK(patch_init(bad, 1));
 	CHECK_IS(PATCH_ERR_ALREADY_INIT, patch_init(NULL, 0));
 	CHECK_IS(PATCH_ERR_NULL, patch_configure(NULL));
-	for (int type = PATCH_OPT_WX_MODE; type <= PATCH_OPT_RESULTS; type++) {
+	for (int type = PATCH_OPT_WX_MODE; type <= PATCH_OPT_UNWINDING; type++) {
 		option = (patch_opt){(patch_opt_type)type, 0, 99};
 		CHECK_IS(PATCH_ERR_OPTION, patch_configure(&option));
 		CHECK(strstr(patch_error_string(), "99"));

@@ -153,8 +153,41 @@ global_asm!(
     "xor rax, rdi",
     "9: ret",
     ".size shape_calls, . - shape_calls",
+    // Frames that an exception passes through, with a register to give back.
+    ".balign 16",
+    ".hidden shape_passes",
+    ".globl shape_passes",
+    ".type shape_passes, @function",
+    "shape_passes:",
+    ".cfi_startproc",
+    "push rbx",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbx, 0",
+    "mov rbx, rdi",
+    "test edi, edi",
+    "jz 10f",
+    "lea rdi, [rdi - 1]",
+    "call shape_passes",
+    "jmp 11f",
+    "10: call {throw}",
+    "11: add rax, rbx",
+    "pop rbx",
+    ".cfi_adjust_cfa_offset -8",
+    ".cfi_restore rbx",
+    "ret",
+    ".cfi_endproc",
+    ".size shape_passes, . - shape_passes",
     ".popsection",
+    throw = sym throw,
 );
+
+extern "C-unwind" fn throw(_: u64, payload: u64) -> u64 {
+    std::panic::resume_unwind(Box::new(payload))
+}
+
+unsafe extern "C-unwind" {
+    fn shape_passes(depth: u64, payload: u64) -> u64;
+}
 
 unsafe extern "C" {
     fn shape_red_zone(a: u64, b: u64) -> u64;
@@ -228,6 +261,12 @@ fn check_calls(n: u64) {
     let first = n.wrapping_add(step(n));
     // SAFETY: takes a number.
     assert_eq!(unsafe { shape_calls(n) }, step(step(first).wrapping_add(first)));
+}
+
+fn check_passes(n: u64) {
+    // SAFETY: takes two numbers, and unwinds.
+    let caught = std::panic::catch_unwind(|| unsafe { shape_passes(n % 5, n) });
+    assert_eq!(caught.err().and_then(|payload| payload.downcast_ref::<u64>().copied()), Some(n));
 }
 
 #[inline(never)]
@@ -381,6 +420,11 @@ pub fn own() -> Vec<Shape> {
         shape!(shape_loop, check_loop),
         shape!(shape_float, check_float),
     ]
+}
+
+/// Functions that end by an exception, which is nothing for a signal handler.
+pub fn throwing() -> Vec<Shape> {
+    vec![shape!(shape_passes, check_passes)]
 }
 
 /// Functions of the C library.

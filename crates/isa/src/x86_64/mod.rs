@@ -35,7 +35,7 @@ pub use springboard::{
     Bound, Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal, trap_displacements,
 };
 pub use text::Constant;
-pub use undo::{KeptFlags, Undo, undo};
+pub use undo::{KeptFlags, Undo, undo, undo_each};
 pub use vector::VectorWidth;
 
 #[cfg(test)]

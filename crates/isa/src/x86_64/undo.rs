@@ -102,34 +102,62 @@ const AHEAD: usize = 6;
 ///
 /// Async-signal-safe.
 pub fn undo(code: &[u8], at: Addr, ip: Addr) -> Option<Undo> {
+    let mut found = None;
+    walk(code, at, &mut |here, state| {
+        if here == ip {
+            found = Some(state.undo());
+        }
+        here < ip
+    });
+    found
+}
+
+/// Tells for each instruction boundary of `code`, which lies at `at`, what a thread there has to undo, up to the first
+/// where that cannot be told. Returns that one, or the end.
+pub fn undo_each(code: &[u8], at: Addr, tell: &mut dyn FnMut(Addr, Undo)) -> Addr {
+    walk(code, at, &mut |here, state| {
+        tell(here, state.undo());
+        true
+    })
+}
+
+/// `jmp [rip+0]`: the address it leads to follows.
+const FAR_JUMP: [u8; 6] = [0xFF, 0x25, 0, 0, 0, 0];
+
+/// Calls `step` at each instruction boundary and at the end, until it says no. Returns the first boundary of which
+/// nothing is known, or where it said no.
+fn walk(code: &[u8], at: Addr, step: &mut dyn FnMut(Addr, &State) -> bool) -> Addr {
     let mut here = at;
     let mut state = Some(State::default());
     let mut ahead: [Option<(Addr, State)>; AHEAD] = [None; AHEAD];
     loop {
-        if state.is_none() {
+        let mut now = state.unwrap_or_else(|| {
             let joins = ahead.iter().flatten().find(|(to, _)| *to == here);
             // Behind a way out, and no branch leads here: entered from elsewhere.
-            state = Some(joins.map_or_else(State::default, |(_, state)| *state));
+            joins.map_or_else(State::default, |(_, state)| *state)
+        });
+        if !step(here, &now) {
+            return here;
         }
-        let now = state.as_mut()?;
-        if here == ip {
-            return Some(now.undo());
+        let Some(insn) = code.get(here.offset_from(at) as usize..).and_then(|rest| decode(rest, here).ok())
+        else {
+            return here;
+        };
+        if now.run(&insn).is_none() {
+            return insn.end();
         }
-        if here > ip {
-            return None;
-        }
-        let insn = decode(code.get(here.offset_from(at) as usize..)?, here).ok()?;
-        now.run(&insn)?;
         if let Flow::Branch(to) | Flow::Jump(to) = insn.flow()
             && to > here
         {
             let free = ahead.iter_mut().find(|place| place.as_ref().is_none_or(|(to, _)| *to <= here));
-            *free? = Some((to, *now));
+            let Some(free) = free else { return insn.end() };
+            *free = Some((to, now));
         }
-        if !insn.flow().falls_through() {
-            state = None;
-        }
+        state = insn.flow().falls_through().then_some(now);
         here = insn.end();
+        if insn.bytes() == FAR_JUMP {
+            here = here + 8;
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::cell::UnsafeCell;
 use std::hint;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -31,6 +32,7 @@ use super::handler::exchange_action;
 use super::pages::Pages;
 use super::{PAGE, swap};
 use crate::sys;
+use crate::unwind::{self, Piece};
 use crate::view::{FrameRegisters, ProgramMemory, Trampolines, View};
 use crate::{Displaced, SpaceError};
 
@@ -88,6 +90,40 @@ pub(super) fn note_displaced(displaced: &[Displaced]) {
         SPAN.store(end - low, Ordering::Release);
         LOW.store(low, Ordering::Release);
     });
+}
+
+/// What lies in `range` is gone.
+pub(super) fn forget(range: Range<Addr>) {
+    TRAMPOLINES.with(|trampolines| trampolines.forget(range));
+}
+
+/// The original instruction for an address in a trampoline.
+pub(super) fn original_ip(ip: Addr) -> Option<Addr> {
+    TRAMPOLINES.with(|trampolines| trampolines.original_ip(ip, &Own)).flatten()
+}
+
+/// What is noted of trampolines in `ranges`.
+pub(super) fn displaced_in(ranges: &[Range<Addr>]) -> Vec<Displaced> {
+    let found =
+        TRAMPOLINES.with(|trampolines| ranges.iter().flat_map(|range| trampolines.within(range)).collect());
+    found.unwrap_or_default()
+}
+
+/// What a trampoline that is in place holds.
+pub(super) fn piece(displaced: &Displaced) -> Piece {
+    // SAFETY: written, and nobody writes to it while it is noted.
+    let code =
+        unsafe { std::slice::from_raw_parts(displaced.landing.0 as *const u8, displaced.len as usize) };
+    let original = |to: Addr| match is_near(to) {
+        true => TRAMPOLINES.with(|trampolines| trampolines.original(to)).unwrap_or(to),
+        false => to,
+    };
+    unwind::piece(displaced, code, &original)
+}
+
+/// Whether trampolines may be at `at`.
+fn is_near(at: Addr) -> bool {
+    at.0.wrapping_sub(LOW.load(Ordering::Acquire)) < SPAN.load(Ordering::Acquire)
 }
 
 /// A child made while another thread held the lock would wait for ever.

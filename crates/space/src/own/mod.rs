@@ -21,6 +21,7 @@ mod scratch;
 mod signals;
 mod swap;
 mod sync;
+mod unwind;
 mod userfault;
 
 use std::collections::HashSet;
@@ -53,6 +54,22 @@ pub enum Writer {
     Poke,
     /// Page by page, by replacing mappings.
     Swap,
+}
+
+/// Who is told how to unwind out of trampolines. (Frames above a probe need none of it: calls are made from where they were,
+/// and callbacks have the probed instruction for their caller. It is for what stops or interrupts a thread in a
+/// trampoline.)
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Unwinding {
+    /// Nobody: nothing is encoded.
+    Nobody,
+    /// gdb, through its interface for just-in-time compilers.
+    #[default]
+    Debuggers,
+    /// The unwinder of this process too, by `__register_frame`: exceptions, backtraces and cancellation that begin in a
+    /// signal handler over a trampoline go on into the program. From then on libgcc before 13 takes a lock each time it
+    /// looks for a frame: `backtrace` in a signal handler may wait for itself if it interrupts an unwinding.
+    Everybody,
 }
 
 /// The process this code runs in.
@@ -103,9 +120,16 @@ pub struct Builder {
     writer: Writer,
     pages: Pages,
     original_in_handlers: bool,
+    unwinding: Unwinding,
 }
 
 impl Builder {
+    /// Who is told how to unwind out of trampolines. Default: [`Unwinding::Debuggers`].
+    pub fn unwinding(mut self, unwinding: Unwinding) -> Builder {
+        self.unwinding = unwinding;
+        self
+    }
+
     /// Whether signal handlers see the original instruction pointer and registers where a signal arrives in a trampoline or
     /// is raised by a displaced instruction. For that, each [`apply`](AddressSpace::apply) puts a gate before the handlers
     /// that are installed then, which is what sigaction(2) tells to be the handler from there on. Default: no.
@@ -162,7 +186,12 @@ impl OwnSpace {
 
     /// Settings to choose.
     pub fn builder() -> Builder {
-        Builder { writer: Writer::Auto, pages: Pages::Placed, original_in_handlers: false }
+        Builder {
+            writer: Writer::Auto,
+            pages: Pages::Placed,
+            original_in_handlers: false,
+            unwinding: Unwinding::Debuggers,
+        }
     }
 
     /// How it is set up.
@@ -347,6 +376,8 @@ impl AddressSpace for OwnSpace {
         let Some(index) = self.reserved.iter().position(|range| *range == at.span(len)) else {
             return Err(SpaceError::NotReserved { at, len });
         };
+        unwind::forget(at.span(len));
+        handlers::forget(at.span(len));
         // SAFETY: ours, and the caller has shown that nobody uses it.
         unsafe { sys::munmap(at.0, len) }.map_err(|errno| SpaceError::system("unmapping memory", errno))?;
         self.reserved.swap_remove(index);
@@ -372,6 +403,13 @@ impl AddressSpace for OwnSpace {
 
     fn note_displaced(&mut self, displaced: &[Displaced]) {
         handlers::note_displaced(displaced);
+        if self.settings.unwinding != Unwinding::Nobody {
+            unwind::describe(displaced, self.settings.unwinding == Unwinding::Everybody);
+        }
+    }
+
+    fn original_ip(&self, ip: Addr) -> Option<Addr> {
+        handlers::original_ip(ip)
     }
 
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
@@ -414,10 +452,13 @@ impl AddressSpace for OwnSpace {
         let with_way = |range: &Range<Addr>| {
             std::iter::once(range.clone()).chain(self.landings.on_the_way(range)).collect()
         };
-        let places: Vec<Vec<Range<Addr>>> = ranges.iter().map(with_way).collect();
+        let mut places: Vec<Vec<Range<Addr>>> = ranges.iter().map(with_way).collect();
+        let tables = unwind::retired();
+        places.extend(tables.iter().map(|table| vec![table.clone()]));
         let Some(mut idle) = quiescence::idle(&places, || self.mappings()) else {
             return Ok(vec![false; ranges.len()]);
         };
+        unwind::free_retired(&tables, &idle.split_off(ranges.len()));
         idle.iter_mut().zip(reachable).for_each(|(idle, reachable)| *idle &= !reachable);
         let idle_ranges: Vec<&Range<Addr>> = ranges.iter().zip(&idle).filter(|x| *x.1).map(|x| x.0).collect();
         if let Some(landings) = self.landings.without(&idle_ranges) {

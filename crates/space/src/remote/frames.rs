@@ -72,6 +72,11 @@ impl Target {
         self.code.iter().any(|range| range.contains(&ip)) && self.trampolines.contains(ip)
     }
 
+    /// The original instruction for an address in a trampoline.
+    pub(super) fn original_ip(&self, ip: Addr) -> Option<Addr> {
+        self.trampolines.original_ip(ip, &*self.memory)
+    }
+
     fn frame_registers(&self, frame: Addr) -> Result<FrameRegisters, SpaceError> {
         let mut bytes = [0; size_of::<FrameRegisters>()];
         self.memory.read(frame + REGISTERS, &mut bytes)?;

@@ -274,6 +274,10 @@ impl AddressSpace for RemoteSpace {
         self.tracees.borrow_mut().note_displaced(self.memory, displaced);
     }
 
+    fn original_ip(&self, ip: Addr) -> Option<Addr> {
+        self.tracees.borrow().target(self.memory).ok()?.original_ip(ip)
+    }
+
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
         self.tracees.borrow_mut().publish(self.memory, landings)
     }
