@@ -49,6 +49,7 @@ pub struct Image {
     has_symtab: bool,
     slots: Vec<Slot>,
     critical_sections: Vec<CriticalSection>,
+    text_relocations: Vec<Range<LinkAddr>>,
     patchable_entries: Vec<LinkAddr>,
     unwind: Unwind,
 }
@@ -83,6 +84,7 @@ impl Image {
             has_symtab,
             slots: relocations::slots(&layout, &rela, &collected.import_of),
             critical_sections: rseq::critical_sections(&layout, &rela),
+            text_relocations: relocations::in_text(&layout, &rela),
             patchable_entries: patchable::entries(&layout, &rela),
             unwind: Unwind::find(&layout),
             soname: dynamic.as_ref().and_then(|d| d.soname.clone()),
@@ -293,6 +295,11 @@ impl Image {
     /// Restartable sequences, ascending. Nothing may be moved out of them.
     pub fn critical_sections(&self) -> &[CriticalSection] {
         &self.critical_sections
+    }
+
+    /// Bytes of code that the loader writes to, ascending: programs that were not compiled for any place (`DT_TEXTREL`).
+    pub fn text_relocations(&self) -> &[Range<LinkAddr>] {
+        &self.text_relocations
     }
 
     /// Addresses of nop runs that the compiler left for patching, ascending.

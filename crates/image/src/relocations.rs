@@ -1,9 +1,12 @@
 //! Relocations that matter here: pointers the loader writes into the program's own tables.
 
+use std::ops::Range;
+
 use object::LittleEndian;
 use object::elf::{self, Rela64};
 
 use crate::LinkAddr;
+use crate::addr::find_range;
 use crate::bytes::{Bytes, LE};
 use crate::dynamic::Dynamic;
 use crate::ifunc::{Slot, SlotTarget};
@@ -56,6 +59,20 @@ pub(crate) fn rela_tables<'a>(layout: &Layout<'a>, dynamic: Option<&Dynamic<'a>>
             .map(|s| s.bytes)
             .collect(),
     }
+}
+
+/// What the loader writes to in code (`DT_TEXTREL`), ascending.
+pub(crate) fn in_text(layout: &Layout<'_>, rela: &[Bytes<'_>]) -> Vec<Range<LinkAddr>> {
+    let mut fields = Vec::new();
+    for relocation in rela.iter().flat_map(|table| table.all::<Rela64<LittleEndian>>()) {
+        let at = LinkAddr(relocation.r_offset.get(LE));
+        // The widest field of any type.
+        if find_range(&layout.text, at).is_some() {
+            fields.push(at.span(8));
+        }
+    }
+    fields.sort_unstable_by_key(|field| field.start);
+    fields
 }
 
 /// The slots that hold the address of an indirect function, or of something imported, sorted by target.

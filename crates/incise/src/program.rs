@@ -64,6 +64,9 @@ fn file(pid: &str, mapping: &Mapping) -> Option<Vec<u8>> {
     std::iter::once(linked).chain(by_path).map(PathBuf::from).find_map(|path| fs::read(path).ok())
 }
 
+/// No instruction of x86-64 is longer.
+const LONGEST_INSN: u64 = 15;
+
 /// The modules of a program and what is known about their code.
 #[derive(Clone, Default)]
 pub struct Program {
@@ -72,6 +75,9 @@ pub struct Program {
     text: Vec<(Range<Addr>, usize)>,
     /// Ranges that must stay in place for rseq(2), ascending.
     restartable: Vec<Range<Addr>>,
+    /// Where instructions begin that the dynamic linker writes to, and those that a springboard over one may rely on;
+    /// ascending and apart.
+    relocated: Vec<Range<Addr>>,
     /// Name of the process under /proc (`self` for the one this code runs in), if it is one.
     pid: Option<String>,
     /// By module, whether it carries the code that V8 copies; looked at when first asked.
@@ -118,6 +124,7 @@ impl Program {
     fn new(modules: Vec<Module>) -> Program {
         let mut text: Vec<(Range<Addr>, usize)> = Vec::new();
         let mut restartable = Vec::new();
+        let mut relocated: Vec<Range<Addr>> = Vec::new();
         for (index, module) in modules.iter().enumerate() {
             text.extend(module.text.iter().map(|range| (range.clone(), index)));
             for section in module.image.critical_sections() {
@@ -126,11 +133,23 @@ impl Program {
                 }
             }
         }
+        // The loader has perhaps not run when the code is read, and does not know of the patches when it does.
+        let fields = modules.iter().flat_map(|module| {
+            module.image.text_relocations().iter().map(|field| module.to_addr(field.start))
+        });
+        for field in fields {
+            let range = field - LONGEST_INSN..field + 8;
+            match relocated.last_mut() {
+                Some(last) if last.start <= range.start && range.start <= last.end => last.end = range.end,
+                _ => relocated.push(range),
+            }
+        }
+        relocated.sort_by_key(|range| range.start);
         text.sort_by_key(|(range, _)| range.start);
         restartable.sort_by_key(|range| range.start);
         let has_v8 = modules.iter().map(|_| OnceLock::new()).collect();
         let leads = modules.iter().map(|_| Leads::default()).collect();
-        Program { modules, text, restartable, pid: None, has_v8, leads }
+        Program { modules, text, restartable, relocated, pid: None, has_v8, leads }
     }
 
     /// Takes over what `earlier` found out about files that are still mapped.
@@ -279,6 +298,11 @@ impl Facts for Program {
         let find = || image.functions().iter().any(|function| image.name(function) == ALWAYS_THERE);
         *has_v8.get_or_init(find)
             && module.function_at(at).is_some_and(|(function, _)| image.name(function).starts_with(PREFIX))
+    }
+
+    fn is_relocated(&self, at: Addr) -> bool {
+        let index = self.relocated.partition_point(|range| range.end <= at);
+        self.relocated.get(index).is_some_and(|range| range.contains(&at))
     }
 
     fn is_restartable(&self, at: Addr) -> bool {

@@ -27,6 +27,11 @@ pub trait Facts: Sync {
     fn entries(&self, range: Range<Addr>) -> Vec<Addr>;
     /// Whether `at` belongs to a restartable sequence (rseq(2)).
     fn is_restartable(&self, at: Addr) -> bool;
+    /// Whether the dynamic linker writes to the instruction at `at`, or to one so close behind it that a springboard there
+    /// would cover or rely on it.
+    fn is_relocated(&self, _at: Addr) -> bool {
+        false
+    }
     /// Whether the program copies the code at `at` and runs the copy.
     fn is_copied(&self, at: Addr) -> bool;
     /// Addresses in `range` to which control comes in ways that the code does not show: targets of jumps through tables,

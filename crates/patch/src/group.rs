@@ -193,6 +193,9 @@ pub(crate) fn shape(
     if code.facts.is_machinery(site) {
         return Err(Refusal::Machinery(site));
     }
+    if code.facts.is_relocated(site) {
+        return Err(Refusal::Relocated(site));
+    }
     if code.facts.is_copied(site) {
         return Err(Refusal::Copied(site));
     }
@@ -276,7 +279,7 @@ fn run(code: &Code, first: Insn) -> Result<(Insns, u8, Tactic), Obstacle> {
         if ended && (behind_trap || !insn.is_nop()) {
             return Err(Obstacle::PathEnd(next));
         }
-        if code.facts.is_restartable(next) {
+        if code.facts.is_restartable(next) || code.facts.is_relocated(next) {
             return Err(Obstacle::Immovable(next));
         }
         if insn.is_endbr() {

@@ -26,6 +26,8 @@ const TRAMPOLINE_ROOM: u64 = 512;
 const ARENAS_MAX: usize = 48;
 /// The least arena worth having.
 const ARENA_MIN: u64 = 1 << 20;
+/// The least arena where the program may not have more memory.
+const LEAST_CODE: u64 = 1 << 16;
 
 /// The memory an engine holds in the target.
 #[derive(Default)]
@@ -58,13 +60,18 @@ pub(crate) struct Reservations {
     pub clusters: Vec<Range<Addr>>,
     /// Data memory.
     pub data: Vec<Range<Addr>>,
+    /// Bytes of it that are needed.
+    pub data_needed: u64,
 }
 
 impl Memory {
     /// What has to be reserved so that every one of `sites` (ascending) has an arena and, for `counters`
     /// further quadwords, data in reach. Pure: reads the map only.
     pub(crate) fn missing(&self, map: &MemoryMap, sites: &[Addr], counters: usize) -> Reservations {
-        let mut wanted = Reservations::default();
+        let mut wanted = Reservations {
+            data_needed: Addr(counters as u64 * 8).align_up(PAGE).0,
+            ..Reservations::default()
+        };
         let mut taken: Vec<Range<Addr>> = Vec::new();
         for cluster in clusters(sites) {
             let arenas = self.arenas.iter().map(Arena::range).chain(wanted.code.iter().cloned());
@@ -73,7 +80,7 @@ impl Memory {
             let arena = if serving.is_some() || served {
                 serving.or_else(|| arenas.clone().find(|arena| arena.start.in_rel32_of(cluster.start)))
             } else {
-                let arena = choose_arena(map, &cluster, &taken);
+                let arena = choose_arena(map, &cluster, &taken).or_else(|| far_arena(map, &cluster, &taken));
                 taken.extend(arena.clone());
                 wanted.code.extend(arena.clone());
                 wanted.clusters.push(cluster.clone());
@@ -84,7 +91,7 @@ impl Memory {
                 data.range.start.in_rel32_of(near) && data.used + counters as u64 * 8 <= data.len()
             });
             if counters > 0 && !room && !wanted.data.iter().any(|data| data.start.in_rel32_of(near)) {
-                let len = DATA_LEN.max((Addr(counters as u64 * 8)).align_up(PAGE).0);
+                let len = DATA_LEN.max(wanted.data_needed);
                 if let Some(at) = nearest_hole(map, near, len, &taken) {
                     taken.push(at.span(len));
                     wanted.data.push(at.span(len));
@@ -139,6 +146,14 @@ impl Memory {
             }
         }
         None
+    }
+
+    /// Takes `len` bytes for a trampoline that only a trap leads to.
+    pub(crate) fn allocate_far(&mut self, len: u64) -> Option<Addr> {
+        self.arenas.iter_mut().find_map(|arena| {
+            let near = Springboard::new(arena.range().start, 0);
+            near.placements().find_map(|place| arena.allocate(&place, len))
+        })
     }
 
     /// The same on as few pages as can be: any trap byte will do, and a page that is in use comes first.
@@ -205,25 +220,31 @@ impl Memory {
         }
     }
 
-    /// Reserves what is wanted, all or nothing. Returns the number of mappings.
+    /// Reserves what is wanted, all or nothing; less of each where the size of the address space is bounded. Returns the
+    /// number of mappings.
     pub(crate) fn reserve(
         &mut self,
         space: &mut dyn AddressSpace,
         wanted: &Reservations,
     ) -> Result<usize, SpaceError> {
         let mut done: Vec<Range<Addr>> = Vec::new();
-        let mut mappings = Vec::new();
+        let (mut code, mut mappings) = (Vec::new(), Vec::new());
         let mut failed = None;
         for range in &wanted.code {
-            match space.map_code(range.start, range.end.offset_from(range.start) as u64) {
-                Ok(()) => done.push(range.clone()),
+            match map_some(range, LEAST_CODE, |at, len| space.map_code(at, len)) {
+                Ok((range, ())) => {
+                    done.push(range.clone());
+                    code.push(range);
+                }
+                // What no stretch of sites waits for would only have spared traps.
+                Err(_) if wanted.clusters.is_empty() => {}
                 Err(error) => failed = Some(error),
             }
         }
         for range in wanted.data.iter().filter(|_| failed.is_none()) {
-            match space.map_data(range.start, range.end.offset_from(range.start) as u64) {
-                Ok(mapping) => {
-                    done.push(range.clone());
+            match map_some(range, wanted.data_needed.max(PAGE), |at, len| space.map_data(at, len)) {
+                Ok((range, mapping)) => {
+                    done.push(range);
                     mappings.push(mapping);
                 }
                 Err(error) => {
@@ -238,7 +259,7 @@ impl Memory {
             }
             return Err(error);
         }
-        self.add_arenas(wanted);
+        self.add_arenas(&Reservations { code, clusters: wanted.clusters.clone(), ..Reservations::default() });
         mappings.into_iter().for_each(|mapping| self.add_data(mapping));
         Ok(done.len())
     }
@@ -297,9 +318,10 @@ impl Memory {
         near: Addr,
         len: u64,
     ) -> Result<(), SpaceError> {
-        let len = DATA_LEN.max(Addr(len).align_up(PAGE).0);
+        let needed = Addr(len).align_up(PAGE).0;
+        let len = DATA_LEN.max(needed);
         let at = nearest_hole(map, near, len, &[]).ok_or(SpaceError::Occupied { at: near, len })?;
-        let mapping = space.map_data(at, len)?;
+        let (_, mapping) = map_some(&at.span(len), needed, |at, len| space.map_data(at, len))?;
         self.add_data(mapping);
         Ok(())
     }
@@ -321,6 +343,23 @@ impl Memory {
             self.data.pop();
         }
         Ok(())
+    }
+}
+
+/// Maps a range, or as much of its beginning as can be had: half, a quarter, not less than `least` bytes.
+fn map_some<T>(
+    range: &Range<Addr>,
+    least: u64,
+    mut map: impl FnMut(Addr, u64) -> Result<T, SpaceError>,
+) -> Result<(Range<Addr>, T), SpaceError> {
+    let mut size = len(range);
+    loop {
+        match map(range.start, size) {
+            Err(error) if error.is_out_of_memory() && size / 2 >= least => {
+                size = Addr(size / 2).align_up(PAGE).0;
+            }
+            made => return made.map(|made| (range.start.span(size), made)),
+        }
     }
 }
 
@@ -381,6 +420,15 @@ fn choose_arena(map: &MemoryMap, cluster: &Range<Addr>, taken: &[Range<Addr>]) -
     let hole = free(map, low.align_up(PAGE), high.align_down(PAGE), taken).into_iter().max_by_key(len)?;
     let at = if len(&hole) > 2 * ARENA_MIN { hole.end - 2 * ARENA_MIN } else { hole.start };
     (len(&hole) >= PAGE).then_some(at..hole.end)
+}
+
+/// Free memory for what traps lead to, which need not be in reach.
+fn far_arena(map: &MemoryMap, cluster: &Range<Addr>, taken: &[Range<Addr>]) -> Option<Range<Addr>> {
+    const SIZE: u64 = 2 * ARENA_MIN;
+    let holes = free(map, LOWEST.align_up(PAGE), HIGHEST.align_down(PAGE), taken);
+    let holes = holes.into_iter().filter(|hole| len(hole) >= SIZE);
+    let nearest = holes.map(|hole| cluster.start.max(hole.start).min(hole.end - SIZE).align_down(PAGE));
+    nearest.min_by_key(|at| at.offset_from(cluster.start).unsigned_abs()).map(|at| at.span(SIZE))
 }
 
 /// The free `len` bytes nearest to `near`, in reach of a displacement from around it.
@@ -448,6 +496,19 @@ mod tests {
         assert_eq!(wanted.code.len(), 1);
         assert!(map.is_free(&wanted.code[0]) && wanted.code[0].start >= LOWEST);
         assert!(serves(&wanted.code[0], &(Addr(0x40_1000)..Addr(0x40_1001))));
+    }
+
+    #[test]
+    fn where_nothing_in_reach_is_free_traps_have_memory_far_away() {
+        let map = map(
+            "7e0000000000-7effffff0000 rw-p 0 00:00 0\n7efffffff000-7f0000001000 r-xp 0 00:00 1 /a\n7f0000001000-7fffffff0000 rw-p 0 00:00 0\n",
+        );
+        let taken = [Addr(0x7eff_ffff_0000)..Addr(0x7eff_ffff_f000)];
+        let cluster = Addr(0x7f00_0000_0100)..Addr(0x7f00_0000_0101);
+        assert_eq!(choose_arena(&map, &cluster, &taken), None);
+        let far = far_arena(&map, &cluster, &taken).expect("there is more");
+        assert_eq!(far.end, Addr(0x7e00_0000_0000));
+        assert!(map.is_free(&far));
     }
 
     #[test]

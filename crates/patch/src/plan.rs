@@ -195,7 +195,9 @@ impl Placer<'_, '_> {
     fn constrained(&mut self, shape: &Shape, len: u64) -> Option<Addr> {
         match shape.board {
             Board::Jump(board) | Board::HotPatch(board) | Board::Pun(board) => self.take(&board, len),
-            Board::Retarget | Board::Trap => self.anywhere(shape, len),
+            Board::Retarget => self.anywhere(shape, len),
+            // The handler goes anywhere.
+            Board::Trap => self.anywhere(shape, len).or_else(|| self.memory.allocate_far(len)),
         }
     }
 

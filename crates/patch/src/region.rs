@@ -253,6 +253,7 @@ fn is_movable(code: &Code, insn: &Insn) -> bool {
     let at = insn.addr();
     let facts = code.facts;
     !facts.is_restartable(at)
+        && !facts.is_relocated(at)
         && !facts.is_machinery(at)
         && !facts.is_copied(at)
         && !insn.is_endbr()

@@ -83,6 +83,9 @@ pub enum Refusal {
     /// Code between the addresses of a restartable sequence must stay where it is (rseq(2)).
     #[error("{0} is in a restartable sequence, which must run in place")]
     RestartableSequence(Addr),
+    /// The dynamic linker writes to this code when it loads the module, and would write over a springboard.
+    #[error("the dynamic linker writes to the code at {0}")]
+    Relocated(Addr),
     /// The program copies this code and runs the copy, where a jump would lead nowhere.
     #[error("the program copies the code at {0} elsewhere and runs the copy")]
     Copied(Addr),
@@ -137,6 +140,7 @@ impl Refusal {
             Refusal::NotABoundary { .. } => "inside an instruction that is patched",
             Refusal::Immovable(_) => "the instruction cannot run elsewhere",
             Refusal::RestartableSequence(_) => "in a restartable sequence",
+            Refusal::Relocated(_) => "the dynamic linker writes to this code",
             Refusal::Copied(_) => "the program copies this code",
             Refusal::Machinery(_) => "part of what runs the probes",
             Refusal::LoopBehindEndbr(_) => "behind the endbr64 is the head of a loop",

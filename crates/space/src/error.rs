@@ -145,6 +145,11 @@ impl SpaceError {
         SpaceError::System { action, source: source.into() }
     }
 
+    /// Whether there is no memory, or the target may not have more: a smaller mapping may succeed.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, SpaceError::System { source, .. } if source.raw_os_error() == Some(libc::ENOMEM))
+    }
+
     /// Who has to act.
     pub fn fault(&self) -> Fault {
         match self {
