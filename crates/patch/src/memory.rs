@@ -26,7 +26,8 @@ const TRAMPOLINE_ROOM: u64 = 512;
 const ARENAS_MAX: usize = 48;
 /// The least arena worth having.
 const ARENA_MIN: u64 = 1 << 20;
-/// The least arena where the program may not have more memory.
+/// An arena where the size of the address space is bounded, and the least one that will do.
+const BOUNDED_CODE: u64 = 1 << 18;
 const LEAST_CODE: u64 = 1 << 16;
 
 /// The memory an engine holds in the target.
@@ -229,20 +230,29 @@ impl Memory {
     ) -> Result<usize, SpaceError> {
         let mut done: Vec<Range<Addr>> = Vec::new();
         let (mut code, mut mappings) = (Vec::new(), Vec::new());
+        // Scattered and bulk memory: no stretch of sites waits for it.
+        let optional = wanted.clusters.is_empty();
+        let bounded = !(wanted.code.is_empty() && wanted.data.is_empty()) && space.features().bounded;
+        let small = |range: &Range<Addr>, most: u64| match bounded {
+            true => range.start.span(len(range).min(most)),
+            false => range.clone(),
+        };
         let mut failed = None;
         for range in &wanted.code {
-            match map_some(range, LEAST_CODE, |at, len| space.map_code(at, len)) {
+            let range = if optional { range.clone() } else { small(range, BOUNDED_CODE) };
+            match map_some(&range, LEAST_CODE, |at, len| space.map_code(at, len)) {
                 Ok((range, ())) => {
                     done.push(range.clone());
                     code.push(range);
                 }
-                // What no stretch of sites waits for would only have spared traps.
-                Err(_) if wanted.clusters.is_empty() => {}
+                // It would only have spared traps.
+                Err(_) if optional => {}
                 Err(error) => failed = Some(error),
             }
         }
         for range in wanted.data.iter().filter(|_| failed.is_none()) {
-            match map_some(range, wanted.data_needed.max(PAGE), |at, len| space.map_data(at, len)) {
+            let needed = wanted.data_needed.max(PAGE);
+            match map_some(&small(range, needed), needed, |at, len| space.map_data(at, len)) {
                 Ok((range, mapping)) => {
                     done.push(range);
                     mappings.push(mapping);

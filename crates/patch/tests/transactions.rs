@@ -149,6 +149,22 @@ fn a_failure_at_any_step_changes_no_byte() {
 }
 
 #[test]
+fn less_memory_is_reserved_where_there_is_no_more() {
+    let bound = 1 << 17;
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    space.bound = bound;
+    let sites = heads(FUNCTION, TEXT);
+    let outcomes = count_at(&mut engine, &mut space, &sites, Policy::default());
+    let without_trap =
+        |outcome: &Outcome| matches!(outcome, Outcome::Installed(tactic) if *tactic != Tactic::Trap);
+    assert!(outcomes.iter().any(without_trap), "{outcomes:?}");
+    let len = |range: &Range<Addr>| range.end.offset_from(range.start) as u64;
+    assert!(!space.mapped.is_empty() && space.mapped.iter().all(|range| len(range) <= bound));
+    remove_all(&mut engine, &mut space);
+    assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+}
+
+#[test]
 fn all_or_nothing_changes_nothing_when_one_site_is_refused() {
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
     let mut batch = Batch::default();

@@ -81,6 +81,8 @@ pub struct Features {
     pub shadow_stack: bool,
     /// The program may be loaded elsewhere than where it is changed: code must hold no addresses.
     pub moves: bool,
+    /// The size of the target's address space is bounded (`RLIMIT_AS`): what is reserved the program cannot have.
+    pub bounded: bool,
     /// Every page of trampolines has its cost, however far apart they are: few pages count more than quick planning, and what is
     /// between the bytes of trampolines is not to be written.
     pub packed: bool,

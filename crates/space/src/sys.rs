@@ -57,6 +57,15 @@ pub(crate) unsafe fn call(number: i64, arguments: [usize; 6]) -> Result<usize, E
     if (-4095..0).contains(&result) { Err(Errno(-result as i32)) } else { Ok(result as usize) }
 }
 
+/// Whether the size of the address space of process `pid` is bounded; 0 is this one.
+pub(crate) fn is_bounded(pid: i32) -> bool {
+    let mut limit = [u64::MAX; 2];
+    let arguments = [pid as usize, libc::RLIMIT_AS as usize, 0, &raw mut limit as usize, 0, 0];
+    // SAFETY: writes a `struct rlimit64`, two quadwords; it is not changed where the limit cannot be told.
+    unsafe { raw(libc::SYS_prlimit64, arguments) };
+    limit[0] != u64::MAX
+}
+
 /// mmap(2), without a file.
 ///
 /// # Safety

@@ -26,6 +26,8 @@ pub struct FakeSpace {
     /// The call that fails, counted from 0 at the next one.
     pub fail: Option<usize>,
     pub calls: usize,
+    /// More bytes than this are not mapped at once, if it is not 0.
+    pub bound: u64,
     pub shadow_stack: bool,
     pub busy: BTreeSet<Addr>,
     /// The first quadword of every data mapping.
@@ -58,10 +60,18 @@ impl FakeSpace {
         self.landings.iter().find(|l| l.trap == Addr(at)).map(|l| l.landing.0)
     }
 
+    /// As the system answers where the size of the address space is bounded.
+    fn within_bound(&self, len: u64) -> Result<(), SpaceError> {
+        match self.bound != 0 && len > self.bound {
+            true => Err(SpaceError::system("mapping memory", io::Error::from_raw_os_error(12))),
+            false => Ok(()),
+        }
+    }
+
     fn step(&mut self) -> Result<(), SpaceError> {
         self.calls += 1;
         if self.fail == Some(self.calls - 1) {
-            return Err(SpaceError::system("injected fault", io::Error::from_raw_os_error(12)));
+            return Err(SpaceError::system("injected fault", io::Error::from_raw_os_error(5)));
         }
         Ok(())
     }
@@ -88,6 +98,7 @@ impl AddressSpace for FakeSpace {
 
     fn map_code(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
         self.step()?;
+        self.within_bound(len)?;
         assert!(self.mappings()?.is_free(&at.span(len)));
         self.mapped.push(at.span(len));
         Ok(())
@@ -95,6 +106,7 @@ impl AddressSpace for FakeSpace {
 
     fn map_data(&mut self, at: Addr, len: u64) -> Result<DataMapping, SpaceError> {
         self.step()?;
+        self.within_bound(len)?;
         self.mapped.push(at.span(len));
         let view = Box::leak(vec![0u64; len as usize / 8].into_boxed_slice());
         let view = NonNull::new(view.as_mut_ptr().cast::<u8>()).expect("a box");

@@ -479,7 +479,8 @@ impl AddressSpace for OwnSpace {
         let arguments = [ARCH_SHSTK_STATUS, &raw mut enabled as usize, 0, 0, 0, 0];
         // SAFETY: writes `enabled`, if the kernel knows the call.
         let known = unsafe { sys::call(libc::SYS_arch_prctl, arguments) }.is_ok();
-        Features { shadow_stack: known && enabled & ARCH_SHSTK_SHSTK != 0, ..Features::default() }
+        let shadow_stack = known && enabled & ARCH_SHSTK_SHSTK != 0;
+        Features { shadow_stack, bounded: sys::is_bounded(0), ..Features::default() }
     }
 }
 

@@ -20,6 +20,7 @@ use super::ptrace::{self, Tid};
 use super::runtime::far_hole;
 use super::tracees::{MemoryId, State, Tracees};
 use crate::cells::ThreadCells;
+use crate::sys;
 use crate::{DataMapping, SpaceError};
 
 /// The cells of a memory.
@@ -52,6 +53,10 @@ impl Tracees {
 
     fn make_cells(&mut self, memory: MemoryId) -> Result<Option<ThreadCells>, SpaceError> {
         let threads = self.threads_on(memory);
+        // Where memory is short the areas are better left to the program.
+        if threads.iter().any(|tid| sys::is_bounded(tid.0)) {
+            return Ok(None);
+        }
         let lives = |tid: &&Tid| !matches!(self.state(**tid), Some(State::Dead | State::Buried));
         let unused = |tid: &Tid| ptrace::gs(*tid).is_ok_and(|gs| gs == (0, 0));
         if !threads.iter().filter(lives).all(unused) {

@@ -14,6 +14,7 @@ use super::procfs;
 use super::ptrace;
 use super::removal::Left;
 use super::tracees::{MemoryId, Tracees};
+use crate::sys;
 use crate::{
     AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError, ThreadCells,
 };
@@ -297,6 +298,7 @@ impl AddressSpace for RemoteSpace {
     fn features(&self) -> Features {
         let tracees = self.tracees.borrow();
         let status = tracees.live_thread(self.memory).ok().and_then(|tid| procfs::status(tid).ok());
-        Features { shadow_stack: status.is_some_and(|status| status.shadow_stack), ..Features::default() }
+        let shadow_stack = status.is_some_and(|status| status.shadow_stack);
+        Features { shadow_stack, bounded: sys::is_bounded(self.pid.0), ..Features::default() }
     }
 }
