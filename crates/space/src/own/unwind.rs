@@ -133,8 +133,8 @@ pub(super) fn forget(range: Range<Addr>) {
 
 /// Bytes that are in nobody's way, but may be read by an unwinder.
 pub(super) fn retired() -> Vec<Range<Addr>> {
-    let range = |bytes: &Box<[u8]>| Addr(bytes.as_ptr() as u64).span(bytes.len() as u64);
-    with(|units| units.retired.iter().map(range).collect())
+    let range = |bytes: &[u8]| Addr(bytes.as_ptr() as u64).span(bytes.len() as u64);
+    with(|units| units.retired.iter().map(|bytes| range(bytes)).collect())
 }
 
 /// Frees those that nobody reads: `idle` belongs to what [`retired`] has told.
@@ -186,7 +186,7 @@ impl Units {
         let Some(all) = ranges.first().zip(ranges.last()).map(|(first, last)| first.start..last.end) else {
             return;
         };
-        let (file, frames) = object(&[all.clone()], &names, &table.bytes);
+        let (file, frames) = object(std::slice::from_ref(&all), &names, &table.bytes);
         let file = file.into_boxed_slice();
         self.runs.extend(ranges.iter().map(|range| (range.start, (range.end, id))));
         let entry = Box::into_raw(Box::new(Entry {
