@@ -331,3 +331,124 @@ fn the_one_liners_of_the_manual_run() {
         assert!(shows, "{script}\n{shown}\n{error}");
     }
 }
+
+/// Numbers that look random.
+struct Numbers(u64);
+
+impl Numbers {
+    /// One below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        // xorshift64 (Marsaglia, 2003)
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+
+    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[self.below(all.len())]
+    }
+}
+
+/// What snippets read.
+const READ: [&str; 24] = [
+    "reg`rax",
+    "reg`rbx",
+    "reg`rcx",
+    "reg`rdx",
+    "reg`rsi",
+    "reg`rdi",
+    "reg`rbp",
+    "reg`rsp",
+    "reg`r8",
+    "reg`r9",
+    "reg`r10",
+    "reg`r11",
+    "reg`r12",
+    "reg`r13",
+    "reg`r14",
+    "reg`r15",
+    "reg`rflags",
+    "(long)reg`rip",
+    "tid",
+    "cpu",
+    "(long)point`effective_address",
+    "point`bytes_accessed",
+    "*(long *)reg`rsp",
+    "cycles",
+];
+
+/// A statement that reads much and may end early.
+fn statement(numbers: &mut Numbers, index: usize) -> String {
+    let (a, b) = (numbers.of(&READ), numbers.of(&READ));
+    match numbers.below(9) {
+        0 => format!("@s{index} = sum({a} ^ {b});"),
+        1 => format!("if ({a} > {b}) @c{index} = count();"),
+        2 => format!("@h{index} = hist({a} & 0xffff);"),
+        3 => format!("for (int i{index} = 0; i{index} < 3; i{index}++) @l{index} = max({a} + i{index});"),
+        4 => format!(
+            "if (point`effective_address) @b{index} = sum(*(unsigned char *)point`effective_address);"
+        ),
+        5 => format!("double d{index} = {a}; @d{index} = max((long)sqrt(d{index} * 0.5) + {b});"),
+        6 => format!("@k{index}[comm, {a} & 7] = count();"),
+        7 => format!("@t{index}[str((unsigned long)({a}), 8)] = count();"),
+        _ => format!("static long n{index} = 0; n{index} += {a} / ({b} & 1);"),
+    }
+}
+
+/// What snippets read at any instruction changes nothing: output and exit code of real programs are the same, in line and called,
+/// whether runs end early or not.
+#[test]
+fn programs_cannot_tell_what_snippets_read() {
+    let query = "create table t(a, b); with recursive n(i) as (select 1 union all select i + 1 from n where i < 300) \
+                 insert into t select i, hex(i * i) from n; select count(*), sum(a), max(b) from t where b like '%9%';";
+    let programs: [(&[&str], &str, &[&str]); 2] = [
+        (
+            &["sqlite3", ":memory:", query],
+            "libsqlite3.so.0",
+            &[
+                "sqlite3_step",
+                "sqlite3_prepare_v2",
+                "sqlite3_column_text",
+                "sqlite3_malloc",
+                "sqlite3_free",
+                "sqlite3_bind_int",
+                "sqlite3_finalize",
+                "sqlite3_value_text",
+                "sqlite3_result_text",
+                "sqlite3_mprintf",
+            ],
+        ),
+        (
+            &["gzip", "-9", "-c", "/usr/bin/env"],
+            "libc.so.6",
+            &["read", "write", "malloc", "free", "calloc", "exit", "close", "fstat", "signal", "lseek"],
+        ),
+    ];
+    let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
+    for (program, module, functions) in programs {
+        if need_program(program[0]).is_none() {
+            continue;
+        }
+        let alone = run(Command::new(program[0]).args(&program[1..]));
+        assert_eq!(alone.ending, Ending::Exited(0), "{program:?}");
+        for _ in 0..if incise_tests::long() { 40 } else { 3 } {
+            let clauses: Vec<String> = (0..3)
+                .map(|clause| {
+                    let count = 1 + numbers.below(4);
+                    let body: Vec<String> =
+                        (0..count).map(|index| statement(&mut numbers, 10 * clause + index)).collect();
+                    let function = numbers.of(functions);
+                    let kind = numbers.of(&["instruction", "instruction", "block"]);
+                    format!("{kind}:{module}:{function} {{ {} }}", body.join(" "))
+                })
+                .collect();
+            let script = clauses.join("\n");
+            let mut command = Command::new(incise());
+            command.args(["run", "-o", "/dev/null", "-e", &script, "--"]).args(program);
+            let outcome = run(&mut command);
+            assert_eq!(outcome.ending, alone.ending, "{script}\n{}", outcome.error_text());
+            assert!(outcome.stdout == alone.stdout, "{script}\n{}", outcome.error_text());
+        }
+    }
+}
