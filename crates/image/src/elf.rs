@@ -41,6 +41,7 @@ pub struct Image {
     needed: Vec<String>,
     debug_pointer: Option<LinkAddr>,
     r_debug: Option<LinkAddr>,
+    rseq_offset: Option<LinkAddr>,
     segments: Vec<Segment>,
     sections: Vec<Section>,
     text: Vec<Range<LinkAddr>>,
@@ -79,6 +80,7 @@ impl Image {
             debug_link: debug_link(&layout),
             debug_pointer: dynamic.as_ref().and_then(|d| d.debug),
             r_debug: collected.r_debug,
+            rseq_offset: collected.rseq_offset,
             sections: layout.public_sections(),
             symbols: collected.symbols,
             has_symtab,
@@ -171,6 +173,12 @@ impl Image {
     /// In the dynamic linker (or a static program that holds it): the `r_debug` structure.
     pub fn r_debug(&self) -> Option<LinkAddr> {
         self.r_debug
+    }
+
+    /// In glibc's dynamic linker: the quadword that says how far from the thread pointer each thread has its area for restartable
+    /// sequences (since 2.35; linux/rseq.h).
+    pub fn rseq_offset(&self) -> Option<LinkAddr> {
+        self.rseq_offset
     }
 
     /// In the dynamic linker: the function it calls when the list of loaded modules changes.

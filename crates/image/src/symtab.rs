@@ -25,6 +25,8 @@ pub(crate) struct Reader<'l, 'a> {
     version_ids: HashMap<Box<str>, u16>,
     /// Address of the data symbol `_r_debug`.
     r_debug: Option<LinkAddr>,
+    /// Address of the data symbol `__rseq_offset`.
+    rseq_offset: Option<LinkAddr>,
     /// Import index plus one of each dynamic symbol, 0 for those that are none.
     import_of: Vec<u32>,
     /// Bytes of names that may still be copied. Many symbols that name one long string would otherwise
@@ -36,6 +38,7 @@ pub(crate) struct Reader<'l, 'a> {
 pub(crate) struct Collected {
     pub symbols: Symbols,
     pub r_debug: Option<LinkAddr>,
+    pub rseq_offset: Option<LinkAddr>,
     pub import_of: Vec<u32>,
 }
 
@@ -57,6 +60,7 @@ impl<'l, 'a> Reader<'l, 'a> {
             entries: Vec::new(),
             version_ids: HashMap::new(),
             r_debug: None,
+            rseq_offset: None,
             import_of: Vec::new(),
             budget: (layout.file.data().len().saturating_mul(4)).clamp(1 << 16, u32::MAX as usize / 2),
         }
@@ -119,7 +123,8 @@ impl<'l, 'a> Reader<'l, 'a> {
     pub(crate) fn finish(mut self) -> Collected {
         self.symbols.order_imports();
         self.symbols.build(self.entries, &self.layout.text);
-        Collected { symbols: self.symbols, r_debug: self.r_debug, import_of: self.import_of }
+        let Reader { symbols, r_debug, rseq_offset, import_of, .. } = self;
+        Collected { symbols, r_debug, rseq_offset, import_of }
     }
 
     /// Adds functions that were built before, as when a debug file is merged into an image.
@@ -225,12 +230,17 @@ impl<'l, 'a> Reader<'l, 'a> {
         Ok(())
     }
 
-    /// Keeps the address of the one data symbol that is of use.
+    /// Keeps the addresses of the data symbols that are of use.
     fn note_data(&mut self, symbol: &Sym64<LittleEndian>, strings: Bytes<'a>) {
         let defined = symbol.st_shndx.get(LE) != elf::SHN_UNDEF && symbol.st_type() == elf::STT_OBJECT;
         let name = strings.string(u64::from(symbol.st_name.get(LE)), 16);
-        if defined && name.is_some_and(|name| name == b"_r_debug") {
-            self.r_debug = Some(LinkAddr(symbol.st_value.get(LE)));
+        let kept = match name {
+            Some(b"_r_debug") => &mut self.r_debug,
+            Some(b"__rseq_offset") => &mut self.rseq_offset,
+            _ => return,
+        };
+        if defined {
+            *kept = Some(LinkAddr(symbol.st_value.get(LE)));
         }
     }
 

@@ -276,6 +276,19 @@ impl<S: AddressSpace> Session<S> {
         work(&state.program, &memory)
     }
 
+    /// How far from its thread pointer each thread of the target has its area for restartable sequences, if the C library tells.
+    pub(crate) fn rseq_offset(&self) -> Option<i32> {
+        let state = &mut *self.state();
+        state.refresh().ok()?;
+        state.program.modules().iter().find_map(|module| {
+            let at = module.to_addr(module.image.rseq_offset()?);
+            let mut bytes = [0; 8];
+            state.space.read(at, &mut bytes).ok()?;
+            // Before the dynamic linker has set it there are no areas.
+            i32::try_from(i64::from_le_bytes(bytes)).ok().filter(|offset| *offset != 0)
+        })
+    }
+
     /// Works on all there is.
     pub(crate) fn with_engine<R>(
         &self,

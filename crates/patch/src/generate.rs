@@ -279,6 +279,12 @@ impl Output<'_> {
         self.literals.refer(self.asm, &[rex, 0x8B, modrm], &value.to_le_bytes());
     }
 
+    /// Puts `bytes` behind the code, and fills in the 32-bit displacement at position `field`, the last four bytes of its
+    /// instruction, so that it leads there.
+    pub fn literal(&mut self, field: usize, bytes: &[u8]) {
+        self.literals.point(field, bytes);
+    }
+
     /// `register = address of` a copy of `bytes` behind the code.
     pub fn lea_literal(&mut self, register: Gpr, bytes: &[u8]) {
         let rex = 0x48 | (register.number() >> 3) << 2;

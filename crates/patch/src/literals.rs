@@ -35,6 +35,11 @@ impl Literals {
         self.pieces.push(Piece { field: end - 4, from: end, bytes: SmallVec::from_slice(bytes) });
     }
 
+    /// Has the displacement at `field`, which ends its instruction, lead to `bytes`.
+    pub(crate) fn point(&mut self, field: usize, bytes: &[u8]) {
+        self.pieces.push(Piece { field, from: field + 4, bytes: SmallVec::from_slice(bytes) });
+    }
+
     /// Calls `to` so that the next instruction is the one returned to, near or far.
     pub(crate) fn call(&mut self, asm: &mut Assembler, to: Addr) {
         if in_reach(asm, to) {

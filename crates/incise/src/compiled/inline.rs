@@ -15,6 +15,8 @@ pub(super) struct InLine {
     inline: Inline,
     /// The memory of its blocks.
     data: Vec<Data>,
+    /// Where threads have their areas for restartable sequences.
+    rseq: Option<i32>,
     placed: Mutex<Option<(u64, Vec<Addr>)>>,
 }
 
@@ -22,14 +24,15 @@ pub(super) struct InLine {
 pub(super) fn qualifies(program: &Program) -> Option<Inline> {
     let inline = Inline::of(program)?;
     let blocks = vec![Addr(1 << 46); inline.blocks().len()];
-    let target = Target { blocks: &blocks, live: Live::ALL, untouched: GprSet::EMPTY, moves: false };
+    let target =
+        Target { blocks: &blocks, live: Live::ALL, untouched: GprSet::EMPTY, moves: false, rseq: None };
     inline.emit(&mut Assembler::new(Addr(0)), &target).ok()?;
     Some(inline)
 }
 
 impl InLine {
-    pub(super) fn new(inline: Inline, data: Vec<Data>) -> InLine {
-        InLine { inline, data, placed: Mutex::new(None) }
+    pub(super) fn new(inline: Inline, data: Vec<Data>, rseq: Option<i32>) -> InLine {
+        InLine { inline, data, rseq, placed: Mutex::new(None) }
     }
 
     /// Whether it returns a condition.
@@ -46,7 +49,8 @@ impl InLine {
         let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Where nothing is placed the code is only planned.
         let blocks = placed.map_or_else(|| vec![at.here; self.data.len()], |(_, blocks)| blocks);
-        work(&Target { blocks: &blocks, live: at.live, untouched, moves: at.features.moves })
+        let (live, moves, rseq) = (at.live, at.features.moves, self.rseq);
+        work(&Target { blocks: &blocks, live, untouched, moves, rseq })
     }
 
     /// The effects of code that leaves some registers alone.
@@ -71,6 +75,9 @@ impl InLine {
             self.inline.end(out.asm(), target, begun).map_err(unfit)
         })?;
         emitted.faults.into_iter().for_each(|(load, fixup)| out.fault(load, fixup));
+        for (field, bytes) in emitted.literals {
+            out.literal(field, &bytes);
+        }
         Ok(())
     }
 }

@@ -68,15 +68,15 @@ impl Compiled {
         data: &mut dyn FnMut(&Block) -> Data,
     ) -> Result<Compiled, CompileError> {
         if let Some(inline) = qualifies(program) {
-            return Ok(Compiled::in_line(inline, data));
+            return Ok(Compiled::in_line(inline, None, data));
         }
         Compiled::called(program, operations, absolute, data)
     }
 
-    fn in_line(inline: Inline, data: &mut dyn FnMut(&Block) -> Data) -> Compiled {
+    fn in_line(inline: Inline, rseq: Option<i32>, data: &mut dyn FnMut(&Block) -> Data) -> Compiled {
         let data: Vec<Data> = inline.blocks().iter().map(data).collect();
         let faults = data[0].clone();
-        Compiled { code: Holds::InLine(Arc::new(InLine::new(inline, data))), faults }
+        Compiled { code: Holds::InLine(Arc::new(InLine::new(inline, data, rseq))), faults }
     }
 
     /// Runs of each of these end early by themselves: the block that counts them is made anew.
@@ -138,7 +138,8 @@ impl<S: AddressSpace> Session<S> {
     /// [`Error::Compile`].
     pub fn program(&self, program: &Program) -> Result<Compiled, Error> {
         if let Some(inline) = qualifies(program) {
-            return Ok(Compiled::in_line(inline, &mut |block| self.data(block)));
+            let rseq = self.rseq_offset();
+            return Ok(Compiled::in_line(inline, rseq, &mut |block| self.data(block)));
         }
         let absolute = !self.with_space(|space| space.features().moves);
         let settings = Settings { operations: &Tables, thread_at: None, absolute };

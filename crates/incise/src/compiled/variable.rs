@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use incise_patch::Data;
-use incise_snippet::tree::{Constant, Storage, Variable};
+use incise_snippet::tree::{Constant, RESTARTED, Storage, Variable};
 
 /// A variable in the target. It keeps its value when the programs that use it are removed.
 #[derive(Clone, Debug)]
@@ -36,6 +36,9 @@ impl Value {
             let values = self.variable.offsets().enumerate();
             let values = values.map(|(index, offset)| match self.variable.storage() {
                 Storage::PerThread => (load(offset - 8), Constant::new(ty, load(offset))),
+                Storage::PerCpu => {
+                    (index as u64, Constant::new(ty, load(offset).wrapping_add(load(offset + RESTARTED))))
+                }
                 _ => (index as u64, Constant::new(ty, load(offset))),
             });
             let per_thread = self.variable.storage() == Storage::PerThread;
@@ -49,6 +52,9 @@ impl Value {
         self.data.with(|words| {
             for offset in self.variable.offsets() {
                 words[offset as usize / 8].store(bits, Ordering::Relaxed);
+                if self.variable.storage() == Storage::PerCpu {
+                    words[(offset + RESTARTED) as usize / 8].store(0, Ordering::Relaxed);
+                }
             }
         });
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use incise::data::Value;
-use incise::snippet::{Fault, Program, Stmt};
+use incise::snippet::{Fault, Program, Stmt, Storage, Type, Variable};
 use incise::{PointKind, Query, Session};
 
 use super::Over;
@@ -124,5 +124,59 @@ fn names_records_and_maps_in_this_process() {
         assert_eq!(language.map("all").expect("a map").get(&[]), all, "what was gathered stays");
         let exit = session.find(Query::functions("libc!getppid").kind(PointKind::FunctionExit));
         assert!(exit.is_ok());
+    });
+}
+
+#[inline(never)]
+extern "C" fn counted(n: u64) -> u64 {
+    std::hint::black_box(n) + 3
+}
+
+/// Each thread is moved from CPU to CPU as it counts, and interrupted by signals whose handler counts too.
+#[test]
+fn counts_per_cpu_are_exact_under_threads() {
+    isolated("facts::counts_per_cpu_are_exact_under_threads", Duration::from_secs(60), || {
+        const CALLS: u64 = 200_000;
+        const THREADS: u64 = 4;
+        const SIGNALS: u64 = 500;
+        extern "C" fn handle(_: i32) {
+            counted(1);
+        }
+        let session = Session::own().expect("a session");
+        let per_cpu = Variable::new("n", Type::U64, Storage::PerCpu);
+        let compiled =
+            session.program(&Program::new([per_cpu.add(2)]).expect("a program")).expect("compiled");
+        assert!(compiled.is_inline());
+        let mut batch = session.batch();
+        batch.insert(incise::Addr(counted as *const () as u64), &compiled, incise::Position::Last);
+        batch.commit().expect("commit");
+        // SAFETY: a handler that calls one function of ours, and signals to ourselves.
+        unsafe { libc::signal(libc::SIGUSR1, handle as *const () as usize) };
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    let call = std::hint::black_box(counted as extern "C" fn(u64) -> u64);
+                    (0..CALLS).for_each(|n| assert_eq!(call(n), n + 3));
+                });
+            }
+            scope.spawn(|| {
+                for _ in 0..SIGNALS {
+                    // SAFETY: as above.
+                    unsafe { libc::kill(libc::getpid(), libc::SIGUSR1) };
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            });
+        });
+        let value = session.variable(&per_cpu);
+        let hits = value.get();
+        assert_eq!(hits % 2, 0);
+        // Signals that come while one is pending are one.
+        let handled = hits / 2 - CALLS * THREADS;
+        assert!((1..=SIGNALS).contains(&handled), "{handled}");
+        let cpus = value.all().iter().filter(|(_, n)| n.bits != 0).count();
+        println!("on {cpus} CPUs, {handled} in handlers");
+        session.remove_all().expect("removal");
+        value.set(0);
+        assert_eq!(value.get(), 0);
     });
 }

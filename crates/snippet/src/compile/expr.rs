@@ -30,10 +30,7 @@ impl Lower<'_> {
                 let at = self.element(*id, index)?;
                 self.b.ins().load(clif(ty), own(), at, 0)
             }
-            Node::Variable(variable) => {
-                let at = self.variable(variable)?;
-                self.b.ins().load(clif(ty), own(), at, 0)
-            }
+            Node::Variable(variable) => self.variable_value(variable)?,
             Node::Register(register) => self.register(*register),
             Node::Argument(n) => self.argument(*n, ty),
             Node::FloatArgument(n) => self.float(*n, ty)?,
@@ -130,6 +127,17 @@ impl Lower<'_> {
                 at
             }
         })
+    }
+
+    /// The value of a variable, for this thread or CPU.
+    pub(super) fn variable_value(&mut self, variable: &Variable) -> Result<Value, CompileError> {
+        let (at, ty) = (self.variable(variable)?, clif(variable.ty()));
+        let value = self.b.ins().load(ty, own(), at, 0);
+        if variable.storage() != Storage::PerCpu || !ty.is_int() {
+            return Ok(value);
+        }
+        let restarted = self.b.ins().load(ty, own(), at, crate::tree::RESTARTED as i32);
+        Ok(self.b.ins().iadd(value, restarted))
     }
 
     pub(super) fn register(&mut self, register: Register) -> Value {

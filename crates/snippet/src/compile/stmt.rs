@@ -193,10 +193,7 @@ impl Lower<'_> {
                 let at = self.element(*id, index)?;
                 self.b.ins().load(clif(ty), own(), at, 0)
             }
-            Place::Variable(variable) => {
-                let at = self.variable(variable)?;
-                self.b.ins().load(clif(ty), own(), at, 0)
-            }
+            Place::Variable(variable) => self.variable_value(variable)?,
             Place::Register(register) => self.register(*register),
             Place::Memory(_, address) => {
                 let at = self.scalar(address)?;

@@ -5,7 +5,7 @@ use incise_isa::native::{Assembler, Gpr, GprSet, Live};
 
 use super::value::Where;
 use super::{Inline, parts};
-use crate::tree::{BinaryOp, Block, Expr, Fault, Node, Stmt, Type, UnaryOp};
+use crate::tree::{BinaryOp, Block, Expr, Fault, Node, Stmt, Storage, Type, UnaryOp};
 
 /// The program cannot be put in line at this point: there are not enough registers, or a branch would be too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -23,6 +23,8 @@ pub struct Target<'a> {
     pub untouched: GprSet,
     /// The code may be loaded at another address: it must hold none.
     pub moves: bool,
+    /// Where each thread has its area for restartable sequences, counted from its thread pointer, if it has one.
+    pub rseq: Option<i32>,
 }
 
 /// What was emitted.
@@ -32,6 +34,8 @@ pub struct Emitted {
     pub clobbers: GprSet,
     /// Instructions that may fault and where to go on then, as offsets in the code of the assembler.
     pub faults: Vec<(usize, usize)>,
+    /// 32-bit displacements in the code, each with the bytes that have to lie behind the code, to which it leads.
+    pub literals: Vec<(usize, Vec<u8>)>,
 }
 
 /// How many registers may be in use at a time.
@@ -58,7 +62,7 @@ impl Inline {
         let usable = |gpr: &Gpr| *gpr != Gpr::Rsp && !taken.contains(*gpr);
         // What is dead needs no saving; of the others those with short encodings first.
         let free = dead.iter().chain(target.live.gprs.iter()).filter(usable).take(SCRATCH_MAX).collect();
-        let begun = Begun { free, used: GprSet::EMPTY, pending: Vec::new(), otherwise: Vec::new() };
+        let begun = Begun { free, ..Begun::default() };
         let mut emitter = Emitter { asm, blocks: &self.blocks, target, begun };
         let (body, condition) = parts(self.program.body());
         emitter.statements(body)?;
@@ -78,7 +82,7 @@ impl Inline {
 }
 
 /// Code that has begun.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Begun {
     /// Registers to take, the best first.
     free: Vec<Gpr>,
@@ -87,13 +91,16 @@ pub struct Begun {
     pending: Vec<usize>,
     /// Jumps to the end.
     otherwise: Jumps,
+    /// Instructions that may fault, with where to go on.
+    pub(super) faults: Vec<(usize, usize)>,
+    pub(super) literals: Vec<(usize, Vec<u8>)>,
 }
 
 pub(super) struct Emitter<'a> {
     pub(super) asm: &'a mut Assembler,
     blocks: &'a [Block],
-    target: &'a Target<'a>,
-    begun: Begun,
+    pub(super) target: &'a Target<'a>,
+    pub(super) begun: Begun,
 }
 
 /// Where a branch goes: displacements to fill in.
@@ -101,17 +108,17 @@ type Jumps = Vec<usize>;
 
 impl Emitter<'_> {
     fn finish(mut self) -> Result<Emitted, Unfit> {
-        let mut faults = Vec::new();
+        let mut faults = std::mem::take(&mut self.begun.faults);
         if !self.begun.pending.is_empty() {
             // Only faults come here; what is in registers is not needed any more.
             let over = self.jump();
             let fixup = self.asm.bytes().len();
             self.add(0, Fault::Memory as i32 * 8, 1)?;
             self.join(over);
-            faults = self.begun.pending.iter().map(|load| (*load, fixup)).collect();
+            faults.extend(self.begun.pending.iter().map(|load| (*load, fixup)));
         }
         std::mem::take(&mut self.begun.otherwise).into_iter().for_each(|jump| self.join(jump));
-        Ok(Emitted { clobbers: self.begun.used, faults })
+        Ok(Emitted { clobbers: self.begun.used, faults, literals: self.begun.literals })
     }
 
     fn statements(&mut self, body: &[Stmt]) -> Result<(), Unfit> {
@@ -123,8 +130,11 @@ impl Emitter<'_> {
             Stmt::Sequence(body) => self.statements(body),
             Stmt::Add(variable, value) => {
                 let index = self.block_index(variable.block()).ok_or(Unfit)?;
-                let value = value.as_constant().ok_or(Unfit)?.quadword();
-                self.add(index, 0, value as i32)
+                let value = value.as_constant().ok_or(Unfit)?.quadword() as i32;
+                match variable.storage() {
+                    Storage::PerCpu => self.add_per_cpu(index, value),
+                    _ => self.add(index, 0, value),
+                }
             }
             Stmt::If(condition, then, otherwise) => {
                 let no = self.unless(condition)?;
@@ -368,18 +378,18 @@ impl Emitter<'_> {
         self.begun.pending.push(self.asm.bytes().len());
     }
 
-    fn jump(&mut self) -> usize {
+    pub(super) fn jump(&mut self) -> usize {
         self.asm.raw(&[0xE9, 0, 0, 0, 0]);
         self.asm.bytes().len()
     }
 
-    fn branch(&mut self, condition: u8) -> usize {
+    pub(super) fn branch(&mut self, condition: u8) -> usize {
         self.asm.raw(&[0x0F, 0x80 | condition, 0, 0, 0, 0]);
         self.asm.bytes().len()
     }
 
     /// Leads a jump, whose displacement ends at `end`, here.
-    fn join(&mut self, end: usize) {
+    pub(super) fn join(&mut self, end: usize) {
         let distance = (self.asm.bytes().len() - end) as u32;
         self.asm.set(end - 4, &distance.to_le_bytes());
     }

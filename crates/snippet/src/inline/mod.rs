@@ -1,6 +1,6 @@
 //! Short programs in line: code for one point, with the registers that are free there.
 //!
-//! What qualifies ([`Inline::of`]): `if`, sequences, additions of a constant to global variables; conditions from comparisons,
+//! What qualifies ([`Inline::of`]): `if`, sequences, additions of a constant to variables, global or per CPU; conditions from comparisons,
 //! `&&`, `||`, `!`; integers and pointers made of constants, registers, arguments in registers, loads, `+ - & | ^ << >>`, casts;
 //! at the end `return` of a condition, on which other code may depend ([`Inline::begin`]).
 //! Everything else is [compiled](crate::compile) and called.
@@ -9,6 +9,7 @@
 //! nothing has to be saved.
 
 mod emit;
+mod per_cpu;
 mod value;
 
 use incise_isa::native::{Gpr, GprSet, abi};
@@ -96,7 +97,7 @@ impl Look {
             }
             Stmt::Add(variable, value) => {
                 let small = value.as_constant().is_some_and(|value| is_immediate(value.quadword()));
-                if variable.storage() != Storage::Global || variable.ty().size() != 8 || !small {
+                if variable.storage() == Storage::PerThread || variable.ty().size() != 8 || !small {
                     return None;
                 }
                 self.block(variable.block());

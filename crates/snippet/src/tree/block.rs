@@ -91,6 +91,10 @@ pub const THREADS: u64 = 4096;
 /// Bytes between the values of neighbouring CPUs or threads: a cache line and the one fetched with it.
 pub(crate) const STRIDE: u64 = 128;
 
+/// Bytes from what threads add at once, on whichever CPU, to what they add in restartable sequences, on this one only: the two do not
+/// know of each other.
+pub const RESTARTED: u64 = 64;
+
 /// Bytes of a slot per thread: the thread's number, and the value.
 pub(crate) const SLOT: u64 = 64;
 

@@ -30,7 +30,7 @@ mod stmt;
 mod table;
 mod types;
 
-pub use block::{Block, BlockId, Storage, THREADS, Variable};
+pub use block::{Block, BlockId, RESTARTED, Storage, THREADS, Variable};
 pub(crate) use block::{CPUS, SLOT, STRIDE};
 pub use build::{
     Operand, arg, constant, cpu, cycles, float_arg, nanoseconds, pid, point, register, retval, tid,
