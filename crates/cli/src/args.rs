@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use incise::{Filter, TrapPolicy};
+use incise::{Filter, Layout, TrapPolicy};
 
 pub use crate::eval::EvalArgs;
 pub use crate::flow::args::{CfgArgs, DisasmArgs, FunctionsArgs, ParseArgs};
@@ -108,6 +108,9 @@ pub struct CountArgs {
     /// Report as JSON Lines.
     #[arg(long)]
     pub json: bool,
+    /// How probed functions are laid out.
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineChoice::Auto)]
+    pub engine: EngineChoice,
     /// Name trampolines in /tmp/perf-PID.map, where perf report looks for them.
     #[arg(long, conflicts_with = "list")]
     pub perf_map: bool,
@@ -184,6 +187,9 @@ pub struct RewriteArgs {
     /// What to do where only a trap fits. Traps need the program's own start to have come by.
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Forbid)]
     pub trap: Trap,
+    /// How probed functions are laid out.
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineChoice::Auto)]
+    pub engine: EngineChoice,
     /// Show for each function how it was patched, and why not where it was not.
     #[arg(long)]
     pub explain: bool,
@@ -243,6 +249,9 @@ pub struct CoverageArgs {
     /// What to do where only a trap fits.
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Trap::Fallback)]
     pub trap: Trap,
+    /// How probed functions are laid out.
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineChoice::Auto)]
+    pub engine: EngineChoice,
     /// Number of threads; all cores if not given. The plan is the same for any.
     #[arg(short = 'j', long, value_name = "N")]
     pub threads: Option<usize>,
@@ -276,6 +285,27 @@ impl From<Trap> for TrapPolicy {
             Trap::Forbid => TrapPolicy::Forbid,
             Trap::Fallback => TrapPolicy::Fallback,
             Trap::Force => TrapPolicy::Force,
+        }
+    }
+}
+
+/// How probed functions are laid out.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EngineChoice {
+    /// Function by function, what is likely to cost less.
+    Auto,
+    /// Only what has to make room runs in trampolines.
+    OutOfLine,
+    /// Each probed function runs as a copy with its probes in it.
+    InLine,
+}
+
+impl From<EngineChoice> for Option<Layout> {
+    fn from(choice: EngineChoice) -> Option<Layout> {
+        match choice {
+            EngineChoice::Auto => None,
+            EngineChoice::OutOfLine => Some(Layout::OutOfLine),
+            EngineChoice::InLine => Some(Layout::InLine),
         }
     }
 }

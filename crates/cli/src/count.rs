@@ -23,6 +23,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         filter: args.filter.clone(),
         keep: args.keep,
         perf_map: args.perf_map,
+        layout: args.engine.into(),
         ..args.functions.options(target)
     };
     let counting = match target.which()? {

@@ -63,6 +63,7 @@ fn one(args: &CoverageArgs, path: &Path, out: &mut dyn Write) -> Result<(), Fail
     let options = CoverageOptions {
         points: args.points.into(),
         traps: args.trap.into(),
+        layout: args.engine.into(),
         threads: args.threads.unwrap_or_else(threads),
         progress: Some(&tell),
     };

@@ -20,6 +20,7 @@ pub(crate) fn run(args: &RewriteArgs) -> Result<ExitCode, Failure> {
         points: args.points.into(),
         filter: args.filter.clone(),
         traps: args.trap.into(),
+        layout: args.engine.into(),
         counts: args.counts.clone(),
     };
     let rewritten = incise::rewrite(&args.binary, &output, &options)?;

@@ -17,8 +17,8 @@ use incise_cfg::{Cfg, Options, ParseError, Parser};
 use incise_image::{Image, ImageError, LinkAddr};
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch, CommitError, Engine, Outcome, Place, Placement, Policy, Position, Refusal, Snippet,
-    Tactic, TrapPolicy,
+    Atomicity, Batch, CommitError, Engine, Layout, Outcome, Place, Placement, Policy, Position, Refusal,
+    Snippet, Tactic, TrapPolicy,
 };
 use incise_space::SpaceError;
 use incise_space::file::Loaded;
@@ -37,6 +37,8 @@ pub struct CoverageOptions<'o> {
     pub points: PointKind,
     /// What to do where only a trap fits.
     pub traps: TrapPolicy,
+    /// How functions are laid out; by what it is likely to cost if nothing is given.
+    pub layout: Option<Layout>,
     /// Number of threads; the result is the same for any.
     pub threads: usize,
     /// Called now and then, on any thread.
@@ -46,7 +48,7 @@ pub struct CoverageOptions<'o> {
 impl Default for CoverageOptions<'_> {
     fn default() -> Self {
         let points = PointKind::BeforeInstruction;
-        CoverageOptions { points, traps: TrapPolicy::default(), threads: 1, progress: None }
+        CoverageOptions { points, traps: TrapPolicy::default(), layout: None, threads: 1, progress: None }
     }
 }
 
@@ -162,6 +164,7 @@ pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Resu
     program.learn_leads(0, &cfg);
     let mut engine = Engine::new();
     engine.set_threads(options.threads);
+    engine.set_instrumentation(options.layout);
     let mut batch = Batch::default();
     let mut before = None;
     for (addr, _) in &sites {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use incise_oracle::boundary::{Options, check};
-use incise_patch::TrapPolicy;
+use incise_patch::{Layout, TrapPolicy};
 
 /// Compiled and hand-written code, with and without frame pointers and unwind tables.
 const PROGRAMS: [&str; 4] = [
@@ -55,6 +55,14 @@ fn every_boundary_of_patched_programs_is_a_good_place_to_jump_to() {
     for (number, path) in programs().enumerate() {
         try_out(&path, &options(1, 0x60 + number as u64));
         try_out(&path, &Options { entered: true, ..options(1, 0xA0 + number as u64) });
+    }
+}
+
+#[test]
+fn functions_that_run_as_copies_are_as_good() {
+    for (number, path) in programs().enumerate() {
+        let seed = 0xE0 + number as u64;
+        try_out(&path, &Options { every: 7, layout: Some(Layout::InLine), ..options(1, seed) });
     }
 }
 

@@ -336,7 +336,7 @@ impl Stretch {
 }
 
 /// Bytes around a site that are read, and looked through for branches to it.
-const AROUND: u64 = 8192;
+pub(crate) const AROUND: u64 = 8192;
 /// Bytes behind a site that planning may look at.
 pub(crate) const LOOKAHEAD: u64 = 192;
 /// Bytes from a site that a springboard may cover, an `endbr64` before it included.

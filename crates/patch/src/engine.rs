@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use incise_image::{MemoryMap, MemoryReader};
@@ -15,6 +16,7 @@ use crate::code::{Code, Facts};
 use crate::draft::{Draft, Instance, Instances};
 use crate::form::form;
 use crate::group::Group;
+use crate::instrumentation::{Instrumentation, Layout};
 use crate::lower::{Ready, Snippets};
 use crate::memory::{Memory, Reservations};
 use crate::placement::{Place, Placement};
@@ -116,6 +118,8 @@ pub struct Engine {
     reclaim_at: u64,
     /// How many threads may plan; 0 means one.
     threads: usize,
+    /// How functions are laid out: out of line if nothing is said.
+    instrumentation: Option<Arc<dyn Instrumentation>>,
 }
 
 /// So many more bytes of retired trampolines are worth a look at all threads.
@@ -133,6 +137,12 @@ impl Engine {
     /// Lets so many threads plan large transactions. The plan is the same for any number; one by default.
     pub fn set_threads(&mut self, threads: usize) {
         self.threads = threads;
+    }
+
+    /// Sets which engine lays functions out, from the next transaction on; what is in place stays until it is touched. By
+    /// default all are out of line.
+    pub fn set_instrumentation(&mut self, instrumentation: impl Instrumentation + 'static) {
+        self.instrumentation = Some(Arc::new(instrumentation));
     }
 
     /// A new counter, zero. It gets memory when a probe first uses it.
@@ -421,6 +431,7 @@ impl Engine {
                 },
                 dirty: &dirty,
                 policy: policy.traps,
+                instrumentation: self.instrumentation.as_deref().unwrap_or(&Layout::OutOfLine),
                 features,
                 threads: self.threads.max(1),
             };
@@ -517,6 +528,7 @@ impl Engine {
             retired_bytes: self.retired_bytes,
             reclaim_at: self.reclaim_at,
             threads: self.threads,
+            instrumentation: self.instrumentation.clone(),
         }
     }
 
@@ -545,7 +557,8 @@ impl Engine {
     pub fn abandon(&mut self) {
         self.forget_data();
         let (counters, counted) = (std::mem::take(&mut self.counters), std::mem::take(&mut self.counted));
-        *self = Engine { counters, counted, threads: self.threads, ..Engine::default() };
+        let (threads, instrumentation) = (self.threads, self.instrumentation.take());
+        *self = Engine { counters, counted, threads, instrumentation, ..Engine::default() };
     }
 
     /// The heads a batch touches, as far as they are known without the code, and those near them; ascending.

@@ -53,6 +53,21 @@ pub(crate) struct Entries<'a> {
     stubs: Vec<(Addr, u32)>,
 }
 
+/// Whether the code between a member and the one before it goes on to it, as far as can be told.
+fn falls_in(code: &Code, region: &Region, index: usize) -> bool {
+    let Some(before) = index.checked_sub(1).map(|before| &region.members[before].insn) else { return true };
+    let mut falls = before.flow().falls_through();
+    let (mut at, end) = (before.end(), region.members[index].insn.addr());
+    while at < end {
+        let Ok(insn) = code.insn(at) else { return true };
+        // Something may lead to what is no padding.
+        falls = (falls || !insn.is_nop()) && insn.flow().falls_through();
+        at = insn.end();
+    }
+    // An instruction that reaches into the member: both are to stay what they are.
+    falls || at > end
+}
+
 impl<'a> Entries<'a> {
     pub(crate) fn new(
         region: &'a Region,
@@ -105,7 +120,7 @@ impl<'a> Entries<'a> {
         }
         for (index, reached) in reached.iter().enumerate() {
             self.entered[index] = match region.before(index) {
-                None => true,
+                None => !region.whole || !reached || falls_in(code, region, index),
                 Some(before) if before.kind == Kind::Call => true,
                 Some(before) => match before.insn.flow() {
                     Flow::Call(_) | Flow::IndirectCall => true,
@@ -154,7 +169,8 @@ impl<'a> Entries<'a> {
         }
         for index in 0..self.body.thunks.len() {
             let call = self.body.thunks[index].0 as usize;
-            if self.tactics[call].is_none() && !self.retarget(call) {
+            // Without a probe it stays as it is, unless a springboard reaches into it.
+            if self.region.members[call].probed && self.tactics[call].is_none() && !self.retarget(call) {
                 let at = self.offset(call);
                 self.new[at] = TRAP;
                 self.tactics[call] = Some(Tactic::Trap);
@@ -225,7 +241,8 @@ impl<'a> Entries<'a> {
 
     /// Puts a springboard at a member, or in the end a trap if it is probed.
     fn enter(&mut self, index: usize) {
-        if !self.is_open(index) {
+        let member = &self.region.members[index];
+        if !self.is_open(index) || self.region.whole && !member.probed {
             return;
         }
         let landing = self.trampoline + u64::from(self.body.built.heads[index].entry());
@@ -233,7 +250,7 @@ impl<'a> Entries<'a> {
         if jump.is_some_and(|(jump, tactic)| self.put(index, &jump, tactic)) {
             return;
         }
-        if self.region.members[index].probed {
+        if member.probed {
             self.set_trap(index);
             self.tactics[index] = Some(Tactic::Trap);
         }

@@ -8,8 +8,9 @@ use incise_isa::native::SPRINGBOARD_LEN;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::body::estimate;
-use crate::code::Code;
+use crate::code::{AROUND, Code};
 use crate::group::{Board, Group, Shape, shape, trap};
+use crate::instrumentation::{Layout, ProbedFunction};
 use crate::lower::{Ready, Snippets};
 use crate::memory::Memory;
 use crate::plan::Input;
@@ -33,8 +34,8 @@ pub(crate) struct Formed {
     pub wanted: FxHashMap<Addr, Snippets>,
 }
 
-/// Forms the region that begins at a head.
-type Gather = fn(&Code, Addr, &FxHashMap<Addr, Snippets>) -> Option<Region>;
+/// Forms the region that a head is in, which begins at it or before.
+type Gather<'g> = &'g dyn Fn(&Code, Addr, &FxHashMap<Addr, Snippets>) -> Option<Region>;
 
 impl Formed {
     /// The likely length of all trampolines of regions, and where the first region is.
@@ -57,8 +58,13 @@ impl Formed {
 
 /// Forms groups around the dirty heads. Existing groups they touch are taken apart and formed anew.
 pub(crate) fn form(input: &Input) -> Formed {
-    let mut former =
-        Former { input, work: Work::default(), gone: FxHashSet::default(), formed: Formed::default() };
+    let mut former = Former {
+        input,
+        work: Work::default(),
+        gone: FxHashSet::default(),
+        out_of_line: Addr(0)..Addr(0),
+        formed: Formed::default(),
+    };
     former.formed.wanted.reserve(input.dirty.len());
     former.formed.shapes.reserve(input.dirty.len());
     former.run();
@@ -96,6 +102,8 @@ struct Former<'i, 'a> {
     work: Work,
     /// Starts of groups that were taken apart.
     gone: FxHashSet<Addr>,
+    /// The last function that stays out of line.
+    out_of_line: Range<Addr>,
     formed: Formed,
 }
 
@@ -144,7 +152,9 @@ impl<'a> Former<'_, 'a> {
             }
             return;
         }
-        if self.input.policy != TrapPolicy::Force && self.form_region(head, Region::gather) {
+        if self.input.policy != TrapPolicy::Force
+            && (self.form_whole(head) || self.form_region(head, &Region::gather))
+        {
             return;
         }
         let Some(snippets) = self.formed.wanted.get(&head) else { return };
@@ -164,7 +174,7 @@ impl<'a> Former<'_, 'a> {
             Ok(shape) => shape.board == Board::Trap,
             Err(refusal) => matches!(refusal, Refusal::TrapForbidden { .. }),
         };
-        if is_trap && policy != TrapPolicy::Force && self.form_region(head, Region::alone) {
+        if is_trap && policy != TrapPolicy::Force && self.form_region(head, &Region::alone) {
             return;
         }
         let shape = match formed {
@@ -187,8 +197,74 @@ impl<'a> Former<'_, 'a> {
         }
     }
 
-    /// Forms the region that begins at `head`, if one does. Returns whether `head` is done with, at least for now.
-    fn form_region(&mut self, head: Addr, gather: Gather) -> bool {
+    /// Forms the region that is all of the function around `head`, if its engine says so. Returns whether `head` is done
+    /// with, at least for now.
+    fn form_whole(&mut self, head: Addr) -> bool {
+        let (code, instrumentation) = (self.input.code, self.input.instrumentation);
+        let least = instrumentation.probes_min();
+        if least == usize::MAX || self.out_of_line.contains(&head) {
+            return false;
+        }
+        let Some(mut range) = code.facts.function(head) else { return false };
+        let probed = self.probed_in(&range, least);
+        let function = ProbedFunction { code, range: &range, probed: &probed };
+        if probed.len() < least || instrumentation.layout(&function) == Layout::OutOfLine {
+            self.out_of_line = range;
+            return false;
+        }
+        let unread = self.unread_in(&range);
+        if !unread.is_empty() {
+            self.formed.unread.extend(unread);
+            return false;
+        }
+        for &at in &probed {
+            self.look_up(at);
+        }
+        // Another function may begin inside this one.
+        while let Some(entry) = code.entry_in(range.start + 1..head + 1) {
+            range.start = entry;
+        }
+        let shapes = self.formed.shapes.last().map(|last| last.extent().end);
+        let regions = self.formed.regions.last().map(|last| last.extent.end);
+        let from = shapes.max(regions).unwrap_or(range.start).max(range.start);
+        self.form_region(head, &|code, head, wanted| {
+            let region = Region::whole(code, &range, from, &probed, wanted)?;
+            region.index_of(head).is_some().then_some(region)
+        })
+    }
+
+    /// The probed heads in `range`: those that change, and those of groups in place. Nothing if they are clearly fewer than
+    /// `least`.
+    fn probed_in(&self, range: &Range<Addr>, least: usize) -> Vec<Addr> {
+        let dirty = self.input.dirty;
+        let dirty = &dirty[dirty.partition_point(|at| *at < range.start)..];
+        let mut probed: Vec<Addr> = dirty.iter().take_while(|at| **at < range.end).copied().collect();
+        let groups = self.input.groups.range(..range.end).rev().map(|(_, group)| group);
+        let near = groups.take_while(|group| range.start < group.extent.end);
+        probed.extend(near.flat_map(|group| &group.heads).map(|head| head.at));
+        if probed.len() < least {
+            return Vec::new();
+        }
+        probed.retain(|at| range.contains(at) && !(self.input.snippets)(*at).is_empty());
+        probed.sort_unstable();
+        probed.dedup();
+        probed
+    }
+
+    /// Addresses that have to be read for, so that all of `range` is.
+    fn unread_in(&self, range: &Range<Addr>) -> Vec<Addr> {
+        let code = self.input.code;
+        let len = range.end.offset_from(range.start) as usize;
+        if code.original(range.start).len() >= len {
+            return Vec::new();
+        }
+        let all = (range.start.0..range.end.0).step_by(AROUND as usize).map(Addr);
+        all.filter(|at| !code.was_read_for(*at)).collect()
+    }
+
+    /// Forms the region that `head` is in, which begins at it or before, if one does. Returns whether `head` is done
+    /// with, at least for now.
+    fn form_region(&mut self, head: Addr, gather: Gather<'_>) -> bool {
         loop {
             let Some(region) = gather(self.input.code, head, &self.formed.wanted) else { return false };
             let mut same = true;

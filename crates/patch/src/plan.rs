@@ -12,6 +12,7 @@ use crate::code::Code;
 use crate::edits::edits;
 use crate::form::Formed;
 use crate::group::{Board, Built, Group, Shape, build, estimate};
+use crate::instrumentation::Instrumentation;
 use crate::lower::Snippets;
 use crate::memory::Memory;
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
@@ -43,6 +44,8 @@ pub(crate) struct Input<'a> {
     /// Heads whose snippets changed, ascending.
     pub dirty: &'a [Addr],
     pub policy: TrapPolicy,
+    /// How functions are laid out.
+    pub instrumentation: &'a dyn Instrumentation,
     pub features: Features,
     /// How many threads may plan.
     pub threads: usize,

@@ -19,9 +19,9 @@ use crate::placement::Placement;
 /// Fewer probed heads than this are no region.
 const PROBED_MIN: usize = 2;
 /// So many bytes of instructions without probes may lie between two with.
-const GAP: u64 = 32;
+pub(crate) const GAP: u64 = 32;
 /// The most instructions of a region: taking one probe out builds all of it anew.
-const INSNS_MAX: usize = 8192;
+pub(crate) const INSNS_MAX: usize = 8192;
 
 /// What becomes of an instruction of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +49,9 @@ pub(crate) struct Region {
     pub members: Vec<Member>,
     /// From the first to behind the last.
     pub extent: Range<Addr>,
+    /// It is all of a function: only its probed members are entered from outside, as what lies between was found by
+    /// branches, and may be data to others.
+    pub whole: bool,
 }
 
 impl Region {
@@ -163,13 +166,13 @@ impl Region {
         }
         let end = append_room(&mut members, gap, code, wanted, room);
         let extent = members.first()?.insn.addr()..end;
-        Some(Region { members, extent })
+        Some(Region { members, extent, whole: false })
     }
 }
 
 /// Instructions without probes, behind one with.
 #[derive(Default)]
-struct Gap {
+pub(crate) struct Gap {
     /// Those before the first that has to stay.
     insns: Vec<Member>,
     len: u64,
@@ -194,7 +197,7 @@ impl Gap {
 }
 
 /// The instruction at `at`, if all bytes from `first` to behind it were read in one piece.
-fn insn_behind(code: &Code, first: Addr, at: Addr) -> Option<Insn> {
+pub(crate) fn insn_behind(code: &Code, first: Addr, at: Addr) -> Option<Insn> {
     let insn = code.insn(at).ok()?;
     let len = usize::try_from(insn.end().offset_from(first)).ok()?;
     (insn.end() > at && len <= code.original(first).len()).then_some(insn)
@@ -202,7 +205,7 @@ fn insn_behind(code: &Code, first: Addr, at: Addr) -> Option<Insn> {
 
 /// Appends what of the instructions behind the last probed one a springboard there may cover, padding behind the end of
 /// a path included. Returns the end of what is covered.
-fn append_room(
+pub(crate) fn append_room(
     members: &mut Vec<Member>,
     gap: Gap,
     code: &Code,
@@ -238,7 +241,7 @@ fn append_room(
     end
 }
 
-fn kind(insn: &Insn, snippets: &Snippets) -> Kind {
+pub(crate) fn kind(insn: &Insn, snippets: &Snippets) -> Kind {
     // A thunk runs behind the push of the return address: only what does not look at the stack may.
     let before = snippets.ways.iter().all(|(way, _)| *way == Placement::Entered);
     let blind = before && snippets.iter().all(Ready::is_counter);
@@ -249,7 +252,7 @@ fn kind(insn: &Insn, snippets: &Snippets) -> Kind {
 }
 
 /// Whether `insn` may be changed, and run elsewhere as far as can be told without trying.
-fn is_movable(code: &Code, insn: &Insn) -> bool {
+pub(crate) fn is_movable(code: &Code, insn: &Insn) -> bool {
     let at = insn.addr();
     let facts = code.facts;
     !facts.is_restartable(at)

@@ -4,6 +4,7 @@
 //!
 //! Above the line `---`: `text ADDRESS` and lines of hexadecimal bytes; `function START END` and `restartable START END`, `copied START END` for what
 //! is known about them; `probe ADDRESS counter|code|callback|gate [after|taken|returned|toward ADDRESS]`; `policy forbid|fallback|force`;
+//! `engine in-line`;
 //! `taken START END` for memory that is in use. Numbers are hexadecimal, `#` begins a comment.
 
 mod common;
@@ -17,8 +18,8 @@ use common::FakeSpace;
 use incise_isa::Addr;
 use incise_isa::native::{Flow, Gpr, GprSet, decode};
 use incise_patch::{
-    Atomicity, Batch, Engine, Facts, MachineCode, Outcome, Place, Placement, Policy, Position, Snippet,
-    TrapPolicy,
+    Atomicity, Batch, Engine, Facts, Layout, MachineCode, Outcome, Place, Placement, Policy, Position,
+    Snippet, TrapPolicy,
 };
 
 #[derive(Default)]
@@ -30,6 +31,7 @@ struct Case {
     taken: Vec<Range<Addr>>,
     probes: Vec<(Place, String)>,
     traps: TrapPolicy,
+    in_line: bool,
 }
 
 impl Facts for Case {
@@ -77,6 +79,7 @@ fn parse(input: &str) -> Case {
             ["policy", "forbid"] => case.traps = TrapPolicy::Forbid,
             ["policy", "fallback"] => case.traps = TrapPolicy::Fallback,
             ["policy", "force"] => case.traps = TrapPolicy::Force,
+            ["engine", "in-line"] => case.in_line = true,
             _ => {
                 let (_, bytes) =
                     case.text.last_mut().unwrap_or_else(|| panic!("bytes before `text`: {line}"));
@@ -105,6 +108,9 @@ fn snippet(engine: &mut Engine, what: &str) -> Snippet {
 
 fn run(case: &Case) -> String {
     let (mut engine, mut space) = (Engine::new(), FakeSpace::default());
+    if case.in_line {
+        engine.set_instrumentation(Layout::InLine);
+    }
     for (at, bytes) in &case.text {
         space.add_text(*at, bytes);
     }

@@ -4,12 +4,13 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use common::FakeSpace;
 use incise_isa::Addr;
 use incise_isa::native::{Insn, TRAP, decode, is_illegal};
 use incise_patch::{
-    Atomicity, Batch, CommitError, Engine, InstanceId, NoFacts, Outcome, Policy, Position, Snippet,
+    Atomicity, Batch, CommitError, Engine, Facts, InstanceId, Layout, Outcome, Policy, Position, Snippet,
     TrapPolicy,
 };
 use proptest::prelude::*;
@@ -56,6 +57,31 @@ enum Change {
     Switch(usize, bool),
 }
 
+/// Functions of so many bytes, one behind the other.
+struct Functions(u64, u64);
+
+impl Facts for Functions {
+    fn function(&self, at: Addr) -> Option<Range<Addr>> {
+        let Functions(text, len) = *self;
+        let start = at.0.checked_sub(text).filter(|_| len < u64::MAX)? / len * len + text;
+        Some(Addr(start)..Addr(start + len))
+    }
+    fn function_before(&self, _: Addr) -> Option<Range<Addr>> {
+        None
+    }
+    fn entries(&self, range: Range<Addr>) -> Vec<Addr> {
+        let Functions(text, len) = *self;
+        let behind = range.start.0.saturating_sub(text).div_ceil(len).saturating_mul(len);
+        (text.saturating_add(behind)..range.end.0).step_by(len as usize).map(Addr).collect()
+    }
+    fn is_restartable(&self, _: Addr) -> bool {
+        false
+    }
+    fn is_copied(&self, _: Addr) -> bool {
+        false
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Step {
     changes: Vec<Change>,
@@ -86,6 +112,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct World {
+    functions: Functions,
     engine: Engine,
     space: FakeSpace,
     text: u64,
@@ -113,7 +140,8 @@ impl World {
         (first.0..last.0).for_each(|at| {
             space.memory.entry(at).or_insert(0xCC);
         });
-        World { engine: Engine::new(), space, text, code, heads, instances: BTreeMap::new() }
+        let functions = Functions(text, u64::MAX);
+        World { functions, engine: Engine::new(), space, text, code, heads, instances: BTreeMap::new() }
     }
 
     fn step(&mut self, step: &Step) {
@@ -148,7 +176,7 @@ impl World {
         }
         let before = self.space.bytes(self.text, self.code.len());
         (self.space.calls, self.space.fail) = (0, step.fail);
-        let result = self.engine.commit(&mut self.space, &NoFacts, &batch, step.policy);
+        let result = self.engine.commit(&mut self.space, &self.functions, &batch, step.policy);
         self.space.fail = None;
         match result {
             Ok(report) => {
@@ -271,7 +299,10 @@ impl World {
             }
             ref other => panic!("{head:#x}: {other:02x?}"),
         };
+        // The thunk of a call without a probe is a jump to what is called.
+        let called = self.insn(head).flow().target().map(|target| target.0);
         while let [0xE9, ref to @ ..] = self.space.bytes(at, 5)[..]
+            && Some(relative(at, to)) != called
             && self.engine.translate(Addr(at)).and_then(|head| self.space.landing(head.0)) != Some(at)
         {
             at = relative(at, to);
@@ -309,7 +340,7 @@ impl World {
 
     fn end(mut self) {
         let all = Batch::removal(self.engine.instances().collect());
-        self.engine.commit(&mut self.space, &NoFacts, &all, Policy::default()).expect("removal");
+        self.engine.commit(&mut self.space, &self.functions, &all, Policy::default()).expect("removal");
         assert_eq!(self.space.bytes(self.text, self.code.len()), self.code);
         assert_eq!(self.engine.release(&mut self.space).expect("release"), 0);
         assert!(self.space.mapped.is_empty());
@@ -346,6 +377,21 @@ proptest! {
         steps in prop::collection::vec(step(), 1..25),
     ) {
         let mut world = World::new(&insns, at_end, low);
+        steps.iter().for_each(|step| world.step(step));
+        world.end();
+    }
+
+    #[test]
+    fn any_transactions_on_functions_that_run_as_copies(
+        insns in prop::collection::vec(0..INSNS.len(), 3..150),
+        len in 5..300u64,
+        layout in prop_oneof![3 => Just(Some(Layout::InLine)), 1 => Just(None)],
+        low in any::<bool>(),
+        steps in prop::collection::vec(step(), 1..25),
+    ) {
+        let mut world = World::new(&insns, false, low);
+        world.functions.1 = len;
+        world.engine.set_instrumentation(layout);
         steps.iter().for_each(|step| world.step(step));
         world.end();
     }

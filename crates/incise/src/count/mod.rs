@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use incise_image::PatternError;
 use incise_isa::Addr;
-use incise_patch::{CommitError, TrapPolicy};
+use incise_patch::{CommitError, Layout, TrapPolicy};
 use incise_snippet::tree::Fault;
 use incise_space::SpaceError;
 use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
@@ -58,6 +58,8 @@ pub struct CountOptions {
     pub perf_map: bool,
     /// What to do where only a trap fits.
     pub traps: TrapPolicy,
+    /// How probed functions are laid out; by what it is likely to cost if nothing is given.
+    pub layout: Option<Layout>,
 }
 
 impl CountOptions {

@@ -274,6 +274,7 @@ impl Process {
         if placed.is_empty() {
             return Ok(());
         }
+        self.engine.set_instrumentation(options.layout);
         let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };
         let report = self.engine.commit(space, &self.program, &batch, policy)?;
         tally.note(&report);

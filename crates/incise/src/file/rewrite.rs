@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use incise_isa::Addr;
-use incise_patch::{Outcome, TrapPolicy};
+use incise_patch::{Layout, Outcome, TrapPolicy};
 use incise_space::file::{Counting, FileError, FileSpace, Output, Probe, Refused, Saved};
 
 use crate::count::{Counted, NotCounted};
@@ -25,6 +25,8 @@ pub struct RewriteOptions {
     /// What to do where only a trap fits. Code that runs before the program's own start, such as the constructors
     /// of libraries, must not meet a trap: it has no handler yet.
     pub traps: TrapPolicy,
+    /// How probed functions are laid out; by what it is likely to cost if nothing is given.
+    pub layout: Option<Layout>,
     /// Where the files of counts go, unless the environment says otherwise: a folder named as the output with
     /// `.counts` behind it if nothing is given.
     pub counts: Option<PathBuf>,
@@ -33,7 +35,7 @@ pub struct RewriteOptions {
 impl Default for RewriteOptions {
     fn default() -> RewriteOptions {
         let (patterns, points, traps) = (Vec::new(), PointKind::default(), TrapPolicy::Forbid);
-        RewriteOptions { patterns, points, filter: None, traps, counts: None }
+        RewriteOptions { patterns, points, filter: None, traps, layout: None, counts: None }
     }
 }
 
@@ -65,6 +67,7 @@ pub fn rewrite(path: &Path, output: &Output, options: &RewriteOptions) -> Result
         query = query.or(pattern);
     }
     let found = session.look(query)?;
+    session.set_instrumentation(options.layout);
     let mut batch = session.batch().best_effort().traps(options.traps);
     let mut placed: Vec<(Point, Counter<FileSpace>)> = Vec::with_capacity(found.points.len());
     for point in found.points {

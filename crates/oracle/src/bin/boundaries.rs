@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use incise_oracle::boundary::{Options, Tally, check};
-use incise_patch::TrapPolicy;
+use incise_patch::{Layout, TrapPolicy};
 
 /// Patches every instruction of programs and enters at every original boundary, beside the original.
 #[derive(Parser)]
@@ -35,6 +35,12 @@ struct Arguments {
     /// Counters where control enters only, so that runs of instructions have one.
     #[arg(long)]
     entered: bool,
+    /// Counters at every so many-th instruction only.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    every: usize,
+    /// Functions run as copies.
+    #[arg(long)]
+    in_line: bool,
     /// Most findings to print.
     #[arg(long, default_value_t = 20)]
     show: usize,
@@ -43,8 +49,11 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let traps = if arguments.traps { TrapPolicy::Force } else { TrapPolicy::Fallback };
-    let Arguments { run, runs, steps, seed, entered, .. } = arguments;
-    let options = Options { run, runs, steps, seed, traps, entered, spoil: 0 };
+    let Arguments { run, runs, steps, seed, entered, every, .. } = arguments;
+    let layout = if arguments.in_line { Layout::InLine } else { Layout::OutOfLine };
+    let layout = Some(layout);
+    let every = every.max(1);
+    let options = Options { run, runs, steps, seed, traps, entered, every, layout, spoil: 0 };
     let shown = std::io::stderr().is_terminal();
     let progress = |done: usize, of: usize| {
         if shown {

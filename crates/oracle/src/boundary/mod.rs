@@ -32,7 +32,7 @@ use incise_cfg::{LiveSet, Liveness, ParseError, Parser};
 use incise_image::{Image, ImageError, Kind, LinkAddr};
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch, CommitError, Engine, Place, Placement, Policy, Position, Snippet, TrapPolicy,
+    Atomicity, Batch, CommitError, Engine, Layout, Place, Placement, Policy, Position, Snippet, TrapPolicy,
 };
 use incise_space::{AddressSpace, SpaceError};
 use smallvec::SmallVec;
@@ -61,6 +61,10 @@ pub struct Options {
     pub traps: TrapPolicy,
     /// Counters where control enters, and not where the instruction before it goes on to the next.
     pub entered: bool,
+    /// Only every so many-th of the instructions gets a counter; all are entered.
+    pub every: usize,
+    /// How functions are laid out.
+    pub layout: Option<Layout>,
     /// Bytes of trampolines to spoil in each run, to see that it is noticed.
     pub spoil: usize,
 }
@@ -74,6 +78,8 @@ impl Default for Options {
             seed: 1,
             traps: TrapPolicy::Fallback,
             entered: false,
+            every: 1,
+            layout: Some(Layout::OutOfLine),
             spoil: 0,
         }
     }
@@ -191,8 +197,9 @@ impl Trial<'_> {
         let program = Program::of_image(self.path, Arc::clone(&self.image), self.bias);
         let plain = self.memory(&space)?;
         let mut engine = Engine::new();
+        engine.set_instrumentation(options.layout);
         let mut batch = Batch::default();
-        for &site in sites {
+        for &site in sites.iter().step_by(options.every) {
             let counter = engine.counter();
             let placement = if options.entered { Placement::Entered } else { Placement::Before };
             batch.insert(Place { at: Addr(site), placement }, Snippet::Counter(counter), Position::Last);
