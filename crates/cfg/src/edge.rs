@@ -146,4 +146,10 @@ pub enum ParseError {
         /// Entries of what.
         what: &'static str,
     },
+    /// A source of graphs other than the parser has none.
+    #[error("{why}")]
+    Source {
+        /// What the source says.
+        why: String,
+    },
 }

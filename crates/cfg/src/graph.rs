@@ -310,7 +310,7 @@ impl<'g> Function<'g> {
         Completeness::Incomplete(unresolved.iter().map(describe).collect())
     }
 
-    fn unresolved_data(self) -> &'g [(u32, u8)] {
+    pub(crate) fn unresolved_data(self) -> &'g [(u32, u8)] {
         let end = self.next().map_or(self.cfg.unresolved.len(), |f| f.first_unresolved as usize);
         self.cfg.unresolved.get(self.data().first_unresolved as usize..end).unwrap_or(&[])
     }

@@ -32,6 +32,7 @@ mod body;
 mod code;
 mod context;
 mod dominators;
+mod draft;
 mod edge;
 mod flow;
 mod gaps;
@@ -54,6 +55,7 @@ mod unwind;
 mod x86_64;
 
 pub use dominators::Dominators;
+pub use draft::{Draft, DraftError};
 pub use edge::{Completeness, EdgeKind, ParseError, Reason, Unresolved};
 pub use graph::{Block, BlockId, Cfg, Edge, EdgeId, Function, FunctionId};
 pub use hints::{Hint, Hints};

@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use incise_cfg::{Cfg, EdgeKind, Options, Parser};
+use incise_cfg::{Cfg, EdgeKind};
 use incise_image::{LinkAddr, Module};
 
 use crate::flow::contents;
+use crate::program::Program;
+use crate::source::Binary;
 
 /// From this many functions on, all of the file is parsed.
 const MANY: usize = 16;
@@ -35,8 +37,8 @@ impl Leads {
     /// Those in `range`. Files are only parsed if there are indirect `jumps`.
     pub(crate) fn within(
         &self,
+        program: &Program,
         module: &Module,
-        pid: Option<&str>,
         range: Range<LinkAddr>,
         jumps: bool,
     ) -> Vec<LinkAddr> {
@@ -50,17 +52,18 @@ impl Leads {
         if !jumps {
             return Vec::new();
         }
-        let Some(file) = contents(module, pid) else { return Vec::new() };
-        let Ok(parser) = Parser::new(&module.image, &file) else { return Vec::new() };
+        let Some(file) = contents(module, program.pid()) else { return Vec::new() };
+        let binary = Binary { path: &module.path, image: &module.image, file: &file };
+        let Ok(graphs) = program.cfg_source().open(binary) else { return Vec::new() };
         let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         *alone += 1;
         if *alone > MANY {
-            let cfg = parser.parse(&Options::default()).ok();
-            return part(self.whole.get_or_init(|| cfg.as_ref().map(of).unwrap_or_default().into()));
+            let cfg = graphs.whole().ok();
+            return part(self.whole.get_or_init(|| cfg.as_deref().map(of).unwrap_or_default().into()));
         }
         let entry = module.image.function_at(range.start).map_or(range.start, |function| function.addr);
-        let cfg = parser.function(entry).ok().flatten();
-        cfg.as_ref().map(|cfg| part(&of(cfg))).unwrap_or_default()
+        let cfg = graphs.function(entry).ok().flatten();
+        cfg.as_deref().map(|cfg| part(&of(cfg))).unwrap_or_default()
     }
 }
 

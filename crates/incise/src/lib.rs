@@ -38,6 +38,7 @@ mod program;
 mod range;
 pub mod script;
 mod session;
+pub mod source;
 pub mod timing;
 pub mod trace;
 mod wall;
@@ -53,9 +54,10 @@ pub use flow::{Lines, PointView};
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};
 pub use incise_patch::{
-    Argument, Atomicity, CommitError, CounterId, Data, Effects, Engine, Entry, Generate, Generated,
-    InstanceId, MachineCode, Obstacle, Outcome, Output, Place, PlacedCode, Placement, Placer, PointContext,
-    Policy, Position, Refusal, Report, Snippet, Tactic, TrapPolicy, Vectors,
+    Argument, Atomicity, ByCost, CommitError, CounterId, Data, Effects, Engine, Entry, Generate, Generated,
+    InstanceId, Instrumentation, Layout, MachineCode, Obstacle, Outcome, Output, Place, PlacedCode,
+    Placement, Placer, PointContext, Policy, Position, ProbedFunction, Refusal, Report, Snippet, Tactic,
+    TrapPolicy, Vectors,
 };
 pub use incise_snippet::{compile, data, interpret, language, show, tree as snippet};
 pub use incise_space as space;

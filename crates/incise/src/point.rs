@@ -19,8 +19,14 @@ pub enum PointKind {
     #[default]
     FunctionEntry,
     /// Before what leaves a function: a return, a tail call; on its way out, where that is conditional. A function
-    /// that is left by longjmp(3) or an exception does not come by.
+    /// that is left by longjmp(3) or an exception does not come by: see [`PointKind::NoReturn`].
     FunctionExit,
+    /// While a function runs: at its entry, where its calls come back, and where each pass of its loops begins. It never runs
+    /// for long without coming by one.
+    FunctionDuring,
+    /// Before a call that does not come back: exit(3), longjmp(3), a `throw`, and where an exception goes on behind a cleanup of
+    /// the function. One that it has no cleanup and no handler for leaves it without running any of its code.
+    NoReturn,
     /// The first instruction of a block: of code that is entered at its start only, and left at its end only.
     BlockEntry,
     /// Before the last instruction of a block, which decides where to go on.
@@ -50,9 +56,11 @@ pub enum PointKind {
 
 impl PointKind {
     /// All kinds, with their names: lower case with dashes.
-    pub const NAMES: [(&'static str, PointKind); 13] = [
+    pub const NAMES: [(&'static str, PointKind); 15] = [
         ("entry", PointKind::FunctionEntry),
         ("exit", PointKind::FunctionExit),
+        ("during", PointKind::FunctionDuring),
+        ("no-return", PointKind::NoReturn),
         ("block", PointKind::BlockEntry),
         ("block-exit", PointKind::BlockExit),
         ("call", PointKind::BeforeCall),
@@ -254,7 +262,7 @@ impl Query {
             target.module = chosen[target.module];
             let module = &modules[target.module];
             if let Some(end) = target.end {
-                ranges.extend(in_range(module, &target, end, program.pid(), &mut found.incomplete));
+                ranges.extend(in_range(program, module, &target, end, &mut found.incomplete));
                 continue;
             }
             if target.kind == FunctionKind::Plain || target.addr != target.start {

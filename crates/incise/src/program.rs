@@ -17,6 +17,7 @@ use incise_space::{AddressSpace, SpaceError};
 
 use crate::callback::is_machinery;
 use crate::leads::Leads;
+use crate::source::{CfgSource, Stored};
 
 /// Parsed files, kept so that a file is parsed once however many processes map it.
 #[derive(Default)]
@@ -84,6 +85,18 @@ pub struct Program {
     has_v8: Vec<OnceLock<bool>>,
     /// By module, where control comes in ways that code does not show.
     leads: Vec<Leads>,
+    /// Where graphs come from.
+    source: Source,
+}
+
+/// Where graphs come from; by default the user's store, or else the parser.
+#[derive(Clone)]
+struct Source(Arc<dyn CfgSource>);
+
+impl Default for Source {
+    fn default() -> Source {
+        Source(Arc::new(Stored::by_user()))
+    }
 }
 
 impl Program {
@@ -149,11 +162,13 @@ impl Program {
         restartable.sort_by_key(|range| range.start);
         let has_v8 = modules.iter().map(|_| OnceLock::new()).collect();
         let leads = modules.iter().map(|_| Leads::default()).collect();
-        Program { modules, text, restartable, relocated, pid: None, has_v8, leads }
+        let source = Source::default();
+        Program { modules, text, restartable, relocated, pid: None, has_v8, leads, source }
     }
 
     /// Takes over what `earlier` found out about files that are still mapped.
     pub(crate) fn learn_from(&mut self, earlier: &Program) {
+        self.source = earlier.source.clone();
         for (index, module) in self.modules.iter().enumerate() {
             let known = earlier.modules.iter().position(|old| Arc::ptr_eq(&old.image, &module.image));
             if let Some(known) = known {
@@ -191,6 +206,17 @@ impl Program {
                 || (module.main && wrapper)
                 || module.text.iter().any(|text| in_text(text, wrapper))
         })
+    }
+
+    /// From now on, graphs come from `source`. What is known of where control comes in is forgotten.
+    pub fn set_cfg_source(&mut self, source: impl CfgSource + 'static) {
+        self.source = Source(Arc::new(source));
+        self.leads.fill_with(Leads::default);
+    }
+
+    /// Where graphs come from.
+    pub(crate) fn cfg_source(&self) -> &dyn CfgSource {
+        &*self.source.0
     }
 
     /// Notes what the graph of a whole module tells.
@@ -276,7 +302,7 @@ impl Facts for Program {
         let Some((_, index)) = self.text.get(index) else { return Vec::new() };
         let module = &self.modules[*index];
         let link = |at: Addr| LinkAddr(at.0.wrapping_sub(module.bias));
-        let found = self.leads[*index].within(module, self.pid(), link(range.start)..link(range.end), jumps);
+        let found = self.leads[*index].within(self, module, link(range.start)..link(range.end), jumps);
         found.into_iter().map(|at| module.to_addr(at)).collect()
     }
 

@@ -1,29 +1,33 @@
 //! The instructions in a range of addresses, by the control flow of what it lies in.
 
-use incise_cfg::{Cfg, Options, Parser};
+use std::sync::Arc;
+
+use incise_cfg::Cfg;
 use incise_image::{LinkAddr, Module, Target};
 use incise_isa::Addr;
 use incise_patch::Placement;
 
 use crate::flow::contents;
 use crate::point::{Incomplete, Point, PointKind};
+use crate::program::Program;
+use crate::source::Binary;
 
 /// The instructions that begin in the range of `target`, which ends at `end`. What cannot be told is added to
 /// `incomplete`.
 pub(crate) fn in_range(
+    program: &Program,
     module: &Module,
     target: &Target,
     end: Addr,
-    pid: Option<&str>,
     incomplete: &mut Vec<Incomplete>,
 ) -> Vec<Point> {
     let whole = point(module, target, target.addr);
     let mut missing = |why: &str| incomplete.push(Incomplete::new(&whole, why));
-    let Some(file) = contents(module, pid) else {
+    let Some(file) = contents(module, program.pid()) else {
         missing("its file is not there any more, or another one is");
         return Vec::new();
     };
-    let cfg = match parse(module, target, end, &file) {
+    let cfg = match parse(program, module, target, end, &file) {
         Ok(cfg) => cfg,
         Err(why) => {
             missing(&why);
@@ -54,14 +58,21 @@ pub(crate) fn in_range(
 }
 
 /// The control flow of the function that holds the range; of the whole file, if there is none.
-fn parse(module: &Module, target: &Target, end: Addr, file: &[u8]) -> Result<Cfg, String> {
-    let parser = Parser::new(&module.image, file).map_err(|error| error.to_string())?;
+fn parse(
+    program: &Program,
+    module: &Module,
+    target: &Target,
+    end: Addr,
+    file: &[u8],
+) -> Result<Arc<Cfg>, String> {
+    let binary = Binary { path: &module.path, image: &module.image, file };
+    let graphs = program.cfg_source().open(binary).map_err(|error| error.to_string())?;
     let inside = target.start <= target.addr && end <= target.start + target.size;
     let cfg = match module.to_link(target.start).filter(|_| inside) {
-        Some(entry) => parser.function(entry).map_err(|error| error.to_string())?,
+        Some(entry) => graphs.function(entry).map_err(|error| error.to_string())?,
         None => None,
     };
-    cfg.map_or_else(|| parser.parse(&Options::default()).map_err(|error| error.to_string()), Ok)
+    cfg.map_or_else(|| graphs.whole().map_err(|error| error.to_string()), Ok)
 }
 
 /// The instruction at `at`, named by the function that was asked for if it lies in that.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use incise_image::{MemoryMap, MemoryReader, PatternError};
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch as Draft, CommitError, CounterId, Data, Engine, InstanceId, Outcome, Place, Policy,
-    Position, Report, Snippet, TrapPolicy,
+    Atomicity, Batch as Draft, CommitError, CounterId, Data, Engine, InstanceId, Instrumentation, Outcome,
+    Place, Policy, Position, Report, Snippet, TrapPolicy,
 };
 use incise_snippet::compile::CompileError;
 use incise_snippet::tree::{Block, BlockId};
@@ -18,10 +18,12 @@ use incise_space::{AddressSpace, SpaceError};
 use rustc_hash::FxHashMap;
 
 use crate::callback::NoCallbacks;
+use crate::changing::GraphError;
 use crate::compiled::Cache;
 use crate::point::{Found, Point, Query};
 use crate::program::{Images, Program};
 use crate::script::ScriptError;
+use crate::source::CfgSource;
 
 /// Why something could not be found or done.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,9 @@ pub enum Error {
     /// A program of the tree could not be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// A graph cannot be changed so.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
     /// A script is wrong, or cannot run at a point.
     #[error(transparent)]
     Script(#[from] ScriptError),
@@ -348,6 +353,26 @@ impl<S: AddressSpace> Session<S> {
     pub fn batch(&self) -> Batch<S> {
         let (draft, policy) = (Draft::default(), Policy::default());
         Batch { session: self.clone(), draft, removed: Vec::new(), policy }
+    }
+
+    /// Sets how probed functions are laid out, from the next transaction on; what is in place stays until it is touched. All
+    /// sessions of the own process share it.
+    ///
+    /// ```
+    /// use incise::{Layout, Session};
+    ///
+    /// let session = Session::own()?;
+    /// session.set_instrumentation(Layout::InLine);
+    /// # Ok::<(), incise::Error>(())
+    /// ```
+    pub fn set_instrumentation(&self, instrumentation: impl Instrumentation + 'static) {
+        self.state().engine.set_instrumentation(instrumentation);
+    }
+
+    /// From now on, graphs of programs come from `source`, for all sessions of the own process; by default from the user's
+    /// store, or else from the parser.
+    pub fn set_cfg_source(&self, source: impl CfgSource + 'static) {
+        self.state().program.set_cfg_source(source);
     }
 
     /// The instances at an address, in the order they run.

@@ -13,7 +13,7 @@ pub struct FunctionsArgs {
     /// Only functions whose name matches.
     #[arg(value_name = "GLOB")]
     pub glob: Option<String>,
-    /// Use the graph that `parse -o` stored, if it fits.
+    /// Use the graph that `parse -o` stored, if it fits; by default that which `parse` stored.
     #[arg(long, value_name = "STORE")]
     pub store: Option<PathBuf>,
     /// Print JSON Lines.
@@ -58,7 +58,8 @@ pub struct ParseArgs {
     /// Programs and libraries.
     #[arg(value_name = "BINARY", required = true)]
     pub binaries: Vec<PathBuf>,
-    /// Store the graph in this file, or, with several programs, in this folder by build-id.
+    /// Store the graph in this file, or, with several programs, in this folder by build-id; by default in
+    /// $XDG_CACHE_HOME/incise by build-id, where other commands look for it.
     #[arg(short, long, value_name = "STORE")]
     pub output: Option<PathBuf>,
     /// Print JSON Lines, the summary last.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use incise::source::{Stored, write_whole};
 use incise_cfg::{Options, Parser, Store};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -115,12 +116,13 @@ fn parse(binary: &Binary, args: &ParseArgs) -> Result<(Sizes, Option<PathBuf>), 
         text_covered: ranges.iter().map(|r| cfg.covered_bytes_in(r.clone())).sum(),
         text_padding: ranges.iter().map(|r| parser.padding_in(&cfg, r.clone())).sum(),
     };
-    let stored = args.output.as_deref().map(|output| store_path(binary, output, args.binaries.len() > 1));
-    if let Some(path) = &stored {
-        let bytes = Store::write(&cfg, &binary.image, &binary.file);
-        write_whole(path, &bytes).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-    }
-    Ok((sizes, stored))
+    let Some(output) = args.output.as_deref() else {
+        return Ok((sizes, Stored::by_user().keep(&cfg, &binary.image, &binary.file)));
+    };
+    let path = store_path(binary, output, args.binaries.len() > 1);
+    let bytes = Store::write(&cfg, &binary.image, &binary.file);
+    write_whole(&path, &bytes).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    Ok((sizes, Some(path)))
 }
 
 /// Where the graph goes: the file given, or a file named by build-id in the folder given.
@@ -128,19 +130,9 @@ fn store_path(binary: &Binary, output: &Path, several: bool) -> PathBuf {
     if !several && !output.is_dir() {
         return output.to_owned();
     }
-    let id: String =
-        binary.image.build_id().unwrap_or(&[]).iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = binary.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    output.join(format!("{}.cfg", if id.is_empty() { name } else { id }))
-}
-
-/// Writes a file so that readers see the old one or the new.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    std::fs::write(&name, bytes)?;
-    std::fs::rename(&name, path)
+    let by_name = || {
+        let name = binary.path.file_name().unwrap_or_default().to_string_lossy();
+        output.join(format!("{name}.cfg"))
+    };
+    Stored::in_folder(output).path(&binary.image).unwrap_or_else(by_name)
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use incise::image::{Image, LinkAddr, debug_file_candidates, demangle};
+use incise::source::Stored;
 use incise::{Addr, Program, Query};
 use incise_cfg::{Cfg, Options, Parser, Store, import_of_stub};
 
@@ -36,7 +37,7 @@ impl Binary {
         Ok(Binary { path: path.to_owned(), file, image, debug })
     }
 
-    /// The whole program's graph: from `store` if that fits, else parsed afresh.
+    /// The whole program's graph: from `store` if that fits, from the user's cache, else parsed afresh.
     pub(super) fn graph(&self, store: Option<&Path>) -> Result<Cfg, Failure> {
         if let Some(store) = store {
             let bytes =
@@ -45,6 +46,9 @@ impl Binary {
                 Ok(cfg) => return Ok(cfg),
                 Err(error) => eprintln!("incise: {}: {error}; parsing afresh", store.display()),
             }
+        }
+        if let Some(cfg) = Stored::by_user().read(&self.image, &self.file).filter(Cfg::is_whole) {
+            return Ok(cfg);
         }
         let parser = Parser::new(&self.image, &self.file)?;
         Ok(parser.parse(&Options { threads: threads(), progress: None })?)

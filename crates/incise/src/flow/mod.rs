@@ -6,13 +6,15 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 
-use incise_cfg::{Cfg, Options, Parser};
+use incise_cfg::Cfg;
 use incise_image::{Image, LinkAddr, Module};
 
 use crate::filter::Filter;
 use crate::point::{Incomplete, Point, PointKind};
 use crate::program::Program;
+use crate::source::Binary;
 use places::Places;
 use view::Surroundings;
 
@@ -52,8 +54,9 @@ pub(crate) fn inside(
             incomplete.extend(asked.iter().map(|point| Incomplete::new(point, why)));
             continue;
         };
-        let parser = match Parser::new(&module.image, &file) {
-            Ok(parser) => parser,
+        let binary = Binary { path: &module.path, image: &module.image, file: &file };
+        let graphs = match program.cfg_source().open(binary) {
+            Ok(graphs) => graphs,
             Err(error) => {
                 incomplete.extend(asked.iter().map(|point| Incomplete::new(point, &error.to_string())));
                 continue;
@@ -61,9 +64,9 @@ pub(crate) fn inside(
         };
         let around = Surroundings::new(module, &file, program.pid());
         // Parsing all of a program takes less than parsing many of its functions one by one.
-        let whole = (asked.len() > MANY).then(|| parser.parse(&Options::default()).ok()).flatten();
+        let whole = (asked.len() > MANY).then(|| graphs.whole().ok()).flatten();
         // Instructions of a range follow each other.
-        let mut last: Option<(LinkAddr, Cfg)> = None;
+        let mut last: Option<(LinkAddr, Arc<Cfg>)> = None;
         if let Some(cfg) = &whole {
             program.learn_leads(index, cfg);
         }
@@ -78,7 +81,7 @@ pub(crate) fn inside(
                 found.extend(cfg.function_at(entry).into_iter().flat_map(|f| places.of(f, incomplete)));
                 continue;
             }
-            match parser.function(entry) {
+            match graphs.function(entry) {
                 Ok(Some(cfg)) => {
                     found.extend(cfg.function_at(entry).into_iter().flat_map(|f| places.of(f, incomplete)));
                     last = Some((entry, cfg));

@@ -1,4 +1,4 @@
-//! Changes of what functions and calls do: snippets that send control elsewhere. Taking them out, alone or with others in a
+//! Changes of what functions, calls and graphs do: snippets that send control elsewhere. Taking them out, alone or with others in a
 //! transaction, gives the program back as it was.
 //!
 //! ```
@@ -24,6 +24,10 @@
 //! assert_eq!(old(4), 5);
 //! # Ok::<(), incise::Error>(())
 //! ```
+
+mod graph;
+
+pub use graph::{Graph, GraphChange, GraphError};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -181,9 +185,22 @@ pub fn leave_out_call() -> Snippet {
     Snippet::generated(Change::Skip)
 }
 
+/// On any way in or out of an instruction: control goes to `to`, which sees every register as it is. On the way of an edge
+/// it redirects that; before an instruction it leaves out what lies between. Snippets behind it there do not run.
+pub fn goto(to: Addr) -> Snippet {
+    Snippet::generated(Change::Goto(to))
+}
+
+/// Code that becomes the program's own, on any way in or out of an instruction: what it does to registers, flags and the
+/// stack stays. It has to be position-independent and to run off its end.
+pub fn code(bytes: impl Into<Arc<[u8]>>) -> Snippet {
+    Snippet::generated(Change::Code(bytes.into()))
+}
+
 #[derive(Debug)]
 enum Change {
     Goto(Addr),
+    Code(Arc<[u8]>),
     Call(Addr),
     Skip,
 }
@@ -207,13 +224,16 @@ impl Generate for Change {
 
     fn generate(&self, at: &PointContext<'_>, out: &mut Output<'_>) -> Result<(), Refusal> {
         let unfit = |why: &str| Refusal::Unfit { at: at.addr(), why: why.to_owned() };
-        if at.placement != Placement::Before {
-            return Err(unfit("control is sent elsewhere before an instruction only"));
-        }
         let calls = matches!(at.insn.flow(), Flow::Call(_) | Flow::IndirectCall);
         match *self {
             Change::Goto(to) => Change::goto(at, out, to),
-            Change::Call(_) | Change::Skip if !calls => Err(unfit("there is no call")),
+            Change::Code(ref bytes) => {
+                out.asm().raw(bytes);
+                Ok(())
+            }
+            Change::Call(_) | Change::Skip if !calls || at.placement != Placement::Before => {
+                Err(unfit("there is no call"))
+            }
             Change::Skip => Change::goto(at, out, at.insn.end()),
             Change::Call(to) if at.features.shadow_stack => {
                 out.call(at, to)?;
