@@ -229,3 +229,110 @@ fn edges_loops_and_returns_of_calls_are_counted() {
         assert!((240..=271).contains(&passes["nested"].0), "{level}: {passes:?}");
     }
 }
+
+/// Exceptions through frames with and without cleanups, caught by type and passed on, and a longjmp.
+const THROWS: &str = r#"
+#include <csetjmp>
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+#define F __attribute__((noinline))
+static jmp_buf back;
+static volatile long cleaned;
+struct Cleans { ~Cleans() { cleaned += 1; } };
+F long throws(int n) {
+    if (n % 3 == 0) throw std::runtime_error(std::string("three"));
+    if (n % 5 == 0) throw n;
+    return n;
+}
+F long passes(int n) { Cleans cleans; return throws(n) + 1; }
+F long hands_on(int n) {
+    try { return passes(n); } catch (int five) { if (five % 2) throw; return -five; }
+}
+F void leaps(int n) { if (n % 4 == 1) longjmp(back, n); }
+F long tries(int n) {
+    try { return hands_on(n); } catch (const std::exception &) { return 3000; } catch (...) { return 5000; }
+}
+int main() {
+    long sum = 0;
+    volatile int leapt = 0;
+    for (volatile int i = 1; i <= 300; i++) {
+        if (setjmp(back)) { leapt++; continue; }
+        sum += tries(i);
+        leaps(i);
+    }
+    printf("%ld %ld %d\n", sum, (long)cleaned, leapt);
+    return 0;
+}
+"#;
+
+#[test]
+fn exceptions_go_through_probed_code_whichever_engine_lays_it_out() {
+    let Some(compiler) = need_program("g++") else { return };
+    let scratch = Scratch::new();
+    let (source, program, report) =
+        (scratch.file("throws.cc"), scratch.file("throws"), scratch.file("report"));
+    fs::write(&source, THROWS).expect("a new file");
+    for level in ["-O0", "-O2"] {
+        let mut compile = Command::new(&compiler);
+        compile.args([level, "-o"]).arg(&program).arg(&source);
+        assert_eq!(run(&mut compile).ending, Ending::Exited(0));
+        let plain = run(&mut Command::new(&program));
+        let count = |kind: &str, engine: &str| {
+            let mut command = Command::new(incise());
+            command.args(["count", "--json", "--points", kind, "--engine", engine, "-m", "throws", "-o"]);
+            command.arg(&report).args(["*", "--"]).arg(&program);
+            let outcome = run(&mut command);
+            assert_eq!(
+                (&outcome.stdout, outcome.ending),
+                (&plain.stdout, plain.ending),
+                "{level} {kind} {engine}"
+            );
+            Report::read(&report).expect("a report")
+        };
+        for kind in ["block", "instruction", "edge", "during"] {
+            let hits = |engine: &str| {
+                let report = count(kind, engine);
+                report.counts.into_iter().map(|count| (count.function, count.hits)).collect::<Vec<_>>()
+            };
+            let out_of_line = hits("out-of-line");
+            assert!(out_of_line.iter().any(|(_, hits)| *hits >= 300), "{level} {kind}");
+            assert_eq!(hits("in-line"), out_of_line, "{level} {kind}");
+            assert_eq!(hits("auto"), out_of_line, "{level} {kind}");
+        }
+        // 100 are divisible by 3, 40 more by 5. Half of these are thrown again; the longjmp is for 1 of 4 that return.
+        let left = sums(&count("no-return", "auto"));
+        let of = |name: &str| {
+            left.iter().filter(|(known, _)| known.contains(name)).map(|(_, sum)| sum.0).sum::<u64>()
+        };
+        assert_eq!(of("throws"), 140, "{level}: {left:?}");
+        assert_eq!(of("leaps"), 75, "{level}: {left:?}");
+        // A cleanup behind each exception.
+        assert_eq!(of("passes"), 140, "{level}: {left:?}");
+    }
+}
+
+#[test]
+fn a_function_comes_by_while_it_runs() {
+    let Some(compiler) = need_program("gcc") else { return };
+    let scratch = Scratch::new();
+    let (source, program, report) = (scratch.file("ways.c"), scratch.file("ways"), scratch.file("report"));
+    fs::write(&source, WAYS).expect("a new file");
+    assert_eq!(
+        run(Command::new(&compiler).args(["-O1", "-o"]).arg(&program).arg(&source)).ending,
+        Ending::Exited(0)
+    );
+    let count = |kind: &str| {
+        let mut command = Command::new(incise());
+        command.args(["count", "--json", "--points", kind, "-m", "ways", "-o"]).arg(&report);
+        command.args(["nested", "twice", "fall", "--"]).arg(&program);
+        assert_eq!(run(&mut command).ending, Ending::Exited(0), "{kind}");
+        sums(&Report::read(&report).expect("a report"))
+    };
+    let (during, entry, calls, passes) =
+        (count("during"), count("entry"), count("after-call"), count("loop-iteration"));
+    for name in ["nested", "twice", "fall"] {
+        let of = |counts: &BTreeMap<String, (u64, u64)>| counts.get(name).map_or(0, |sum| sum.0);
+        assert_eq!(of(&during), of(&entry) + of(&calls) + of(&passes), "{name}");
+    }
+}

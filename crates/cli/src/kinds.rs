@@ -10,6 +10,10 @@ pub enum Points {
     Entry,
     /// Before its returns and tail calls.
     Exit,
+    /// While it runs: its entry, where calls come back, each pass of a loop.
+    During,
+    /// Before each call that does not come back: exit, longjmp, throw, the rest of an exception.
+    NoReturn,
     /// The first instruction of each block.
     Block,
     /// The last instruction of each block.
@@ -40,6 +44,8 @@ impl From<Points> for PointKind {
         match points {
             Points::Entry => PointKind::FunctionEntry,
             Points::Exit => PointKind::FunctionExit,
+            Points::During => PointKind::FunctionDuring,
+            Points::NoReturn => PointKind::NoReturn,
             Points::Block => PointKind::BlockEntry,
             Points::BlockExit => PointKind::BlockExit,
             Points::Call => PointKind::BeforeCall,

@@ -103,10 +103,17 @@ impl Places<'_> {
                 ways.extend(inside.flat_map(|block| self.leaving(block)));
                 ways
             }
-            PointKind::LoopIteration => {
-                let loops = loops();
-                let headers = loops.all().iter().flat_map(|one| one.headers());
-                headers.filter_map(|id| function.cfg().block(id)).map(|block| before(block.start())).collect()
+            PointKind::LoopIteration => self.iterations(function, &loops()),
+            PointKind::FunctionDuring => {
+                let mut ways = self.returned(function);
+                ways.push(before(function.entry()));
+                ways.extend(self.iterations(function, &loops()));
+                ways
+            }
+            PointKind::NoReturn => {
+                let back = |edge: Edge<'_>| edge.kind() == EdgeKind::CallFallThrough;
+                let stays = blocks().filter(calls).filter(|block| !block.outgoing().any(back));
+                stays.map(|block| before(block.last())).collect()
             }
             PointKind::LoopIterationEnd => {
                 let loops = loops();
@@ -117,6 +124,12 @@ impl Places<'_> {
         ways.sort_unstable();
         ways.dedup();
         ways
+    }
+
+    /// The headers of loops.
+    fn iterations(&self, function: Function<'_>, loops: &Loops) -> Vec<Way> {
+        let headers = loops.all().iter().flat_map(|one| one.headers());
+        headers.filter_map(|id| function.cfg().block(id)).map(|block| before(block.start())).collect()
     }
 
     fn instructions(&self, block: Block<'_>) -> impl Iterator<Item = Insn> + use<'_> {
