@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo xtask bench hit`, `cargo xtask bench data`, `cargo xtask bench install`, `cargo xtask bench servers`.
+//! Benchmarks: `cargo xtask bench hit`, `data`, `install`, `servers`, `blocks` and `parse`.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,7 @@ use crate::task::{self, Error};
 /// Which benchmark, and its arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `hit`, `data`, `install` or `servers`, with their options; `--help` tells them.
+    /// `hit`, `data`, `install`, `servers`, `blocks` or `parse`, with their options; `--help` tells them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     arguments: Vec<OsString>,
 }

@@ -2,9 +2,11 @@
 
 #![deny(unsafe_code)]
 
+mod blocks;
 mod hit;
 mod install;
 mod library;
+mod parse;
 mod servers;
 mod stats;
 mod subjects;
@@ -31,6 +33,10 @@ enum Command {
     Hit(hit::Options),
     /// The cost of a hit that leaves a record, or a value in a histogram
     Data(hit::Options),
+    /// What counting every basic block of real programs costs, with either engine
+    Blocks(blocks::Options),
+    /// How fast whole programs are parsed, and how soon the first probe is in
+    Parse(parse::Options),
     /// What it takes to put many probes in, and to take them out
     Install(install::Options),
     /// What tracing costs servers under load
@@ -44,6 +50,8 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Hit(options) => hit::run(&options),
         Command::Data(options) => hit::data(&options),
+        Command::Blocks(options) => blocks::run(&options),
+        Command::Parse(options) => parse::run(&options),
         Command::Install(options) => install::run(&options),
         Command::Servers(options) => servers::run(&options),
         Command::Target => target::serve(),
