@@ -155,10 +155,44 @@ fn installation(program: &Path, scratch: &Scratch) -> Duration {
     whole.clamp(Duration::from_millis(20), Duration::from_millis(500))
 }
 
+/// The process that runs `program` in the process group of a tool that was killed.
+fn survivor(group: u32, program: &Path) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").ok()?;
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let ours = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the name: the state, the parent, the group.
+        let of = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2)?.parse().ok());
+        of == Some(group) && std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
+    };
+    numbers.into_iter().find(ours)
+}
+
+/// Another run of the tool attaches to what the killed one left, wherever that was, and leaves in good order.
+fn take_over(scratch: &Scratch, pid: u32, options: &[&str], most: Duration, what: &str) {
+    let traced = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    };
+    while traced() {
+        sleep(Duration::from_millis(1));
+    }
+    let told = scratch.file(&format!("told-{pid}"));
+    let mut command = Command::new(incise());
+    command.args(["count", "-v"]).args(options).args(["work_*", "mem*", "-o", "/dev/null"]);
+    command.arg("-p").arg(pid.to_string()).stdin(Stdio::null());
+    let mut second = command.stderr(std::fs::File::create(&told).expect("a new file")).spawn().expect("the tool");
+    sleep(most);
+    signal(second.id(), libc::SIGINT);
+    let ended = wait(&mut second, incise_tests::command::PATIENCE).map(Ending::from);
+    let told = std::fs::read_to_string(told).unwrap_or_default();
+    assert!(ended == Some(Ending::Exited(0)) || told.contains("has ended"), "{what}: {ended:?}: {told}");
+}
+
 #[test]
 fn launched_and_killed_at_any_time() {
     let (scratch, random) = (Scratch::new(), Random::new());
-    let mut ran = 0;
+    let (mut ran, mut taken) = (0, 0);
     incise();
     // Follows how long it takes to launch a program on this machine as it is: about half of the kills come later.
     let mut most = Duration::from_millis(60);
@@ -174,6 +208,12 @@ fn launched_and_killed_at_any_time() {
         sleep(random.time(most));
         signal(target.pid(), libc::SIGKILL);
         sleep(random.time(Duration::from_millis(30)));
+        if random.below(2) == 0
+            && let Some(pid) = survivor(target.pid(), &program)
+        {
+            take_over(&scratch, pid, &options, most, &what);
+            taken += 1;
+        }
         let outcome = target.finish();
         let output = String::from_utf8_lossy(&outcome.stdout).into_owned();
         // Killed before the program was run, there is nothing to see.
@@ -182,6 +222,6 @@ fn launched_and_killed_at_any_time() {
         ran += u64::from(!never);
         most = if never { most * 3 / 2 } else { most * 3 / 4 };
     }
-    println!("{ran} of {} ran", kills());
+    println!("{ran} of {} ran, {taken} were taken over", kills());
     assert!(ran * 4 >= kills(), "only {ran} programs got to run");
 }

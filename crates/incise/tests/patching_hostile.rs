@@ -95,7 +95,9 @@ fn damaged_programs_are_looked_at_and_patched_or_refused() {
     let (file, out) = (folder.path().join("damaged"), folder.path().join("out"));
     let long = std::env::var_os("INCISE_LONG").is_some_and(|value| value == "1");
     let rounds = if long { 20_000 } else { 800 };
-    let mut random = 0x2545_F491_4F6C_DD1D;
+    // Other programs with another number, so that a long search goes on where the last one ended.
+    let seed = std::env::var("INCISE_SEED").ok().and_then(|seed| seed.parse::<u64>().ok()).unwrap_or(0);
+    let mut random = 0x2545_F491_4F6C_DD1D ^ seed;
     let (mut seen, mut refused, mut patched) = (0, 0, 0);
     for round in 0..rounds {
         let bytes = damaged(&sample, &mut random);

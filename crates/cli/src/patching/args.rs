@@ -202,14 +202,14 @@ pub struct ApplyArgs {
 /// Arguments of `set`.
 #[derive(Args, Debug)]
 #[command(
-    override_usage = "incise set [OPTIONS] -p <PID> --at <WHERE> <ASSIGNMENT>...\n       incise set [OPTIONS] --at <WHERE> <ASSIGNMENT>... -- <CMD> [ARGS]..."
+    override_usage = "incise set [OPTIONS] -p <PID> --at <WHERE> <ASSIGNMENT>...\n       incise set [OPTIONS] <FILE> --at <WHERE> <ASSIGNMENT>... (-o <OUT> | --in-place)\n       incise set [OPTIONS] --at <WHERE> <ASSIGNMENT>... -- <CMD> [ARGS]..."
 )]
 #[command(after_help = "ASSIGNMENT is one of:
   rax=1, 'rcx+=8'     a register; also -= ^= |= &=
   '[rbp-4]=0'         memory: 4 bytes, unless a register or a word such as qword says otherwise
   '[rdi]=\"text\"'    a string, with a zero byte behind it")]
 pub struct SetArgs {
-    /// What to set: see below.
+    /// What to set: see below. Without -p and CMD, the first word is a file.
     #[arg(value_name = "ASSIGNMENT", required = true)]
     pub assignments: Vec<String>,
     #[command(flatten)]
@@ -220,7 +220,13 @@ pub struct SetArgs {
     /// Only if this holds: 'rdi == 5', '[rbp-4] > 0'.
     #[arg(long = "if", value_name = "CONDITION")]
     pub condition: Option<String>,
-    /// Only so often.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 62))]
+    /// Only so often; in a file, in each process anew.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=incise::patching::MOST_TIMES))]
     pub times: Option<u64>,
+    /// Of a file: where to write it.
+    #[arg(short, long, value_name = "OUT", conflicts_with = "in_place")]
+    pub output: Option<PathBuf>,
+    /// Of a file: replace it.
+    #[arg(long)]
+    pub in_place: bool,
 }

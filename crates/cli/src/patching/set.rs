@@ -1,19 +1,31 @@
 //! `incise set`: registers and memory, when a thread comes by.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use incise::Ending;
 use incise::isa::native::Syntax;
-use incise::patching::{Change, Live, Request, place, set_code};
+use incise::patching::{Change, Live, Note, OnDisk, Request, Setting, place, plan};
+use incise::space::file::Output;
 
 use super::args::SetArgs;
+use super::target;
 use crate::Failure;
 use crate::signals;
 
 pub(crate) fn run(args: &SetArgs) -> Result<ExitCode, Failure> {
+    let mut assignments = args.assignments.clone();
+    if args.target.pid.is_none() && args.target.program.is_empty() {
+        let path = target::file(&mut assignments)?;
+        return file(args, &path, setting(args, assignments)?);
+    }
+    let setting = setting(args, assignments)?;
+    if args.output.is_some() || args.in_place {
+        return Err("-o and --in-place are for files: incise set FILE --at WHERE ASSIGNMENT -o OUT".into());
+    }
     if let Some(pid) = args.target.pid {
         let mut live = Live::attach(pid)?;
-        let made = probe(args, &mut live);
+        let made = probe(args, &mut live, setting);
         live.detach()?;
         return made.map(|()| ExitCode::SUCCESS);
     }
@@ -25,7 +37,7 @@ pub(crate) fn run(args: &SetArgs) -> Result<ExitCode, Failure> {
         if place(&live.view()?, &args.at).is_err() {
             live.run_to_entry()?;
         }
-        probe(args, &mut live)
+        probe(args, &mut live, setting)
     })();
     if let Err(error) = made {
         live.kill();
@@ -38,19 +50,24 @@ pub(crate) fn run(args: &SetArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-fn probe(args: &SetArgs, live: &mut Live) -> Result<(), Failure> {
+fn setting(args: &SetArgs, assignments: Vec<String>) -> Result<Setting, Failure> {
+    if assignments.is_empty() {
+        return Err("set what? rax=1, '[rbp-4]=0', '[rdi]=\"text\"'".into());
+    }
+    Ok(Setting { condition: args.condition.clone(), times: args.times, assignments, counter: None })
+}
+
+fn probe(args: &SetArgs, live: &mut Live, mut setting: Setting) -> Result<(), Failure> {
     let view = live.view()?;
     let at = place(&view, &args.at)?.addr;
-    let condition = args.condition.as_deref();
     // Wrong words are told before anything is put into the process.
-    set_code(&view, at, condition, None, &args.assignments)?;
-    let times = args.times.map(|times| live.quadword(at, times)).transpose()?;
-    let view = live.view()?;
-    let code = set_code(&view, at, condition, times, &args.assignments)?;
-    let request = Request { at, change: Change::Assembly(code), count: 1, syntax: Syntax::Intel };
-    let limit = args.times.map_or(String::new(), |times| format!(" --times {times}"));
-    let when = condition.map_or(String::new(), |condition| format!(" --if {condition}"));
-    let made = live.patch(&request, &format!("set {}{when}{limit}", args.assignments.join(" ")))?;
+    setting.code(&view, at)?;
+    if let Some(times) = setting.times {
+        setting.counter = Some(live.quadword(at, times)?);
+    }
+    let text = format!("set {}", setting.to_text());
+    let request = Request { at, change: Change::Set(setting), count: 1, syntax: Syntax::Intel };
+    let made = live.patch(&request, &text)?;
     eprintln!(
         "incise: patch {} is in process {}; stopped {} us",
         made.patch.id,
@@ -58,4 +75,22 @@ fn probe(args: &SetArgs, live: &mut Live) -> Result<(), Failure> {
         made.stop.as_micros()
     );
     Ok(())
+}
+
+/// The same in a file: it happens whenever that runs.
+fn file(args: &SetArgs, path: &Path, setting: Setting) -> Result<ExitCode, Failure> {
+    let output = match (&args.output, args.in_place) {
+        (Some(out), false) => Output::new(out),
+        (None, true) => Output::in_place(path),
+        _ => return Err("where to write the file? -o OUT, or --in-place to replace it".into()),
+    };
+    let mut file = OnDisk::open(path)?;
+    let view = file.view()?;
+    let at = place(&view, &args.at)?.addr;
+    let request = Request { at, change: Change::Set(setting), count: 1, syntax: Syntax::Intel };
+    let expected = plan(&view, &request)?.old;
+    let id = file.add(Note { request, expected })?;
+    file.save(&output)?;
+    eprintln!("incise: patch {id} is in {}", output.path.display());
+    Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@
 
 mod condition;
 mod ledger;
+mod left;
 mod probes;
 mod process;
 mod tally;
@@ -299,7 +300,7 @@ impl Counting {
     /// just attached.
     fn begin(&mut self, pid: ProcessId) -> Result<(), Error> {
         let mut space = self.tracer.space(pid)?;
-        let mut process = Process::begin(pid, &space, &mut self.images, self.options.condition.as_ref())?;
+        let mut process = Process::begin(pid, &mut space, &mut self.images, self.options.condition.as_ref())?;
         // Left behind, the probes would count for threads that nobody gives areas.
         if !self.options.keep {
             process.count_by_thread(&mut space)?;

@@ -12,6 +12,7 @@ use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::condition::{Condition, Guards};
 use super::ledger::{self, Ledger};
+use super::left;
 use super::probes::{Found, Search};
 use super::tally::{Key, Tally};
 use super::{CountOptions, Probes};
@@ -67,11 +68,12 @@ pub(super) fn check_patterns(options: &CountOptions) -> Result<(), PatternError>
 impl Process {
     pub(super) fn begin(
         pid: ProcessId,
-        space: &dyn AddressSpace,
+        space: &mut RemoteSpace,
         images: &mut Images,
         condition: Option<&Condition>,
     ) -> Result<Process, Error> {
-        let program = Program::read(space, &pid.to_string(), images)?;
+        let program = Program::read(&*space, &pid.to_string(), images)?;
+        left::restore(space, pid, &program)?;
         let mut engine = Engine::new();
         engine.set_threads(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Process {

@@ -1,7 +1,11 @@
 //! The record of patches in a process: memory of our own in it, which whoever looks later finds.
 //!
-//! A *book* is 1 MiB of executable, never writable memory near the code that is patched. It begins with a magic and the
-//! patches as text, one a line; behind [`CODE`] lies the code of detours. The memory costs the pages that are used.
+//! A *book* is 1 MiB of executable, never writable memory near the code that is patched. It begins with a magic and one
+//! word, which tells where the patches are written as text, one a line, and how long that is; behind [`CODE`] lies the
+//! code of detours. The memory costs the pages that are used.
+//!
+//! There is room for the lines twice. New ones are written where the valid ones are not, and then the word: a tool that is
+//! killed in between leaves the old record.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,7 +17,7 @@ use super::View;
 use super::live::differing;
 
 /// The first bytes of a book.
-const MAGIC: [u8; 16] = *b"incise patches 1";
+const MAGIC: [u8; 16] = *b"incise patches 2";
 /// Size of a book in bytes.
 pub(super) const LEN: u64 = 1 << 20;
 /// Books begin at multiples of this.
@@ -22,8 +26,10 @@ const ALIGN: u64 = 1 << 16;
 pub(super) const CODE: u64 = 1 << 19;
 /// Code of detours begins at multiples of this.
 pub(super) const ROUND: u64 = 16;
-/// Where the lines begin: behind the magic and their length.
-const LINES: u64 = 32;
+/// Offset of the word: the place of the lines in its upper half, their length in the lower, in bytes; zero for none.
+const WORD: u64 = 16;
+/// The two places for lines: behind the word, and half-way to the code.
+const PLACES: [u64; 2] = [32, CODE / 2];
 
 /// One patch that is in place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,11 +84,13 @@ pub(super) struct Book {
     pub left: Vec<Vec<Range<Addr>>>,
     /// Pages of the tracer that are to be taken over.
     pub runtime: Option<Addr>,
+    /// Which of the [`PLACES`] holds the valid lines.
+    place: usize,
 }
 
 impl Book {
     pub(super) fn new(at: Addr) -> Book {
-        Book { at, patches: Vec::new(), used: 0, left: Vec::new(), runtime: None }
+        Book { at, patches: Vec::new(), used: 0, left: Vec::new(), runtime: None, place: 1 }
     }
 
     /// The memory it takes.
@@ -118,8 +126,9 @@ impl Book {
         self.used = ends.max().map_or(0, |end| end.align_up(ROUND).offset_from(code.start) as u64);
     }
 
-    /// The bytes it begins with; `None` if there are too many patches.
-    pub(super) fn head(&self) -> Option<Vec<u8>> {
+    /// What is to be written, in this order, so that it is this record from the last byte on and the old one until then;
+    /// `None` if there are too many patches. Then [`written`](Self::written).
+    pub(super) fn writes(&self) -> Option<[(Addr, Vec<u8>); 2]> {
         let mut lines = format!("used {:x}\n", self.used);
         if let Some(runtime) = self.runtime {
             lines.push_str(&format!("runtime {:x}\n", runtime.0));
@@ -131,28 +140,41 @@ impl Book {
             lines.push_str(&line(patch));
             lines.push('\n');
         }
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&(lines.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&[0; 8]);
-        bytes.extend_from_slice(lines.as_bytes());
-        (bytes.len() as u64 <= CODE).then_some(bytes)
+        let other = 1 - self.place;
+        let len = lines.len() as u64;
+        if len > room_for_lines(other) {
+            return None;
+        }
+        let word = PLACES[other] << 32 | len;
+        let head = [&MAGIC[..], &word.to_le_bytes()].concat();
+        Some([(self.at + PLACES[other], lines.into_bytes()), (self.at, head)])
+    }
+
+    /// What [`writes`](Self::writes) gave is in the process.
+    pub(super) fn written(&mut self) {
+        self.place = 1 - self.place;
     }
 
     fn read(view: &View, at: Addr) -> Option<Book> {
-        let mut head = [0; LINES as usize];
+        let mut head = [0; WORD as usize + 8];
         if !view.read(at, &mut head) || !head.starts_with(&MAGIC) {
             return None;
         }
-        let len = u64::from_le_bytes(head[16..24].try_into().ok()?);
-        if len > CODE - LINES {
+        let word = u64::from_le_bytes(*head.last_chunk()?);
+        let mut book = Book::new(at);
+        if word == 0 {
+            return Some(book);
+        }
+        book.place = PLACES.iter().position(|place| *place == word >> 32)?;
+        let len = word & 0xFFFF_FFFF;
+        if len > room_for_lines(book.place) {
             return None;
         }
         let mut lines = vec![0; len as usize];
-        if !view.read(at + LINES, &mut lines) {
+        if !view.read(at + PLACES[book.place], &mut lines) {
             return None;
         }
         let text = String::from_utf8(lines).ok()?;
-        let mut book = Book::new(at);
         for text in text.lines() {
             match text.split_once(' ')? {
                 ("used", used) => book.used = u64::from_str_radix(used, 16).ok()?,
@@ -163,6 +185,11 @@ impl Book {
         }
         Some(book)
     }
+}
+
+/// The most bytes of lines at one of the [`PLACES`].
+fn room_for_lines(place: usize) -> u64 {
+    PLACES.get(place + 1).copied().unwrap_or(CODE) - PLACES[place]
 }
 
 /// The books of a process, without what never took place.
@@ -233,7 +260,7 @@ fn recorded(view: &View) -> Vec<Book> {
     .collect()
 }
 
-/// A free place for a book, near `at`.
+/// A free place for a book and a page behind it, near `at`.
 pub(super) fn free_place(map: &MemoryMap, at: Addr) -> Option<Addr> {
     const REACH: u64 = 0x6000_0000;
     let low = Addr(at.0.saturating_sub(REACH)).max(Addr(1 << 20));

@@ -4,6 +4,7 @@ use incise_image::MemoryReader;
 use incise_isa::Addr;
 use incise_isa::native::{Assembler, Flow, Gpr, Insn, Relocation, Syntax, assemble, decode, relocate};
 
+use super::set::Setting;
 use super::{PatchError, View, place};
 
 /// A change of a program.
@@ -31,6 +32,8 @@ pub enum Change {
     Text(Vec<u8>),
     /// Bytes of data.
     Data(Vec<u8>),
+    /// Registers and memory, before the instruction.
+    Set(Setting),
 }
 
 /// A change at a place.
@@ -140,16 +143,10 @@ pub fn plan(view: &View, request: &Request) -> Result<Plan, PatchError> {
     let text = |text: &str, syntax| assemble(text, at, syntax, &names).map_err(PatchError::from);
     let code = match &request.change {
         Change::Text(bytes) | Change::Data(bytes) => return data(view, at, bytes, false),
+        Change::Set(setting) => Code::Insns(insns(&setting.code(view, at)?, at, Syntax::Intel, &names)?),
         Change::Assembly(source) => match text(source, request.syntax) {
             Ok(_) if has_data(source) => Code::Text { text: source.clone(), syntax: request.syntax },
-            Ok(bytes) => {
-                // A target that moves with the code is one of its labels.
-                const APART: u64 = 1 << 16;
-                let moved = assemble(source, at + APART, request.syntax, &names)?;
-                let mut insns = decoded(at, &bytes)?;
-                mark_inner(&mut insns, &decoded(at + APART, &moved)?);
-                Code::Insns(insns)
-            }
+            Ok(_) => Code::Insns(insns(source, at, request.syntax, &names)?),
             Err(error) => return Err(error),
         },
         Change::Bytes(bytes) => return Ok(in_place(&old, filled(&old, bytes.clone()))),
@@ -184,8 +181,10 @@ pub fn plan(view: &View, request: &Request) -> Result<Plan, PatchError> {
 
 /// The place of new code: behind an `endbr64`, which has to stay where indirect branches lead.
 pub(super) fn behind_mark(view: &View, request: &Request) -> Addr {
-    let code =
-        matches!(request.change, Change::Assembly(_) | Change::Return(_) | Change::Call(_) | Change::Jump(_));
+    let code = matches!(
+        request.change,
+        Change::Assembly(_) | Change::Return(_) | Change::Call(_) | Change::Jump(_) | Change::Set(_)
+    );
     match view.insn(request.at) {
         Ok(insn) if code && insn.is_endbr() => insn.end(),
         _ => request.at,
@@ -307,6 +306,21 @@ fn has_data(text: &str) -> bool {
     let directives =
         [".byte", ".word", ".short", ".value", ".long", ".int", ".quad", ".ascii", ".asciz", ".string"];
     directives.iter().any(|directive| text.contains(directive))
+}
+
+/// The instructions of a text, as they are at `at`; branches among them are told from those to addresses.
+fn insns(
+    source: &str,
+    at: Addr,
+    syntax: Syntax,
+    names: &dyn Fn(&str) -> Option<Addr>,
+) -> Result<Vec<Insn1>, PatchError> {
+    // A target that moves with the code is one of its labels.
+    const APART: u64 = 1 << 16;
+    let mut insns = decoded(at, &assemble(source, at, syntax, names)?)?;
+    let moved = assemble(source, at + APART, syntax, names)?;
+    mark_inner(&mut insns, &decoded(at + APART, &moved)?);
+    Ok(insns)
 }
 
 fn decoded(at: Addr, bytes: &[u8]) -> Result<Vec<Insn1>, PatchError> {

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::thread::sleep;
 use std::time::Duration;
 
+use incise_image::Mapping;
 use incise_isa::Addr;
 use incise_space::remote::RemoteSpace;
 use incise_space::{AddressSpace, SpaceError};
@@ -20,7 +21,9 @@ const RETRIES: usize = 100;
 
 /// Takes over what an earlier run has left, if this one has nothing of its own yet.
 pub(super) fn inherit(space: &mut RemoteSpace, books: &[Book]) -> Result<(), PatchError> {
-    for base in books.iter().filter_map(|book| book.runtime) {
+    // Of a run that was killed before it had a book.
+    let idle = if books.is_empty() { space.idle_runtimes()? } else { Vec::new() };
+    for base in books.iter().filter_map(|book| book.runtime).chain(idle) {
         let mut retries = RETRIES;
         loop {
             match space.adopt_runtime(base) {
@@ -37,12 +40,18 @@ pub(super) fn inherit(space: &mut RemoteSpace, books: &[Book]) -> Result<(), Pat
 
 /// Writes the record into the process.
 pub(super) fn write(space: &mut RemoteSpace, book: &mut Book) -> Result<(), PatchError> {
+    Ok(write_record(space, book)?)
+}
+
+/// The same.
+pub(super) fn write_record(space: &mut RemoteSpace, book: &mut Book) -> Result<(), SpaceError> {
     book.runtime = space.runtime().or(book.runtime);
-    let head = book.head().ok_or_else(|| PatchError::Unsuitable {
-        at: book.at,
-        reason: "the record of patches is full: undo some".to_owned(),
-    })?;
-    Ok(space.write_code(&[(book.at, &head)])?)
+    let full = SpaceError::Unsuitable { at: book.at, reason: "the record of patches is full: undo some" };
+    for (at, bytes) in &book.writes().ok_or(full)? {
+        space.write_code(&[(*at, bytes)])?;
+    }
+    book.written();
+    Ok(())
 }
 
 /// Gives back what no patch needs and no thread is in.
@@ -81,10 +90,23 @@ fn sweep(space: &mut RemoteSpace, book: &mut Book) -> Result<(), PatchError> {
     book.recount();
     // Recorded before it is done: what is unmapped twice may be the program's by then.
     write(space, book)?;
+    let map = space.mappings()?;
     for range in go.iter().flatten().filter(mapped) {
-        space.unmap(range.start, range.end.offset_from(range.start) as u64)?;
+        // What was recorded and not mapped before a run was killed may be the program's now.
+        for mapping in map.overlapping(range).filter(|mapping| is_ours(mapping)) {
+            let (start, end) = (mapping.range.start.max(range.start), mapping.range.end.min(range.end));
+            space.unmap(start, end.offset_from(start) as u64)?;
+        }
     }
     Ok(())
+}
+
+/// Whether memory is of the kind that is mapped for patches: code without a file that is never writable, or data that
+/// this tool shared with the process.
+fn is_ours(mapping: &Mapping) -> bool {
+    let permissions = mapping.permissions;
+    let code = permissions.execute && !permissions.write && !permissions.shared && mapping.inode == 0;
+    code || permissions.shared && mapping.name.starts_with("/memfd:incise")
 }
 
 /// Takes out all that is ours: no patch is left.

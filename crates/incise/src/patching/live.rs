@@ -9,10 +9,11 @@ use incise_isa::Addr;
 use incise_isa::native::{Assembler, GprSet};
 use incise_patch::{Batch, Engine, MachineCode, Policy, Position, Snippet};
 use incise_space::remote::{Event, LaunchOptions, ProcessId, RemoteSpace, Tracer};
-use incise_space::{AddressSpace, Bytes, Edit};
+use incise_space::{AddressSpace, Bytes, Edit, SpaceError};
 
 use super::book::{self, Book, Patch, ROUND, books};
 use super::change::{Detour, How, Plan, Request, plan};
+use super::recording::Recording;
 use super::{PatchError, View, entry, leaving};
 use crate::{Ending, Images, Program};
 
@@ -20,8 +21,15 @@ use crate::{Ending, Images, Program};
 pub struct Live {
     tracer: Tracer,
     pid: ProcessId,
-    /// Memory mapped for the next patch.
-    data: Vec<Range<Addr>>,
+    /// Memory that the next patch is to have.
+    data: Vec<Quadword>,
+}
+
+/// A page of a patch's own, and the quadword it begins with.
+#[derive(Clone, Copy)]
+struct Quadword {
+    at: Addr,
+    value: u64,
 }
 
 /// What a change did.
@@ -148,30 +156,28 @@ impl Live {
         if space.adopt_code(known[index].range()).is_err() {
             return Err(no_room(plan.at));
         }
-        let memory = self.data.clone();
-        let mut session = Session { space: &mut space, view, book: known[index].clone(), id, memory };
+        let data = std::mem::take(&mut self.data);
+        let memory = data.iter().map(|quadword| quadword.at.span(PAGE)).collect();
+        let mut session = Session { space: &mut space, view, book: known[index].clone(), id, data, memory };
         let made = session.make(plan, text);
         known[index] = session.book;
-        match made {
-            Ok(_) => self.data.clear(),
+        if made.is_err() {
             // What cannot be given back now is the matter of the next undo.
-            Err(_) => drop(leaving::tidy(&mut space, &mut known, index)),
+            drop(leaving::tidy(&mut space, &mut known, index));
         }
         made
     }
 
-    /// A quadword of the process' own, with this value, that code anywhere may change. It stays as long as the patch
-    /// that is made next.
+    /// A quadword of the process' own, with this value, that code anywhere may change. It is there from when the next
+    /// patch is made for as long as that stays.
     ///
     /// # Errors
     /// If there is no memory for it.
     pub fn quadword(&mut self, near: Addr, value: u64) -> Result<Addr, PatchError> {
-        let mut space = self.space()?;
-        leaving::inherit(&mut space, &books(&self.view()?))?;
-        let at = book::free_place(&space.mappings()?, near).ok_or_else(|| no_room(near))?;
-        let data = space.map_data(at, PAGE)?;
-        self.data.push(at.span(PAGE));
-        data.quadword(at).store(value, std::sync::atomic::Ordering::SeqCst);
+        let place = book::free_place(&self.space()?.mappings()?, near).ok_or_else(|| no_room(near))?;
+        // Where a book may come to lie before it is mapped.
+        let at = place + book::LEN;
+        self.data = vec![Quadword { at, value }];
         Ok(at)
     }
 
@@ -180,7 +186,7 @@ impl Live {
     /// # Errors
     /// If it ended.
     pub fn patches(&self) -> Result<Vec<Patch>, PatchError> {
-        Ok(patches(&self.view()?))
+        Ok(patches(&View::of_memory(self.pid.0)?))
     }
 
     /// Takes a patch back: every byte is as it was.
@@ -188,7 +194,7 @@ impl Live {
     /// # Errors
     /// If there is no such patch, or other bytes are there now.
     pub fn undo(&mut self, id: u32) -> Result<Patch, PatchError> {
-        let view = self.view()?;
+        let view = View::of_memory(self.pid.0)?;
         let mut books = books(&view);
         let holds = |book: &Book| book.patches.iter().position(|patch| patch.id == id);
         let found = books.iter().enumerate().find_map(|(index, book)| Some((index, holds(book)?)));
@@ -263,6 +269,12 @@ pub fn patches(view: &View) -> Vec<Patch> {
     all
 }
 
+/// Where the code of a process is changed by hand; nowhere if that cannot be looked at.
+pub(crate) fn patched(pid: i32) -> Vec<Range<Addr>> {
+    let found = View::of_memory(pid).map(|view| patches(&view)).unwrap_or_default();
+    found.iter().map(|patch| patch.at.span(patch.old.len() as u64)).collect()
+}
+
 fn no_room(at: Addr) -> PatchError {
     PatchError::Unsuitable { at, reason: "there is no free memory near it".to_owned() }
 }
@@ -279,6 +291,8 @@ struct Session<'a> {
     view: &'a View,
     book: Book,
     id: u32,
+    /// What is still to be mapped for the patch.
+    data: Vec<Quadword>,
     /// Memory that goes with the patch.
     memory: Vec<Range<Addr>>,
 }
@@ -316,7 +330,8 @@ impl Session<'_> {
         text: &str,
     ) -> Result<Made, PatchError> {
         let mut made = self.record(plan.at, &plan.old, new, heads, true, detour, text)?;
-        match self.space.apply(&edits(plan.at, &plan.old, new, heads), &|_| None) {
+        let edits = edits(plan.at, &plan.old, new, heads);
+        match self.map_data().and_then(|()| self.space.apply(&edits, &|_| None)) {
             Ok(applied) => {
                 made.stop = applied.stop;
                 Ok(made)
@@ -365,11 +380,18 @@ impl Session<'_> {
             memory: self.memory.clone(),
         });
         self.write()?;
-        let report = match engine.commit(self.space, self.view.program(), &batch, Policy::default()) {
+        if let Err(error) = self.map_data() {
+            return self.forget().and(Err(error.into()));
+        }
+        let mut recording = Recording { space: self.space, book: &mut self.book };
+        let report = match engine.commit(&mut recording, self.view.program(), &batch, Policy::default()) {
             Ok(report) => report,
             Err(error) => {
-                // Otherwise it stays, unused.
+                // What cannot be released stays, unused, and is given back with what else is left.
                 let _ = engine.release(self.space);
+                if let Some(patch) = self.book.patches.last_mut() {
+                    patch.memory = self.memory.iter().cloned().chain(engine.arenas()).collect();
+                }
                 return self.forget().and(Err(error.into()));
             }
         };
@@ -420,9 +442,20 @@ impl Session<'_> {
         Ok(Made { patch, stop: Duration::ZERO })
     }
 
-    /// Takes the last record back.
+    /// Maps the memory of the patch, which is recorded.
+    fn map_data(&mut self) -> Result<(), SpaceError> {
+        for Quadword { at, value } in std::mem::take(&mut self.data) {
+            let data = self.space.map_data(at, PAGE)?;
+            data.quadword(at).store(value, std::sync::atomic::Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Takes the last record back; what was mapped for it is left.
     fn forget(&mut self) -> Result<(), PatchError> {
-        self.book.patches.pop();
+        if let Some(last) = self.book.patches.len().checked_sub(1) {
+            self.book.strike(last);
+        }
         self.write()
     }
 

@@ -7,7 +7,8 @@
 //! | `naming.rs`, `listing.rs` | names and strings for addresses, disassembly |
 //! | `search.rs`, `decides.rs` | strings and constants, who uses them, which branches decide |
 //! | `change.rs` | what is to be changed, as bytes |
-//! | `live.rs`, `book.rs` | changes of a running process, and the record of them in it |
+//! | `live.rs`, `book.rs`, `recording.rs` | changes of a running process, and the record of them in it |
+//! | `leaving.rs` | what stays in a process, and when it goes |
 //! | `on_disk.rs` | changes of a file |
 //! | `note.rs`, `patch_file.rs` | changes as text |
 //! | `set.rs` | code that sets registers and memory |
@@ -26,6 +27,7 @@ mod note;
 mod on_disk;
 mod patch_file;
 mod place;
+mod recording;
 mod search;
 mod set;
 mod view;
@@ -35,6 +37,7 @@ pub use change::{Change, How, Plan, Request, plan};
 pub use decides::Decision;
 pub use error::PatchError;
 pub use listing::{Line, expect, listing, original_listing, planned_listing};
+pub(crate) use live::patched;
 pub use live::{Live, Made, patches};
 pub use naming::string_at;
 pub use note::Note;
@@ -42,5 +45,5 @@ pub use on_disk::{OnDisk, file_patches};
 pub use patch_file::PatchFile;
 pub use place::{Place, place};
 pub use search::{Hit, SearchResult, Use, Wanted, search, strings};
-pub use set::set_code;
+pub use set::{MOST_TIMES, Setting};
 pub use view::{Region, View};

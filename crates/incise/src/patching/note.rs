@@ -2,7 +2,7 @@
 //!
 //! `ADDRESS COUNT EXPECTED CHANGE`: the link address, how many instructions are replaced, the bytes that were there
 //! (`-` for those of no interest), and the change as on the command line: `--invert`, `--bytes 90 90`,
-//! `--string "text"`, `intel mov eax, 1; ret`, `att movl $1, %eax`.
+//! `--string "text"`, `intel mov eax, 1; ret`, `att movl $1, %eax`, `set if rdi == 5 ;; rax=1`.
 
 use incise_isa::Addr;
 use incise_isa::native::Syntax;
@@ -10,6 +10,7 @@ use incise_isa::native::Syntax;
 use super::book::{hex, unhex};
 use super::change::{Change, Request, behind_mark};
 use super::place::number;
+use super::set::Setting;
 use super::{PatchError, View, expect};
 
 /// A request with the bytes that it expects.
@@ -42,6 +43,7 @@ impl Note {
             // As bytes: a string need not be text.
             Change::Text(bytes) => format!("--string {}", hex(bytes)),
             Change::Data(bytes) => format!("--data {}", hex(bytes)),
+            Change::Set(setting) => format!("set {}", setting.to_text()),
         };
         format!("{at} {count} {expected} {change}")
     }
@@ -100,6 +102,7 @@ impl Note {
             "--jump" => Change::Jump(rest.to_owned()),
             "--string" => Change::Text(unhex(rest).ok_or("the bytes are not hexadecimal")?),
             "--data" => Change::Data(bytes()?),
+            "set" => Change::Set(Setting::parse(rest)?),
             other => return Err(format!("`{other}` is not a change")),
         };
         let syntax = if kind == "att" { Syntax::Att } else { Syntax::Intel };
@@ -126,6 +129,7 @@ mod tests {
             Change::Text(Vec::new()),
             Change::Text(b"a b".to_vec()),
             Change::Data(vec![0]),
+            Change::Set(Setting { assignments: vec!["rax=1".to_owned()], times: Some(2), ..Setting::default() }),
         ];
         for change in changes {
             let request = Request { at: Addr(0x1149), change, count: 2, syntax: Syntax::Intel };

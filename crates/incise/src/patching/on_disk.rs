@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use incise_isa::Addr;
 use incise_isa::native::{Assembler, GprSet};
@@ -13,9 +14,10 @@ use incise_space::file::{FileError, FileSpace, Output, PatchEntry, Record, Saved
 use incise_space::{AddressSpace, SpaceError};
 
 use super::book::Patch;
-use super::change::{Detour, How, Plan, plan};
+use super::change::{Change, Detour, How, Plan, plan};
 use super::live::{differing, edits};
 use super::note::Note;
+use super::set::Setting;
 use super::{PatchError, View};
 
 /// A file that is patched.
@@ -178,7 +180,11 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn make(&mut self, id: u32, note: &Note) -> Result<(), PatchError> {
         note.check(&self.view)?;
-        let plan = plan(&self.view, &note.request)?;
+        let mut request = note.request.clone();
+        if let Change::Set(Setting { times: Some(times), counter, .. }) = &mut request.change {
+            *counter = Some(self.quadword(request.at, *times)?);
+        }
+        let plan = plan(&self.view, &request)?;
         let (at, old, new) = match &plan.how {
             How::Data { new } => (plan.at, plan.old.clone(), self.write(&plan, new, &[])?),
             How::InPlace { new, heads } => (plan.at, plan.old.clone(), self.write(&plan, new, heads)?),
@@ -278,16 +284,28 @@ impl Maker<'_> {
         None
     }
 
+    /// A quadword of memory that the program may write, with this value.
+    fn quadword(&mut self, near: Addr, value: u64) -> Result<Addr, PatchError> {
+        let at = self.hole(near, PAGE)?;
+        let data = self.space.map_data(at, PAGE)?;
+        data.quadword(at).store(value, Ordering::Relaxed);
+        Ok(at)
+    }
+
+    fn hole(&self, near: Addr, len: u64) -> Result<Addr, PatchError> {
+        let map = self.space.mappings()?;
+        let high = Addr(near.0.saturating_add(0x6000_0000));
+        let mut holes = map.holes(near, high).map(|hole| hole.start.align_up(PAGE)..hole.end);
+        let hole = holes.find(|hole| hole.end.offset_from(hole.start) >= len as i64);
+        Ok(hole.map(|hole| hole.start).ok_or(SpaceError::Occupied { at: near, len })?)
+    }
+
     /// Where the next code of ours goes, and the end of the room for it.
     fn room(&mut self, near: Addr) -> Result<(Addr, Addr), PatchError> {
         if let Some(room) = self.code {
             return Ok(room);
         }
-        let map = self.space.mappings()?;
-        let high = Addr(near.0.saturating_add(0x6000_0000));
-        let mut holes = map.holes(near, high).map(|hole| hole.start.align_up(PAGE)..hole.end);
-        let hole = holes.find(|hole| hole.end.offset_from(hole.start) >= ROOM as i64);
-        let at = hole.map(|hole| hole.start).ok_or(SpaceError::Occupied { at: near, len: ROOM })?;
+        let at = self.hole(near, ROOM)?;
         self.space.map_code(at, ROOM)?;
         self.code = Some((at, at + ROOM));
         Ok((at, at + ROOM))

@@ -11,51 +11,109 @@ use super::{PatchError, View};
 /// The red zone (psABI 3.2.2) and the saved flags: how far `rsp` is below the program's.
 const BELOW: u64 = 128 + 8;
 
-/// The instructions that make `assignments` (`[rbp-4]=0`, `rax=1`, `rcx+=8`, `[rdi]="text"`) before the instruction at
-/// `at`, if `condition` (`rdi == 5`, `[rbp-4] > 0`; signed) holds, and while the quadword at `times`, counted down, is
-/// not used up. To be put in place of that instruction, which is the last of them.
-///
-/// # Errors
-/// [`PatchError::Unsuitable`] for what is no assignment or condition; [`PatchError::Assembly`] for operands that are none.
-pub fn set_code(
-    view: &View,
-    at: Addr,
-    condition: Option<&str>,
-    times: Option<Addr>,
-    assignments: &[String],
-) -> Result<String, PatchError> {
-    let insn = view.insn(at)?;
-    let wrong = |reason: String| PatchError::Unsuitable { at, reason };
-    let mut lines = vec!["lea rsp, [rsp-128]".to_owned(), "pushfq".to_owned()];
-    if let Some(condition) = condition {
-        lines.extend(compared(condition).map_err(wrong)?);
+/// What is set when a thread comes by.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Setting {
+    /// Only if this holds: `rdi == 5`, `[rbp-4] > 0`; signed.
+    pub condition: Option<String>,
+    /// Only so often.
+    pub times: Option<u64>,
+    /// `[rbp-4]=0`, `rax=1`, `rcx+=8`, `[rdi]="text"`.
+    pub assignments: Vec<String>,
+    /// With `times`: the quadword that is counted down from it. It is not part of the text.
+    pub counter: Option<Addr>,
+}
+
+/// Between the parts of a setting as text.
+const APART: &str = " ;; ";
+
+impl Setting {
+    /// As one line of text.
+    pub fn to_text(&self) -> String {
+        let condition = self.condition.iter().map(|condition| format!("if {condition}"));
+        let times = self.times.iter().map(|times| format!("times {times}"));
+        condition.chain(times).chain(self.assignments.iter().cloned()).collect::<Vec<_>>().join(APART)
     }
-    if let Some(counter) = times {
-        let count =
-            ["push rax", &format!("movabs rax, {:#x}", counter.0), "lock dec qword ptr [rax]", "pop rax"];
-        lines.extend(count.map(str::to_owned));
-        lines.push("js incise_past".to_owned());
+
+    /// Reads what [`to_text`](Self::to_text) wrote.
+    ///
+    /// # Errors
+    /// If it makes no sense.
+    pub fn parse(text: &str) -> Result<Setting, String> {
+        let mut setting = Setting::default();
+        for part in text.split(APART) {
+            match part.split_once(' ') {
+                Some(("if", condition)) if setting.assignments.is_empty() => {
+                    setting.condition = Some(condition.to_owned());
+                }
+                Some(("times", times)) if setting.assignments.is_empty() => {
+                    let times = times.parse().ok().filter(|times| (1..=MOST_TIMES).contains(times));
+                    setting.times = Some(times.ok_or("how often it is to be set is not a number")?);
+                }
+                _ => setting.assignments.push(part.to_owned()),
+            }
+        }
+        setting.check().map(|()| setting)
     }
-    for assignment in assignments {
-        lines.extend(assigned(assignment).map_err(wrong)?);
-    }
-    lines.extend(["incise_past: popfq".to_owned(), "lea rsp, [rsp+128]".to_owned()]);
-    // Errors are shown without what the user did not write.
-    for assignment in assignments {
-        for line in assigned(assignment).map_err(wrong)? {
-            assemble(&line, at, Syntax::Intel, &|_| None)?;
+
+    /// Whether it can be made into code and into text.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check(&self) -> Result<(), String> {
+        self.condition.as_deref().map(compared).transpose()?;
+        for assignment in &self.assignments {
+            assigned(assignment)?;
+        }
+        let parts = self.assignments.iter().chain(&self.condition);
+        match parts.into_iter().find(|part| part.contains(APART) || part.contains('\n')) {
+            Some(part) => Err(format!("`{part}` has `{APART}` or a new line in it")),
+            None if self.assignments.is_empty() => Err("nothing is set".to_owned()),
+            None => Ok(()),
         }
     }
-    // The distance of its own operand is that from where it stands.
-    let mut last = insn.text_in(Syntax::Intel);
-    if let Some(target) = insn.ip_relative_target()
-        && let (Some(start), Some(end)) = (last.find("[rip"), last.find(']'))
-    {
-        last.replace_range(start..=end, &format!("[rel {:#x}]", target.0));
+
+    /// The instructions that make the assignments before the instruction at `at`, as Intel assembly. To be put in place
+    /// of that instruction, which is the last of them.
+    ///
+    /// # Errors
+    /// [`PatchError::Unsuitable`] for what is no assignment or condition; [`PatchError::Assembly`] for operands that are none.
+    pub fn code(&self, view: &View, at: Addr) -> Result<String, PatchError> {
+        let insn = view.insn(at)?;
+        let wrong = |reason: String| PatchError::Unsuitable { at, reason };
+        self.check().map_err(wrong)?;
+        let mut lines = vec!["lea rsp, [rsp-128]".to_owned(), "pushfq".to_owned()];
+        if let Some(condition) = &self.condition {
+            lines.extend(compared(condition).map_err(wrong)?);
+        }
+        if self.times.is_some() {
+            let counter = self.counter.unwrap_or(at);
+            lines.push(format!("lock dec qword ptr [rel {:#x}]", counter.0));
+            lines.push("js incise_past".to_owned());
+        }
+        for assignment in &self.assignments {
+            let assigned = assigned(assignment).map_err(wrong)?;
+            // Errors are shown without what the user did not write.
+            for line in &assigned {
+                assemble(line, at, Syntax::Intel, &|_| None)?;
+            }
+            lines.extend(assigned);
+        }
+        lines.extend(["incise_past: popfq".to_owned(), "lea rsp, [rsp+128]".to_owned()]);
+        // The distance of its own operand is that from where it stands.
+        let mut last = insn.text_in(Syntax::Intel);
+        if let Some(target) = insn.ip_relative_target()
+            && let (Some(start), Some(end)) = (last.find("[rip"), last.find(']'))
+        {
+            last.replace_range(start..=end, &format!("[rel {:#x}]", target.0));
+        }
+        lines.push(last);
+        Ok(lines.join("\n"))
     }
-    lines.push(last);
-    Ok(lines.join("\n"))
 }
+
+/// The most times that something can be set.
+pub const MOST_TIMES: u64 = 1 << 62;
 
 /// An operand with `rsp` as the program has it, and a width where none can be told.
 fn operand(text: &str, wide: bool) -> String {
@@ -141,6 +199,21 @@ mod tests {
         assert_eq!(one("[rdi]=\"a\""), "mov byte ptr [rdi+0], 0x61; mov byte ptr [rdi+1], 0x0");
         for text in ["rax", "=1", "rax=", "rsp=1", "rax=\"x\""] {
             assert!(assigned(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_are_read_again() {
+        let setting = Setting {
+            condition: Some("[rbp-4] > 0".to_owned()),
+            times: Some(3),
+            assignments: vec!["rax=1".to_owned(), "[rdi]=\"a; b\"".to_owned()],
+            counter: None,
+        };
+        assert_eq!(setting.to_text(), "if [rbp-4] > 0 ;; times 3 ;; rax=1 ;; [rdi]=\"a; b\"");
+        assert_eq!(Setting::parse(&setting.to_text()), Ok(setting));
+        for text in ["", "if rax == 1", "times 0 ;; rax=1", "times x ;; rax=1", "if rax ;; rax=1", "rax"] {
+            assert!(Setting::parse(text).is_err(), "{text}");
         }
     }
 

@@ -80,6 +80,23 @@ impl View {
     /// # Errors
     /// If there is none, or it may not be looked at.
     pub fn of_process(pid: i32) -> Result<View, PatchError> {
+        View::process(pid, &|map, memory| {
+            Program::of_map(map, &pid.to_string(), &mut Images::default(), memory)
+        })
+    }
+
+    /// The memory of a running process, without names: its files are not read.
+    ///
+    /// # Errors
+    /// If there is none, or it may not be looked at.
+    pub(super) fn of_memory(pid: i32) -> Result<View, PatchError> {
+        View::process(pid, &|_, _| Program::default())
+    }
+
+    fn process(
+        pid: i32,
+        program: &dyn Fn(&MemoryMap, &dyn MemoryReader) -> Program,
+    ) -> Result<View, PatchError> {
         let failed = |error: io::Error| {
             let reason = match error.kind() {
                 io::ErrorKind::NotFound => "there is no such process".to_owned(),
@@ -94,7 +111,7 @@ impl View {
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
         let read = |at: Addr, into: &mut [u8]| memory.read_exact_at(into, at.0).is_ok();
         let map = MemoryMap::parse(&maps);
-        let program = Program::of_map(&map, &pid.to_string(), &mut Images::default(), &read);
+        let program = program(&map, &read);
         let readable =
             map.iter().filter(|mapping| mapping.permissions.read && !mapping.name.starts_with("[vvar"));
         let regions = readable.map(|mapping| Region {

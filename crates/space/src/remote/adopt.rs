@@ -82,9 +82,8 @@ impl Tracees {
             return Err(SpaceError::Busy { at: base });
         }
         let mut runtime = Runtime::at(base);
-        let image = trap::handler_image(runtime.header());
         let mut landings = Vec::new();
-        if target.read_vec(runtime.handler(), image.len())? == image {
+        if runtime.has_handler(&target) {
             let Some((table, found)) = table_at(&target, &runtime)? else { return Ok(false) };
             (runtime.table, landings) = (table, found);
             runtime.handling = true;
@@ -102,6 +101,23 @@ impl Tracees {
         target.landings = Rc::new(landings.clone());
         target.kept = Rc::new(landings);
         Ok(true)
+    }
+
+    /// The landings in the tables that earlier tracers have left with their handlers.
+    pub(super) fn left_landings(&self, memory: MemoryId) -> Result<Vec<Landing>, SpaceError> {
+        let own = self.target(memory)?.runtime.as_ref().map(Runtime::blob);
+        let target = Rc::clone(&self.target(memory)?.memory);
+        let mut landings = Vec::new();
+        for base in self.left_runtimes(memory)?.into_iter().filter(|base| Some(*base) != own) {
+            let runtime = Runtime::at(base);
+            if runtime.has_handler(&target)
+                && let Ok(Some((_, found))) = table_at(&target, &runtime)
+            {
+                landings.extend(found.iter().filter(|landing| !landing.is_fault()));
+            }
+        }
+        landings.sort_unstable();
+        Ok(landings)
     }
 
     fn in_force(&mut self, memory: MemoryId) -> Result<bool, SpaceError> {

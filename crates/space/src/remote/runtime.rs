@@ -14,7 +14,7 @@ use super::inject::Caller;
 use super::memory::{Memory, PAGE};
 use super::tracees::{MemoryId, Tracees};
 use super::x86_64;
-use crate::{SpaceError, faults};
+use crate::{SpaceError, faults, trap};
 
 /// Where our pages are, and what is in them.
 #[derive(Clone, Debug)]
@@ -61,6 +61,12 @@ impl Runtime {
     /// Where the trap handler's header is.
     pub(super) fn header(&self) -> Addr {
         self.base + PAGE
+    }
+
+    /// Whether the trap handler is in the pages.
+    pub(super) fn has_handler(&self, memory: &Memory) -> bool {
+        let image = trap::handler_image(self.header());
+        memory.read_vec(self.handler(), image.len()).is_ok_and(|there| there == image)
     }
 
     /// All pages.
@@ -120,6 +126,20 @@ impl Tracees {
             self.target_mut(memory)?.runtime = Some(runtime.clone());
         }
         result.map(|()| runtime)
+    }
+
+    /// Where pages of earlier tracers are.
+    pub(super) fn left_runtimes(&self, memory: MemoryId) -> Result<Vec<Addr>, SpaceError> {
+        let target = &self.target(memory)?.memory;
+        Ok(blobs(&self.memory_map(memory)?, target).iter().map(|blob| blob.start).collect())
+    }
+
+    /// Those of them that had no handler in them yet.
+    pub(super) fn idle_runtimes(&self, memory: MemoryId) -> Result<Vec<Addr>, SpaceError> {
+        let target = &self.target(memory)?.memory;
+        let mut left = self.left_runtimes(memory)?;
+        left.retain(|base| !Runtime::at(*base).has_handler(target));
+        Ok(left)
     }
 
     /// Calls `work` with a thread that can make system calls, outside our own pages. The threads are stopped.

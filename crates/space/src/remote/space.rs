@@ -171,6 +171,23 @@ impl RemoteSpace {
         self.tracees.borrow().target(self.memory).ok()?.runtime.as_ref().map(|runtime| runtime.blob())
     }
 
+    /// Where pages are that an earlier tracer left before it had put a trap handler into them, for
+    /// [`adopt_runtime`](Self::adopt_runtime).
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn idle_runtimes(&self) -> Result<Vec<Addr>, SpaceError> {
+        self.tracees.borrow().idle_runtimes(self.memory)
+    }
+
+    /// The landings of traps that earlier tracers have left in force, ascending.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn left_landings(&self) -> Result<Vec<Landing>, SpaceError> {
+        self.tracees.borrow().left_landings(self.memory)
+    }
+
     /// Takes over the pages that an earlier tracer left at `base`, with its trap handler and its landings, which are kept.
     /// Returns whether that could be: not if there are pages already, or others, or not its handler is in force. Nothing
     /// is lost then: what that tracer left goes on working by itself.
