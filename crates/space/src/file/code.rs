@@ -97,8 +97,9 @@ impl Shared {
 /// runs, so tools that look at the file find no overlap.
 ///
 /// Up to `spare` pages are spent on joining runs that lie close together: each run is a mapping to be made when the
-/// program starts.
-pub(super) fn pool(reservations: &[Code], spare: u64) -> (Vec<Run>, Vec<u8>) {
+/// program starts. But if more than `most` pages would be needed, neighbours that hold little are taken apart, so that
+/// they can share.
+pub(super) fn pool(reservations: &[Code], spare: u64, most: u64) -> (Vec<Run>, Vec<u8>) {
     let mut pages: Vec<(u64, &Page)> = reservations
         .iter()
         .flat_map(|code| code.pages.iter().map(|(number, page)| (*number, &**page)))
@@ -106,7 +107,25 @@ pub(super) fn pool(reservations: &[Code], spare: u64) -> (Vec<Run>, Vec<u8>) {
     pages.sort_by_key(|(number, _)| *number);
     let blank = Page::new();
     let filled = fill_gaps(&pages, &blank, spare);
-    let mut stretches: Vec<&[(u64, &Page)]> = filled.chunk_by(|a, b| a.0 + 1 == b.0).collect();
+    let mut best = pack(&filled, 0);
+    // Pages that hold up to so many bytes stand alone.
+    for little in [SIZE / 16, SIZE / 4, SIZE / 2] {
+        if best.1.len().div_ceil(SIZE) as u64 <= most {
+            break;
+        }
+        let apart = pack(&pages, little);
+        if apart.1.len() < best.1.len() {
+            best = apart;
+        }
+    }
+    best
+}
+
+/// Runs of neighbours that hold more than `little` each, or of one page, and the pool they show.
+fn pack(pages: &[(u64, &Page)], little: usize) -> (Vec<Run>, Vec<u8>) {
+    let full = |page: &Page| little == 0 || page.used.len() > little;
+    let mut stretches: Vec<&[(u64, &Page)]> =
+        pages.chunk_by(|a, b| a.0 + 1 == b.0 && full(a.1) && full(b.1)).collect();
     // Long ones first, then full ones: small ones find their place between.
     stretches.sort_by_key(|stretch| {
         let (number, first) = &stretch[0];
@@ -171,9 +190,9 @@ mod tests {
         code.write(Addr(0x10_3020), &[3, TRAP, 4]);
         code.write(Addr(0x10_5011), &[5]);
         code.write(Addr(0x10_7FFF), &[6, 7]);
-        let (joined, _) = pool(std::slice::from_ref(&code), 3);
+        let (joined, _) = pool(std::slice::from_ref(&code), 3, u64::MAX);
         assert_eq!(joined.len(), 2, "the two smallest gaps, of a page each, take two of three");
-        let (runs, bytes) = pool(&[code], 0);
+        let (runs, bytes) = pool(&[code], 0, u64::MAX);
         for (at, expected) in
             [(0x10_0010, &[1, 2][..]), (0x10_3020, &[3, TRAP, 4]), (0x10_5011, &[5]), (0x10_7FFF, &[6, 7])]
         {
@@ -186,6 +205,22 @@ mod tests {
         for (run, next) in runs.iter().flat_map(|a| runs.iter().map(move |b| (a, b))).filter(|(a, b)| a != b)
         {
             assert!(run.offset + run.len <= next.offset || next.offset + next.len <= run.offset);
+        }
+    }
+
+    #[test]
+    fn neighbours_that_hold_little_are_taken_apart_where_pages_are_short() {
+        let mut code = Code::new(Addr(0x10_0000), 0x10_0000);
+        for page in 0..8 {
+            code.write(Addr(0x10_0000 + page * PAGE + page * 100), &[page as u8 + 1; 20]);
+        }
+        let (runs, bytes) = pool(std::slice::from_ref(&code), 0, 8);
+        assert_eq!((runs.len(), bytes.len().div_ceil(SIZE)), (1, 8));
+        let (runs, bytes) = pool(&[code], 0, 4);
+        assert_eq!((runs.len(), bytes.len().div_ceil(SIZE)), (8, 1));
+        for (page, run) in (0..8).zip(&runs) {
+            assert_eq!(run.at, 0x10_0000 + page * PAGE + page * 100);
+            assert_eq!(&bytes[run.offset as usize..][..run.len as usize], [page as u8 + 1; 20]);
         }
     }
 }

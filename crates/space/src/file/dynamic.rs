@@ -27,11 +27,15 @@ struct Table {
 impl Table {
     fn find(headers: &Headers, file: &[u8]) -> Option<Table> {
         let segment = headers.first(PT_DYNAMIC)?;
-        let bytes = slice(file, segment.offset, segment.filesz)?;
+        Table::at(file, segment.offset, segment.filesz)
+    }
+
+    fn at(file: &[u8], offset: u64, len: u64) -> Option<Table> {
+        let bytes = slice(file, offset, len)?;
         let tags: Vec<u64> = bytes.chunks_exact(ENTRY).filter_map(|entry| u64_at(entry, 0)).collect();
         let used = tags.iter().position(|&tag| tag == DT_NULL)?;
         let free = tags[used..].iter().take_while(|&&tag| tag == DT_NULL).count() - 1;
-        Some(Table { at: segment.offset as usize, used, free })
+        Some(Table { at: offset as usize, used, free })
     }
 
     /// The value of an entry that is there.
@@ -43,10 +47,10 @@ impl Table {
     }
 
     /// Changes an entry, or takes a free one.
-    fn set(&mut self, file: &mut [u8], tag: u64, value: u64, what: &'static str) -> Result<(), FileError> {
+    fn set(&mut self, file: &mut [u8], tag: u64, value: u64) -> Result<(), FileError> {
         let place = match self.value(file, tag) {
             Some((place, _)) => place,
-            None if self.free == 0 => return Err(FileError::NoFreeEntry { what }),
+            None if self.free == 0 => return Err(FileError::Unsupported("its dynamic table is full")),
             None => {
                 let at = self.at + self.used * ENTRY;
                 file[at..at + 8].copy_from_slice(&tag.to_le_bytes());
@@ -76,18 +80,37 @@ pub(super) fn init(headers: &Headers, file: &[u8]) -> Option<u64> {
     Some(value)
 }
 
-/// Makes `init` the first function called. `stays`: a signal handler lies in the library, which must
-/// not be unmapped then.
+/// The table with room behind it, if what [`set_init`] adds does not fit where it is: linkers leave free entries, or none.
+/// It is to lie elsewhere then, in memory that can be written, for a dynamic linker may do so.
+pub(super) fn with_room(headers: &Headers, file: &[u8], stays: bool) -> Option<Vec<u8>> {
+    let table = Table::find(headers, file)?;
+    let tags: &[u64] = if stays { &[DT_INIT, DT_FLAGS_1] } else { &[DT_INIT] };
+    let missing = tags.iter().filter(|tag| table.value(file, **tag).is_none()).count();
+    if missing <= table.free {
+        return None;
+    }
+    let mut bytes = slice(file, table.at as u64, (table.used * ENTRY) as u64)?.to_vec();
+    bytes.resize(bytes.len() + (missing + 1) * ENTRY, 0);
+    Some(bytes)
+}
+
+/// Makes `init` the first function called, in the table of `len` bytes at file offset `at`. `stays`: a signal handler
+/// lies in the library, which must not be unmapped then.
 ///
 /// # Errors
-/// [`FileError::NoFreeEntry`], [`FileError::Unsupported`] without a table.
-pub(super) fn set_init(headers: &Headers, file: &mut [u8], init: u64, stays: bool) -> Result<(), FileError> {
+/// [`FileError::Unsupported`] without a table there, or room in it.
+pub(super) fn set_init(
+    file: &mut [u8],
+    (at, len): (u64, u64),
+    init: u64,
+    stays: bool,
+) -> Result<(), FileError> {
     let missing = FileError::Unsupported("a library without a dynamic table");
-    let mut table = Table::find(headers, file).ok_or(missing)?;
-    table.set(file, DT_INIT, init, "an initialization function (DT_INIT)")?;
+    let mut table = Table::at(file, at, len).ok_or(missing)?;
+    table.set(file, DT_INIT, init)?;
     if stays {
         let flags = table.value(file, DT_FLAGS_1).map_or(0, |(_, value)| value);
-        table.set(file, DT_FLAGS_1, flags | DF_1_NODELETE, "its flags (DT_FLAGS_1)")?;
+        table.set(file, DT_FLAGS_1, flags | DF_1_NODELETE)?;
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ pub(super) const PT_LOAD: u32 = 1;
 pub(super) const PT_DYNAMIC: u32 = 2;
 pub(super) const PT_INTERP: u32 = 3;
 pub(super) const PT_PHDR: u32 = 6;
+pub(super) const PT_GNU_EH_FRAME: u32 = 0x6474_E550;
 
 pub(super) const PF_X: u32 = 1;
 pub(super) const PF_W: u32 = 2;

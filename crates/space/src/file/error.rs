@@ -58,12 +58,6 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
-    /// A library whose dynamic table has no room for the code that has to run first.
-    #[error("the dynamic table of this library has no free entry for {what}")]
-    NoFreeEntry {
-        /// What was to be put there.
-        what: &'static str,
-    },
     /// A structure that appended parts cannot be joined to.
     #[error("this file cannot be extended: {0}")]
     Unsupported(&'static str),

@@ -1,14 +1,14 @@
 //! [`Loaded`]: a program's file as a process would have it, for plans that are only looked at.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
 
-use incise_image::{Image, Kind, Mapping, MemoryMap, Permissions, Segment};
+use incise_image::{Image, Kind, MemoryMap, Permissions, Segment};
 use incise_isa::Addr;
 
 use super::PAGE;
 use super::data::Data;
+use super::memory::{mapping, read_pieces};
 use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
 
 /// Where the kernel puts a position-independent program without address randomization.
@@ -123,15 +123,7 @@ impl<'f> Loaded<'f> {
 
 impl AddressSpace for Loaded<'_> {
     fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
-        let mut done = 0;
-        while done < into.len() {
-            let next = Addr(at.0.wrapping_add(done as u64));
-            match self.read_some(next, &mut into[done..]) {
-                Some(read) if read > 0 => done += read,
-                _ => return Err(SpaceError::Unreadable { at, len: into.len() }),
-            }
-        }
-        Ok(())
+        read_pieces(at, into, |at, into| self.read_some(at, into))
     }
 
     fn mappings(&self) -> Result<MemoryMap, SpaceError> {
@@ -142,13 +134,13 @@ impl AddressSpace for Loaded<'_> {
             let start = ((range.start.0 + self.bias) / PAGE * PAGE).max(from);
             let end = (range.end.0 + self.bias).next_multiple_of(PAGE);
             if start < end {
-                mappings.push(mapping(start..end, segment.permissions));
+                mappings.push(mapping(start..end, segment.permissions, 0));
                 from = end;
             }
         }
         let read = Permissions { read: true, ..Permissions::default() };
-        let around = self.around.iter().map(|range| mapping(range.clone(), read));
-        let of = |(at, len): (Addr, u64), permissions| mapping(at.0..at.0 + len, permissions);
+        let around = self.around.iter().map(|range| mapping(range.clone(), read, 0));
+        let of = |(at, len): (Addr, u64), permissions| mapping(at.0..at.0 + len, permissions, 0);
         let execute = Permissions { execute: true, ..read };
         let write = Permissions { write: true, ..read };
         let code = self.code.iter().map(|code| of(*code, execute));
@@ -204,17 +196,5 @@ impl AddressSpace for Loaded<'_> {
 
     fn features(&self) -> Features {
         Features::default()
-    }
-}
-
-fn mapping(range: Range<u64>, permissions: Permissions) -> Mapping {
-    Mapping {
-        range: Addr(range.start)..Addr(range.end),
-        permissions,
-        file_offset: 0,
-        device: (0, 0),
-        inode: 0,
-        name: Arc::from(""),
-        deleted: false,
     }
 }

@@ -14,11 +14,16 @@ mod data;
 mod dynamic;
 mod elf;
 mod error;
+mod frames;
 mod loaded;
+mod memory;
 mod output;
+mod payload;
 mod record;
+mod sections;
 mod space;
 mod start;
+mod start_code;
 
 pub use counts::Counts;
 pub use error::FileError;

@@ -3,9 +3,8 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use incise_image::{Mapping, MemoryMap, Permissions};
+use incise_image::{MemoryMap, Permissions};
 use incise_isa::Addr;
 
 use super::PAGE;
@@ -14,9 +13,12 @@ use super::code::Code;
 use super::data::Data;
 use super::elf::{ET_EXEC, Headers, PF_R, PF_W, PF_X, Segment};
 use super::error::FileError;
+use super::memory::{mapping, read_pieces};
 use super::output::Output;
+use super::payload::payload_address;
 use super::record::{Counting, PatchEntry, Record};
-use crate::{AddressSpace, Applied, DataMapping, Edit, Features, Landing, SpaceError};
+use crate::view::Trampolines;
+use crate::{AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError};
 
 /// Room kept free behind the program for what is appended without the engine.
 const ROOM: u64 = 16 << 20;
@@ -32,6 +34,7 @@ pub struct FileSpace {
     code: Vec<Code>,
     data: Vec<Data>,
     landings: Vec<Landing>,
+    displaced: Trampolines,
     patches: Vec<PatchEntry>,
     counting: Option<(Addr, Counting)>,
 }
@@ -72,6 +75,7 @@ impl FileSpace {
             code: Vec::new(),
             data: Vec::new(),
             landings: Vec::new(),
+            displaced: Trampolines::default(),
             patches: Vec::new(),
             counting: None,
         })
@@ -102,7 +106,7 @@ impl FileSpace {
     /// The contents of the result.
     ///
     /// # Errors
-    /// [`FileError::Unsupported`], [`FileError::NoFreeEntry`]: this file cannot be extended so.
+    /// [`FileError::Unsupported`]: this file cannot be extended so.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FileError> {
         Ok(self.build()?.0)
     }
@@ -126,6 +130,7 @@ impl FileSpace {
             code: &self.code,
             data: &self.data,
             landings: &self.landings,
+            displaced: &self.displaced,
             record: Record {
                 patches: self.patches.clone(),
                 counting: self.counting.as_ref().map(|(_, counting)| counting.clone()),
@@ -137,7 +142,7 @@ impl FileSpace {
 
     /// The program's own addresses, and the room kept behind them: nothing can be reserved there.
     fn occupied(&self) -> u64 {
-        append::payload_address(&self.headers, self.bytes.len() as u64)
+        payload_address(&self.headers, self.bytes.len() as u64)
             .saturating_add(ROOM + self.bytes.len() as u64 / 2)
             .next_multiple_of(PAGE)
     }
@@ -191,15 +196,7 @@ impl FileSpace {
 
 impl AddressSpace for FileSpace {
     fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
-        let mut done = 0;
-        while done < into.len() {
-            let next = Addr(at.0.wrapping_add(done as u64));
-            match self.read_some(next, &mut into[done..]) {
-                Some(read) if read > 0 => done += read,
-                _ => return Err(SpaceError::Unreadable { at, len: into.len() }),
-            }
-        }
-        Ok(())
+        read_pieces(at, into, |at, into| self.read_some(at, into))
     }
 
     /// The loaded segments, with unpermitted mappings between them: all of the program's addresses, and some
@@ -260,6 +257,10 @@ impl AddressSpace for FileSpace {
         Ok(())
     }
 
+    fn note_displaced(&mut self, displaced: &[Displaced]) {
+        self.displaced.note(displaced);
+    }
+
     /// The landings get into the file with a handler of its own, which the start code (`start.rs`) installs.
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
         self.landings = landings.to_vec();
@@ -309,17 +310,5 @@ fn permissions(load: &Segment) -> Permissions {
         write: load.flags & PF_W != 0,
         execute: load.flags & PF_X != 0,
         shared: false,
-    }
-}
-
-fn mapping(range: Range<u64>, permissions: Permissions, file_offset: u64) -> Mapping {
-    Mapping {
-        range: Addr(range.start)..Addr(range.end),
-        permissions,
-        file_offset,
-        device: (0, 0),
-        inode: 0,
-        name: Arc::from(""),
-        deleted: false,
     }
 }

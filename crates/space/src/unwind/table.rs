@@ -5,6 +5,7 @@ use std::ops::Range;
 use incise_isa::Addr;
 use incise_isa::native::Gpr;
 
+use super::paged::search;
 use super::{Piece, Row};
 
 /// How addresses are expressed.
@@ -14,6 +15,8 @@ pub enum Expressed {
     Absolute,
     /// By their distances, for a program that may be loaded anywhere: the table will lie at this link address.
     Relative(Addr),
+    /// As link addresses, in the form of `.debug_frame` (DWARF 5, 6.4.1), which debuggers read beside `.eh_frame`.
+    Debug,
 }
 
 /// Unwind information.
@@ -44,10 +47,10 @@ const DEF_CFA_OFFSET_SIGNED: u8 = 0x13;
 const VAL_EXPRESSION: u8 = 0x16;
 const OP_CONST_4: u8 = 0x0C;
 const OP_CONST_8: u8 = 0x0E;
-const OP_BREG: u8 = 0x70;
+pub(super) const OP_BREG: u8 = 0x70;
 
 /// The return address's column, which is rip (psABI x86-64, figure 3.36).
-const RIP: u8 = 16;
+pub(super) const RIP: u8 = 16;
 
 /// Describes pieces of trampolines, which are sorted and do not overlap. Those that follow upon each other share a
 /// description.
@@ -65,12 +68,17 @@ pub fn table(pieces: &[Piece], expressed: Expressed) -> Table {
 impl Table {
     /// The common entry: CFA is rsp, the frame is a signal handler's, so that unwinders do not look for the caller's
     /// instruction before its address. Offsets are in bytes, downwards.
-    fn common(&mut self, expressed: Expressed) {
-        let encoding = if expressed == Expressed::Absolute { ABSOLUTE } else { RELATIVE };
-        self.entry(0, |bytes| {
+    pub(super) fn common(&mut self, expressed: Expressed) {
+        let (word, augmentation, encoding): (u32, &[u8], &[u8]) = match expressed {
+            Expressed::Absolute => (0, b"zRS\0", &[1, ABSOLUTE]),
+            Expressed::Relative(_) => (0, b"zRS\0", &[1, RELATIVE]),
+            Expressed::Debug => (u32::MAX, b"S\0", &[]),
+        };
+        self.entry(word, |bytes| {
             bytes.push(1);
-            bytes.extend(b"zRS\0");
-            bytes.extend([1, 0x7F, RIP, 1, encoding]);
+            bytes.extend(augmentation);
+            bytes.extend([1, 0x7F, RIP]);
+            bytes.extend(encoding);
             bytes.extend([DEF_CFA, dwarf(Gpr::Rsp), 0]);
         });
     }
@@ -78,12 +86,33 @@ impl Table {
     fn describe(&mut self, run: &[Piece], expressed: Expressed) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return };
         let range = first.range.start..last.range.end;
+        self.description(range.clone(), expressed, |bytes| {
+            let mut program = Program::new(bytes, range.start);
+            for row in run.iter().flat_map(|piece| &piece.rows) {
+                let rip = match (row.original, expressed) {
+                    (None, _) => Rip::Unknown,
+                    (Some(original), Expressed::Absolute) => Rip::Address(original),
+                    (Some(original), _) => Rip::Distance(original.offset_from(row.at)),
+                };
+                program.row(row, rip);
+            }
+        });
+    }
+
+    /// Adds a description of `range`, whose rows `fill` adds.
+    pub(super) fn description(
+        &mut self,
+        range: Range<Addr>,
+        expressed: Expressed,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) {
         let len = range.end.offset_from(range.start) as u64;
         let offset = self.bytes.len() as u32;
-        // Distance to the common entry, which is at the start.
-        self.entry(offset + 4, |bytes| {
+        // The common entry is at the start: its distance from here, or its offset.
+        let word = if expressed == Expressed::Debug { 0 } else { offset + 4 };
+        self.entry(word, |bytes| {
             match expressed {
-                Expressed::Absolute => {
+                Expressed::Absolute | Expressed::Debug => {
                     bytes.extend(range.start.0.to_le_bytes());
                     bytes.extend(len.to_le_bytes());
                 }
@@ -93,11 +122,10 @@ impl Table {
                     bytes.extend((len as u32).to_le_bytes());
                 }
             }
-            bytes.push(0);
-            let mut program = Program { bytes, at: range.start, stack: 0, saved: Vec::new(), original: None };
-            for row in run.iter().flat_map(|piece| &piece.rows) {
-                program.row(row, expressed);
+            if expressed != Expressed::Debug {
+                bytes.push(0);
             }
+            fill(bytes);
         });
         self.entries.push((range, offset));
     }
@@ -116,7 +144,7 @@ impl Table {
 }
 
 /// What has been written so far of a description, and the row it tells.
-struct Program<'b> {
+pub(super) struct Program<'b> {
     bytes: &'b mut Vec<u8>,
     at: Addr,
     stack: i64,
@@ -127,19 +155,22 @@ struct Program<'b> {
 
 /// A rule for rip.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Rip {
+pub(super) enum Rip {
     Unknown,
     Address(Addr),
     Distance(i64),
+    /// What a search finds in the list of so many entries that lies at this distance from the page of the instruction:
+    /// `paged.rs`.
+    Listed(i32, u16),
 }
 
 impl Program<'_> {
-    fn row(&mut self, row: &Row, expressed: Expressed) {
-        let rip = match (row.original, expressed) {
-            (None, _) => Rip::Unknown,
-            (Some(original), Expressed::Absolute) => Rip::Address(original),
-            (Some(original), Expressed::Relative(_)) => Rip::Distance(original.offset_from(row.at)),
-        };
+    pub(super) fn new(bytes: &mut Vec<u8>, at: Addr) -> Program<'_> {
+        Program { bytes, at, stack: 0, saved: Vec::new(), original: None }
+    }
+
+    /// Tells `row`, in which `rip` is the original address.
+    pub(super) fn row(&mut self, row: &Row, rip: Rip) {
         if Some(rip) == self.original && row.stack == self.stack && row.saved == self.saved {
             return;
         }
@@ -192,7 +223,9 @@ impl Program<'_> {
                 expression.push(OP_BREG + RIP);
                 sleb(&mut expression, distance);
             }
+            Rip::Listed(distance, count) => expression = search(distance, count),
         }
+        // Shorter than 128 bytes.
         self.bytes.extend([VAL_EXPRESSION, RIP, expression.len() as u8]);
         self.bytes.extend(expression);
     }

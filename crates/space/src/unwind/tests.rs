@@ -21,7 +21,7 @@ type Caller = Option<(u64, i64, Vec<(u16, i64)>)>;
 fn caller(bytes: &[u8], expressed: Expressed, ip: Addr) -> Caller {
     let frames = EhFrame::new(bytes, LittleEndian);
     let base = match expressed {
-        Expressed::Absolute => 0,
+        Expressed::Absolute | Expressed::Debug => 0,
         Expressed::Relative(at) => at.0,
     };
     let bases = BaseAddresses::default().set_eh_frame(base);
