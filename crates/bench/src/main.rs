@@ -1,4 +1,4 @@
-//! What a hit of a probe costs, and what installing it does. Peers and hand-written twins run in the same run, interleaved.
+//! What a hit of a probe costs, what installing it does, and what it does to a file. Peers and hand-written twins run in the same run, interleaved.
 
 #![deny(unsafe_code)]
 
@@ -7,6 +7,7 @@ mod hit;
 mod install;
 mod library;
 mod parse;
+mod rewrite;
 mod servers;
 mod stats;
 mod subjects;
@@ -41,6 +42,8 @@ enum Command {
     Install(install::Options),
     /// What tracing costs servers under load
     Servers(servers::Options),
+    /// What counters at every function do to the size and the start of programs on disk
+    Rewrite(rewrite::Options),
     /// A process for probes of other processes (used by the others)
     #[command(hide = true)]
     Target,
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Parse(options) => parse::run(&options),
         Command::Install(options) => install::run(&options),
         Command::Servers(options) => servers::run(&options),
+        Command::Rewrite(options) => rewrite::run(&options),
         Command::Target => target::serve(),
     };
     match done {
