@@ -181,7 +181,8 @@ fn take_over(scratch: &Scratch, pid: u32, options: &[&str], most: Duration, what
     let mut command = Command::new(incise());
     command.args(["count", "-v"]).args(options).args(["work_*", "mem*", "-o", "/dev/null"]);
     command.arg("-p").arg(pid.to_string()).stdin(Stdio::null());
-    let mut second = command.stderr(std::fs::File::create(&told).expect("a new file")).spawn().expect("the tool");
+    let mut second =
+        command.stderr(std::fs::File::create(&told).expect("a new file")).spawn().expect("the tool");
     sleep(most);
     signal(second.id(), libc::SIGINT);
     let ended = wait(&mut second, incise_tests::command::PATIENCE).map(Ending::from);

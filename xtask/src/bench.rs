@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo xtask bench hit`, `data`, `install`, `servers`, `blocks` and `parse`.
+//! Benchmarks: `cargo xtask bench hit`, `data`, `install`, `servers`, `blocks`, `parse` and `rewrite`.
 
 use std::ffi::OsString;
 

@@ -1,6 +1,7 @@
 //! `rewrite`: what a counter at every function entry costs a program on disk: its size, and the time until it runs.
 //!
-//! Each program is started as it is and rewritten, in turn; figures are medians over the rounds.
+//! Each program is started as it is and rewritten, in turn. Figures are those of the quickest rounds: what else the
+//! machine does only adds to them.
 
 use std::env;
 use std::fs;
@@ -15,7 +16,7 @@ use incise::{RewriteOptions, Rewritten, rewrite};
 use serde::Serialize;
 
 use crate::Error;
-use crate::stats::median;
+use crate::stats::quantile;
 use crate::table::Table;
 
 /// Settings of `rewrite`.
@@ -86,7 +87,17 @@ pub(crate) fn run(options: &Options) -> Result<bool, Error> {
             writeln!(out, "{}", serde_json::to_string(row)?)?;
         }
     } else {
-        let head = ["program", "functions", "refused", "bytes", "rewritten", "ratio", "mappings", "start ms", "+ ms"];
+        let head = [
+            "program",
+            "functions",
+            "refused",
+            "bytes",
+            "rewritten",
+            "ratio",
+            "mappings",
+            "start ms",
+            "+ ms",
+        ];
         let mut table = Table::new(&head);
         for row in &rows {
             table.row([
@@ -108,7 +119,8 @@ pub(crate) fn run(options: &Options) -> Result<bool, Error> {
 
 fn measure(options: &Options, folder: &Path) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
-    let wanted = |name: &str| options.programs.is_empty() || options.programs.iter().any(|other| other == name);
+    let wanted =
+        |name: &str| options.programs.is_empty() || options.programs.iter().any(|other| other == name);
     for (name, program, arguments) in SUBJECTS.iter().filter(|(name, ..)| wanted(name)) {
         let library = name.contains(".so");
         let file = if library { find_library(name) } else { find_program(name, program) };
@@ -122,8 +134,12 @@ fn measure(options: &Options, folder: &Path) -> Result<Vec<Row>, Error> {
             RewriteOptions { patterns: vec!["*".into(), "sub_*".into()], ..RewriteOptions::default() };
         let rewritten = rewrite(&file, &Output::new(&out), &options_of_rewrite).or_else(|_| {
             // Without symbols, or without nameless functions, one of the patterns matches nothing.
-            let one = |pattern: &str| RewriteOptions { patterns: vec![pattern.into()], ..RewriteOptions::default() };
-            rewrite(&file, &Output::new(&out), &one("*")).or_else(|_| rewrite(&file, &Output::new(&out), &one("sub_*")))
+            let one = |pattern: &str| RewriteOptions {
+                patterns: vec![pattern.into()],
+                ..RewriteOptions::default()
+            };
+            rewrite(&file, &Output::new(&out), &one("*"))
+                .or_else(|_| rewrite(&file, &Output::new(&out), &one("sub_*")))
         })?;
         let Rewritten { counted, refused, saved, .. } = rewritten;
         let mut times = [Vec::new(), Vec::new()];
@@ -137,7 +153,7 @@ fn measure(options: &Options, folder: &Path) -> Result<Vec<Row>, Error> {
                 times.push(started(command.stdout(Stdio::null()).stderr(Stdio::null()))?);
             }
         }
-        let [start, rewritten_start] = times.map(|times| median(&times));
+        let [start, rewritten_start] = times.map(|times| quantile(&times, 0.0));
         rows.push(Row {
             program: (*name).to_owned(),
             functions: counted.len(),

@@ -86,8 +86,7 @@ fn real(name: &str, file: &Path, patterns: &[&str], arguments: &[&str], exempt: 
     assert!(differ.is_empty(), "{name}: {} of {hit}: {}", differ.len(), differ.join("; "));
     println!(
         "{name}: {before_len} bytes became {len}, {} mappings, {} functions, {hit} of them called",
-        report.summary.mappings,
-        report.summary.installed
+        report.summary.mappings, report.summary.installed
     );
     undo(&plain, &out);
 }

@@ -129,7 +129,11 @@ mod tests {
             Change::Text(Vec::new()),
             Change::Text(b"a b".to_vec()),
             Change::Data(vec![0]),
-            Change::Set(Setting { assignments: vec!["rax=1".to_owned()], times: Some(2), ..Setting::default() }),
+            Change::Set(Setting {
+                assignments: vec!["rax=1".to_owned()],
+                times: Some(2),
+                ..Setting::default()
+            }),
         ];
         for change in changes {
             let request = Request { at: Addr(0x1149), change, count: 2, syntax: Syntax::Intel };

@@ -197,7 +197,8 @@ fn append(
     }
 
     let (address, offset) = place_payload(headers, file_len, end);
-    let cavity = if is_found(headers, address, offset) { None } else { cavity(headers, out, table_len as u64) };
+    let cavity =
+        if is_found(headers, address, offset) { None } else { cavity(headers, out, table_len as u64) };
     let table_end = if cavity.is_some() { 0 } else { table_len as u64 + gap(headers) };
     let mut payload = Payload { address, bytes: vec![0; table_end as usize] };
     payload.align();
@@ -294,11 +295,8 @@ fn ascending(headers: &Headers, mut added: Vec<Segment>) -> Result<Vec<Segment>,
 /// The program header table: the new segments behind the last loaded one, and what moved where it is now.
 fn segments(headers: &Headers, added: &[Segment], table: &Place, layout: &Layout) -> Vec<Segment> {
     let mut segments = headers.segments.clone();
-    let moved = [
-        (PT_PHDR, Some(*table)),
-        (PT_DYNAMIC, layout.dynamic),
-        (PT_GNU_EH_FRAME, layout.frames_header),
-    ];
+    let moved =
+        [(PT_PHDR, Some(*table)), (PT_DYNAMIC, layout.dynamic), (PT_GNU_EH_FRAME, layout.frames_header)];
     for (kind, place) in moved {
         let Some(Place { address, offset, len }) = place else { continue };
         for segment in segments.iter_mut().filter(|segment| segment.kind == kind) {
