@@ -100,6 +100,8 @@ subjects! {
     Frame frame_frida_probe frame!();
     Frame frame_frida_enter frame!();
     Nop nop_uftrace nop!();
+    Frame frame_bpftrace frame!();
+    Frame frame_bpftrace_pair frame!();
     Frame frame_detour frame!();
     Frame frame_retour frame!();
     Nop nop_base nop!();

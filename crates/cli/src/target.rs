@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use incise::{Condition, CountOptions, CountResult, Ending, NotCounted};
+use incise::{Condition, CountOptions, CountResult, Ending, NotCounted, Tactic};
 
 use crate::Failure;
 use crate::args::Trap;
@@ -104,10 +104,23 @@ impl TargetArgs {
     /// The program that is meant; from now on Ctrl-C does not end this command at once.
     pub(crate) fn which(&self) -> Result<Which<'_>, Failure> {
         signals::catch(self.pid.is_some());
+        self.tell_children();
         match (self.pid, self.program.split_first()) {
             (Some(pid), _) => Ok(Which::Process(pid)),
             (None, Some((program, arguments))) => Ok(Which::Program(program, arguments)),
             (None, None) => Err("a program to run, or -p PID, is needed".into()),
+        }
+    }
+
+    /// Children that a process has already are not followed: only those that it makes.
+    fn tell_children(&self) {
+        let Some(pid) = self.pid.filter(|_| self.follow) else { return };
+        let children =
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        if let Some(child) = children.split_whitespace().next() {
+            eprintln!(
+                "incise: process {pid} has children already, which are not followed: -p {child} looks at one"
+            );
         }
     }
 
@@ -129,11 +142,27 @@ impl TargetArgs {
             let NotCounted { module, function, addr, reason } = refused;
             eprintln!("incise: {module}!{function} at {addr} is not {done}: {reason}");
         }
+        self.tell_traps(probes);
         match probes.refused.len() {
             _ if self.explain => {}
             0 => {}
             1 => eprintln!("incise: 1 point is not {done}; --explain tells why"),
             count => eprintln!("incise: {count} points are not {done}; --explain tells why"),
+        }
+    }
+
+    /// Tells where only traps fit: what is measured there is their own time.
+    fn tell_traps(&self, probes: &CountResult) {
+        let trapped = probes.counted.iter().filter(|counted| counted.tactic == Tactic::Trap);
+        let mut functions: Vec<&str> = trapped.clone().map(|counted| &*counted.point.display_name).collect();
+        functions.dedup();
+        if !functions.is_empty() && self.trap != Trap::Force {
+            let count = trapped.count();
+            let (is, it) = if count == 1 { ("1 point is a trap", "it") } else { ("traps", "them") };
+            let is = if count == 1 { is.to_owned() } else { format!("{count} points are {is}") };
+            let some = functions.iter().take(4).copied().collect::<Vec<_>>().join(", ");
+            let more = if functions.len() > 4 { ", ..." } else { "" };
+            eprintln!("incise: {is}, at microseconds a hit ({some}{more}); --trap forbid leaves {it} out");
         }
     }
 

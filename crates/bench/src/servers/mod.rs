@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::stats::median;
 use crate::table::Table;
+pub(crate) use server::interrupt;
 use server::{Kind, Server, processor_time, stop};
 use tool::{Seen, Tool};
 

@@ -270,7 +270,7 @@ fn quiet(command: &mut Command) -> Result<(), Error> {
 /// Asks a process to end (SIGINT, which all of them know), and waits for it.
 pub(super) fn stop(child: &mut Child) {
     interrupt(child.id());
-    let patience = Instant::now() + Duration::from_secs(20);
+    let patience = Instant::now() + Duration::from_secs(30);
     while Instant::now() < patience {
         if !matches!(child.try_wait(), Ok(None)) {
             return;
@@ -282,8 +282,8 @@ pub(super) fn stop(child: &mut Child) {
 }
 
 /// Sends SIGINT.
-pub(super) fn interrupt(pid: u32) {
-    let _ = Command::new("kill").args(["-INT", &pid.to_string()]).status();
+pub(crate) fn interrupt(pid: u32) {
+    let _ = Command::new("kill").args(["-INT", &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// Processor time of a process and all its descendants so far, those that were waited for too.

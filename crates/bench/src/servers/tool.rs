@@ -94,11 +94,6 @@ impl Running {
     fn attach(&mut self, server: &Server, pid: u32, incise: &Path) -> Result<(), Error> {
         let functions = server.kind.functions();
         let file = server.file()?;
-        let probes = |kind: &str| {
-            let probes: Vec<String> =
-                functions.iter().map(|name| format!("{kind}:{}:{name}", file.display())).collect();
-            probes.join(",")
-        };
         let (mut command, ready) = match self.tool {
             Tool::Nothing | Tool::Uftrace => return Ok(()),
             Tool::Trace | Tool::Hist => {
@@ -121,18 +116,20 @@ impl Running {
             Tool::BpftraceTrace | Tool::BpftraceHist => {
                 let bpftrace =
                     program("bpftrace").ok_or("bpftrace is not installed (Debian package bpftrace)")?;
-                let (entry, exit) = (probes("uprobe"), probes("uretprobe"));
-                let text = match self.tool {
+                let place = file.display();
+                // At an exit `func` is the caller: each function has clauses of its own.
+                let clauses = |name: &&str| match self.tool {
                     Tool::BpftraceTrace => format!(
-                        "{entry} {{ printf(\"E %d %lld %s %lx %lx %lx\\n\", tid, nsecs, func, arg0, arg1, arg2); }}\n\
-                         {exit} {{ printf(\"X %d %lld %s\\n\", tid, nsecs, func); }}\n"
+                        "uprobe:{place}:{name} {{ printf(\"E %d %lld {name} %lx %lx %lx\\n\", tid, nsecs, arg0, arg1, arg2); }}\n\
+                         uretprobe:{place}:{name} {{ printf(\"X %d %lld {name}\\n\", tid, nsecs); }}\n"
                     ),
                     _ => format!(
-                        "{entry} {{ @start[tid, func] = nsecs; }}\n\
-                         {exit} /@start[tid, func]/ {{ @ns[func] = hist(nsecs - @start[tid, func]); @calls = count(); delete(@start[tid, func]); }}\n\
-                         END {{ clear(@start); }}\n"
+                        "uprobe:{place}:{name} {{ @{name}_start[tid] = nsecs; }}\n\
+                         uretprobe:{place}:{name} /@{name}_start[tid]/ {{ @{name} = hist(nsecs - @{name}_start[tid]); \
+                         @calls = count(); delete(@{name}_start[tid]); }}\n"
                     ),
                 };
+                let text: String = functions.iter().map(clauses).collect();
                 let mut command = Command::new(bpftrace);
                 command.arg("-v").arg("-o").arg(&self.output).arg("-e").arg(text);
                 (command, 2 * functions.len())

@@ -21,6 +21,13 @@ pub(crate) fn run(args: &CfgArgs) -> Result<ExitCode, Failure> {
     let heat = args.heat.as_deref().map(|path| Heat::read(path, &binary, function)).transpose()?;
     let text = match args.format {
         Format::Dot => dot(&binary, function, heat.as_ref()),
+        Format::Svg if function.blocks().count() > picture::MOST_BLOCKS => {
+            let (name, blocks, most) = (&args.function, function.blocks().count(), picture::MOST_BLOCKS);
+            return Err(format!(
+                "{name} has {blocks} blocks, too many for a picture ({most} at most): --format dot, and Graphviz draws it"
+            )
+            .into());
+        }
         Format::Svg => picture::svg(&binary, function, heat.as_ref()),
         Format::Json => json(&binary, function, heat.as_ref())?,
     };

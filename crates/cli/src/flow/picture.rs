@@ -19,6 +19,9 @@ use super::program::Binary;
 const LETTER: usize = 12;
 const LETTER_WIDTH: f64 = 7.5;
 
+/// Most blocks of a picture: the time it takes grows much faster than their number (150 take a second, 500 minutes).
+pub(super) const MOST_BLOCKS: usize = 250;
+
 /// Most lines of a block that are shown.
 const MOST_LINES: usize = 40;
 

@@ -20,6 +20,7 @@ use ratatui::widgets::{Cell, Row as Cells, Table, TableState};
 use super::args::Sort;
 use super::rows::{Row, rows, sort};
 use crate::hist::number;
+use crate::report::group;
 use crate::signals::INTERRUPTED;
 
 /// Time between two looks at the keyboard.
@@ -173,25 +174,22 @@ impl View {
     }
 
     fn draw<B: Backend>(&mut self, terminal: &mut Terminal<B>) -> Result<(), B::Error> {
-        let time = |nanos: f64| number(nanos as i64, Measure::Duration);
+        let width = terminal.size()?.width;
+        let columns = columns(width);
         let cells = |row: &Row| {
             let style = if row.enabled { Style::new() } else { Style::new().add_modifier(Modifier::DIM) };
             let off = if row.enabled { "" } else { " (off)" };
-            Cells::new([
-                Cell::from(Line::from(format!("{:.0}", row.calls_per_second)).right_aligned()),
-                Cell::from(Line::from(time(row.time_per_second)).right_aligned()),
-                Cell::from(Line::from(time(row.p50)).right_aligned()),
-                Cell::from(Line::from(time(row.p99)).right_aligned()),
-                Cell::from(Line::from(row.calls.to_string()).right_aligned()),
-                Cell::from(format!("{}!{}{off}", row.module, row.function)),
-            ])
-            .style(style)
+            let numbers =
+                columns.iter().map(|column| Cell::from(Line::from((column.text)(row)).right_aligned()));
+            let name = Cell::from(format!("{}!{}{off}", row.module, row.function));
+            Cells::new(numbers.chain([name])).style(style)
         };
         let table: Vec<Cells> = self.shown().map(cells).collect();
-        let widths = [12, 10, 10, 10, 12].map(Constraint::Length).into_iter().chain([Constraint::Min(20)]);
+        let widths = columns.iter().map(|column| Constraint::Length(column.width));
+        let widths = widths.chain([Constraint::Fill(1)]);
         let bold = Style::new().add_modifier(Modifier::BOLD);
-        let heads = ["calls/s", "time/s", "p50", "p99", "calls"].map(|head| Line::from(head).right_aligned());
-        let heads = heads.into_iter().map(Cell::from).chain([Cell::from("function")]);
+        let heads = columns.iter().map(|column| Cell::from(Line::from(column.head).right_aligned()));
+        let heads = heads.chain([Cell::from("function")]);
         let table = Table::new(table, widths)
             .header(Cells::new(heads).style(bold))
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
@@ -201,12 +199,17 @@ impl View {
             (false, filter) => format!("  filter: {filter}"),
         };
         let status = format!(
-            "incise top  {:.0} s  {} functions  by {:?}{filter}",
+            "incise top  {:.0} s  {} functions  by {}{filter}",
             self.seconds,
             self.rows.len(),
-            self.sort
+            format!("{:?}", self.sort).to_lowercase()
         );
-        let keys = "arrows select  c calls  t time  p p99  n name  space on/off  / filter  q end";
+        let long = "arrows select  c calls  t time  p p99  n name  space on/off  / filter  q end";
+        let keys = if usize::from(width) < long.len() {
+            "c t p n sort  space on/off  / filter  q end"
+        } else {
+            long
+        };
         let selected = &mut self.selected;
         let drawn = terminal.draw(|frame| {
             let parts = Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)]);
@@ -217,6 +220,39 @@ impl View {
         });
         drawn.map(drop)
     }
+}
+
+/// A column of numbers.
+struct Column {
+    head: &'static str,
+    width: u16,
+    text: fn(&Row) -> String,
+}
+
+fn time(nanos: f64) -> String {
+    number(nanos as i64, Measure::Duration)
+}
+
+/// The columns that a terminal of this width has room for beside names: a number is shown whole or not at all.
+fn columns(width: u16) -> Vec<Column> {
+    const NAMES: u16 = 20;
+    let column = |head, width, text| Column { head, width, text };
+    let all = [
+        column("calls/s", 11, |row| group(row.calls_per_second as u64)),
+        column("time/s", 9, |row| time(row.time_per_second)),
+        column("p50", 9, |row| time(row.p50)),
+        column("p99", 9, |row| time(row.p99)),
+        column("calls", 14, |row| group(row.calls)),
+    ];
+    let mut left = width.saturating_sub(NAMES);
+    let fits = |column: &Column| match left.checked_sub(column.width + 1) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    all.into_iter().take_while(fits).collect()
 }
 
 #[cfg(test)]
@@ -275,6 +311,27 @@ mod tests {
         assert!(lines[2].ends_with("m!frequent") && lines[3].ends_with("m!rare"), "{lines:?}");
         press(&mut view, KeyCode::Char('t'));
         assert!(screen(&mut view)[2].ends_with("m!rare"));
+    }
+
+    #[test]
+    fn a_narrow_screen_has_fewer_numbers_and_whole_ones() {
+        let mut view = view();
+        view.rows[0].calls = 1_234_567;
+        let shown = |view: &mut View, width: u16| {
+            let mut terminal = Terminal::new(TestBackend::new(width, 6)).expect("a terminal");
+            view.draw(&mut terminal).expect("drawn");
+            let buffer = terminal.backend().buffer().clone();
+            (0..width).map(|x| buffer[(x, 2)].symbol()).collect::<String>().trim().to_owned()
+        };
+        assert_eq!(
+            shown(&mut view, 90).split_whitespace().collect::<Vec<_>>(),
+            ["500", "2.00", "us", "100", "ns", "1.00", "us", "1,234,567", "m!frequent"]
+        );
+        assert_eq!(
+            shown(&mut view, 44).split_whitespace().collect::<Vec<_>>(),
+            ["500", "2.00", "us", "m!frequent"]
+        );
+        assert_eq!(shown(&mut view, 15), "m!frequent");
     }
 
     #[test]

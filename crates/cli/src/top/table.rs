@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::args::{Sort, TopArgs};
 use super::rows::{Row, rows, sort};
 use crate::hist::number;
+use crate::report::group;
 
 /// Writes one table after the other.
 pub(super) struct Table {
@@ -72,7 +73,7 @@ impl Table {
         writeln!(out, "{at:.1} s")?;
         writeln!(
             out,
-            "{:>12} {:>10} {:>10} {:>10} {:>12}  function",
+            "{:>12} {:>10} {:>10} {:>10} {:>14}  function",
             "calls/s", "time/s", "p50", "p99", "calls"
         )?;
         let time = |nanos: f64| number(nanos as i64, Measure::Duration);
@@ -80,10 +81,12 @@ impl Table {
             let Row { calls_per_second, time_per_second, p50, p99, calls, module, function, .. } = &row;
             writeln!(
                 out,
-                "{calls_per_second:>12.0} {:>10} {:>10} {:>10} {calls:>12}  {module}!{function}",
+                "{:>12} {:>10} {:>10} {:>10} {:>14}  {module}!{function}",
+                group(*calls_per_second as u64),
                 time(*time_per_second),
                 time(*p50),
-                time(*p99)
+                time(*p99),
+                group(*calls)
             )?;
         }
         writeln!(out)?;

@@ -1,7 +1,9 @@
 //! Others that put code into programs.
 
+mod bpftrace;
 mod detours;
 mod frida;
+mod lttng;
 mod uftrace;
 mod uprobe;
 
@@ -10,6 +12,8 @@ use super::contender::Line;
 /// Those that leave records.
 pub(super) fn recording() -> Vec<Line> {
     let mut lines = uftrace::lines();
+    lines.extend(lttng::lines());
+    lines.extend(bpftrace::lines());
     lines.extend(uprobe::lines());
     lines.iter_mut().for_each(|line| line.twin = None);
     lines
