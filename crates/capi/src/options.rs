@@ -106,7 +106,8 @@ impl Options {
                     choose("PATCH_OPT_HANDLERS", "PATCH_HANDLERS_*", option, &values)?;
             }
             7 => {
-                let values = [Unwinding::Debuggers, Unwinding::Everybody, Unwinding::Nobody];
+                let values =
+                    [Unwinding::Auto, Unwinding::Everybody, Unwinding::Nobody, Unwinding::Debuggers];
                 self.setup.unwinding = choose("PATCH_OPT_UNWINDING", "PATCH_UNWINDING_*", option, &values)?;
             }
             other => return Err(Error::Option(format!("there is no option {other}: see PATCH_OPT_*"))),

@@ -299,8 +299,8 @@ enum {
  * with any of them; it matters where a signal arrives. It can be changed only while nothing is installed.
  */
 enum {
-	/* gdb. The default. */
-	PATCH_UNWINDING_DEBUGGERS = 0,
+	/* gdb, of transactions that are small: larger ones take half as long again with it. The default. */
+	PATCH_UNWINDING_AUTO = 0,
 	/*
 	 * The unwinder of the process too: exceptions, backtrace(3) and cancellation may begin in a signal handler. (libgcc
 	 * before 13 takes a lock for each frame from then on: no backtrace(3) in handlers of signals that may arrive while an
@@ -308,7 +308,9 @@ enum {
 	 */
 	PATCH_UNWINDING_EVERYBODY = 1,
 	/* Nobody: nothing is encoded for it. */
-	PATCH_UNWINDING_NOBODY = 2
+	PATCH_UNWINDING_NOBODY = 2,
+	/* gdb. */
+	PATCH_UNWINDING_DEBUGGERS = 3
 };
 
 /* Values of PATCH_OPT_TRAP_POLICY. */

@@ -61,10 +61,12 @@ pub enum Writer {
 /// trampoline.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Unwinding {
+    /// gdb, of transactions that are small: larger ones take half as long again with it.
+    #[default]
+    Auto,
     /// Nobody: nothing is encoded.
     Nobody,
     /// gdb, through its interface for just-in-time compilers.
-    #[default]
     Debuggers,
     /// The unwinder of this process too, by `__register_frame`: exceptions, backtraces and cancellation that begin in a
     /// signal handler over a trampoline go on into the program. From then on libgcc before 13 takes a lock each time it
@@ -124,7 +126,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Who is told how to unwind out of trampolines. Default: [`Unwinding::Debuggers`].
+    /// Who is told how to unwind out of trampolines. Default: [`Unwinding::Auto`].
     pub fn unwinding(mut self, unwinding: Unwinding) -> Builder {
         self.unwinding = unwinding;
         self
@@ -190,7 +192,7 @@ impl OwnSpace {
             writer: Writer::Auto,
             pages: Pages::Placed,
             original_in_handlers: false,
-            unwinding: Unwinding::Debuggers,
+            unwinding: Unwinding::Auto,
         }
     }
 
@@ -403,8 +405,12 @@ impl AddressSpace for OwnSpace {
 
     fn note_displaced(&mut self, displaced: &[Displaced]) {
         handlers::note_displaced(displaced);
-        if self.settings.unwinding != Unwinding::Nobody {
-            unwind::describe(displaced, self.settings.unwinding == Unwinding::Everybody);
+        const SMALL: usize = 1000;
+        match self.settings.unwinding {
+            Unwinding::Auto if displaced.len() <= SMALL => unwind::describe(displaced, false),
+            Unwinding::Auto | Unwinding::Nobody => unwind::replace(displaced),
+            Unwinding::Debuggers => unwind::describe(displaced, false),
+            Unwinding::Everybody => unwind::describe(displaced, true),
         }
     }
 

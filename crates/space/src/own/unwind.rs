@@ -113,17 +113,28 @@ fn with<R>(work: impl FnOnce(&mut Units) -> R) -> R {
 /// Describes trampolines that were just written, and no longer what was in their memory before.
 /// `unwinder` tells whether the unwinder of this process is told, too.
 pub(super) fn describe(displaced: &[Displaced], unwinder: bool) {
-    let mut displaced = displaced.to_vec();
-    displaced.sort_unstable_by_key(|displaced| displaced.landing);
+    let displaced = sorted(displaced);
     with(|units| {
-        for run in displaced.chunk_by(|left, right| end(left) == right.landing) {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-            units.forget(first.landing..end(last));
-        }
+        units.replace(&displaced);
         for chunk in displaced.chunks(UNIT) {
             units.add(chunk, unwinder);
         }
     });
+}
+
+/// Trampolines that were just written are not described, and no longer what was in their memory before.
+pub(super) fn replace(displaced: &[Displaced]) {
+    with(|units| {
+        if !units.runs.is_empty() {
+            units.replace(&sorted(displaced));
+        }
+    });
+}
+
+fn sorted(displaced: &[Displaced]) -> Vec<Displaced> {
+    let mut displaced = displaced.to_vec();
+    displaced.sort_unstable_by_key(|displaced| displaced.landing);
+    displaced
 }
 
 /// What lies in `range` is gone.
@@ -151,6 +162,15 @@ fn end(displaced: &Displaced) -> Addr {
 }
 
 impl Units {
+    /// Describes no longer what was where these are, which are sorted.
+    fn replace(&mut self, displaced: &[Displaced]) {
+        for run in displaced.chunk_by(|left, right| end(left) == right.landing) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                self.forget(first.landing..end(last));
+            }
+        }
+    }
+
     /// Describes no longer what lies in `range`.
     fn forget(&mut self, range: Range<Addr>) {
         let before = self.runs.range(..range.start).next_back().filter(|(_, (end, _))| *end > range.start);
