@@ -11,6 +11,7 @@ use incise_tests::outcome::Ending;
 use incise_tests::process::{Snapshot, Target, compile};
 use incise_tests::report::Report;
 use incise_tests::scratch::Scratch;
+use incise_tests::skip::need_program;
 
 /// The command, attached to a process.
 struct Attached<'a> {
@@ -138,6 +139,42 @@ fn probes_that_are_kept_stay_right() {
         sleep(Duration::from_millis(50));
         assert_right(target);
     }
+}
+
+#[test]
+fn a_debugger_goes_through_trampolines_that_are_kept() {
+    let Some(gdb) = need_program("gdb") else { return };
+    let scratch = Scratch::new();
+    let target = Target::start(&mut Command::new(compile(&scratch, "faulting", &[])));
+    let options = ["--keep", "--debug-file", "--points", "instruction", "load", "middle"];
+    Attached::to(&target, &scratch, &options).interrupt(libc::SIGINT);
+    let file = format!("/tmp/incise-{}.debug", target.pid());
+    let mut command = Command::new(gdb);
+    command.args(["-batch", "-nx", "-iex", "set debuginfod enabled off", "-p", &target.pid().to_string()]);
+    let (add, attached) = (format!("add-symbol-file {file} -o 0"), scratch.file("attached"));
+    let tell = format!("shell touch {}", attached.display());
+    for text in [&*add, &tell, "continue", "echo stopped\\n", "info symbol $pc", "bt"] {
+        command.args(["-ex", text]);
+    }
+    let said = scratch.file("gdb");
+    let output = fs::File::create(&said).expect("a new file");
+    let mut debugger =
+        command.stdin(Stdio::null()).stdout(output).stderr(Stdio::null()).spawn().expect("gdb");
+    let text = || fs::read_to_string(&said).unwrap_or_default();
+    let began = Instant::now();
+    while !attached.exists() {
+        assert!(began.elapsed() < PATIENCE, "{}", text());
+        sleep(Duration::from_millis(10));
+    }
+    drop(target.finish());
+    wait(&mut debugger, PATIENCE);
+    let text = text();
+    fs::remove_file(file).expect("written");
+    let (_, stopped) = text.split_once("stopped\n").unwrap_or_else(|| panic!("it did not stop: {text}"));
+    assert!(stopped.contains("incise:load"), "the trampoline has a name: {text}");
+    let at =
+        |name: &str| stopped.find(&format!(" in {name} (")).unwrap_or_else(|| panic!("no {name}: {text}"));
+    assert!(at("load") < at("middle") && at("middle") < at("outer") && at("outer") < at("main"), "{text}");
 }
 
 #[test]

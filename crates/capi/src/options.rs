@@ -106,8 +106,7 @@ impl Options {
                     choose("PATCH_OPT_HANDLERS", "PATCH_HANDLERS_*", option, &values)?;
             }
             7 => {
-                let values =
-                    [Unwinding::Auto, Unwinding::Everybody, Unwinding::Nobody, Unwinding::Debuggers];
+                let values = [Unwinding::Auto, Unwinding::Everybody, Unwinding::Nobody, Unwinding::Debuggers];
                 self.setup.unwinding = choose("PATCH_OPT_UNWINDING", "PATCH_UNWINDING_*", option, &values)?;
             }
             other => return Err(Error::Option(format!("there is no option {other}: see PATCH_OPT_*"))),

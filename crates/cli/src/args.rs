@@ -114,6 +114,9 @@ pub struct CountArgs {
     /// Name trampolines in /tmp/perf-PID.map, where perf report looks for them.
     #[arg(long, conflicts_with = "list")]
     pub perf_map: bool,
+    /// Describe trampolines in /tmp/incise-PID.debug, for gdb: add-symbol-file FILE -o 0
+    #[arg(long, conflicts_with = "list")]
+    pub debug_file: bool,
     /// Leave the probes in the process when detaching.
     #[arg(long, conflicts_with = "program")]
     pub keep: bool,

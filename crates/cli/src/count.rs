@@ -24,6 +24,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         keep: args.keep,
         perf_map: args.perf_map,
         layout: args.engine.into(),
+        debug_file: args.debug_file,
         ..args.functions.options(target)
     };
     let counting = match target.which()? {

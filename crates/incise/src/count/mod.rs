@@ -57,6 +57,8 @@ pub struct CountOptions {
     pub keep: bool,
     /// Name the trampolines in /tmp/perf-PID.map, for perf(1).
     pub perf_map: bool,
+    /// Describe the trampolines in /tmp/incise-PID.debug, for gdb's `add-symbol-file FILE -o 0`.
+    pub debug_file: bool,
     /// What to do where only a trap fits.
     pub traps: TrapPolicy,
     /// How probed functions are laid out; by what it is likely to cost if nothing is given.
@@ -348,6 +350,9 @@ impl Counting {
         let mut result = process.put_in(&mut space, &self.options, &mut self.probes, &mut self.tally, strict);
         if self.options.perf_map {
             result = result.and_then(|()| process.write_perf_map(!self.launched));
+        }
+        if self.options.debug_file {
+            result = result.and_then(|()| process.write_debug_file(&space));
         }
         // A process that runs already has what it has: better to say so than to wait for ever.
         if strict && !self.launched && !self.options.follow && result.is_ok() {

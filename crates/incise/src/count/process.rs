@@ -1,7 +1,8 @@
 //! One traced process: its modules, the probes in it and the counters they add to.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use incise_image::{Pattern, PatternError};
@@ -380,6 +381,21 @@ impl Process {
             none => none.insert(PerfMap::open(self.pid.0, running).map_err(failed)?),
         };
         map.add(&self.engine, &self.program).map_err(failed)
+    }
+
+    /// Describes the trampolines for gdb.
+    pub(super) fn write_debug_file(&self, space: &RemoteSpace) -> Result<(), Error> {
+        let name = |site| format!("incise:{}", perf_map::name(&self.program, site));
+        let bytes = space.debug_file(&name)?;
+        let path = PathBuf::from(format!("/tmp/incise-{}.debug", self.pid.0));
+        perf_map::create(&path)
+            .and_then(|mut file| {
+                file.set_len(0)?;
+                file.write_all(&bytes)
+            })
+            .map_err(|error| {
+                Error::Output(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+            })
     }
 
     /// What a forked child has: the same patches, the same counters.

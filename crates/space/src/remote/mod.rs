@@ -14,6 +14,7 @@
 //! | `areas.rs` | where each thread counts |
 //! | `landings.rs` | the table of landings and the handler in the target |
 //! | `frames.rs` | what handlers of the program see of trampolines |
+//! | `unwind.rs` | what debuggers need to know of them |
 //! | `apply.rs`, `swap.rs`, `journal.rs` | changes of live code |
 //! | `quiescence.rs`, `removal.rs` | taking things out again |
 //! | `adopt.rs` | changes that outlive their tracer |
@@ -44,6 +45,7 @@ mod swap;
 mod tracees;
 mod tracer;
 mod traps;
+mod unwind;
 mod x86_64;
 
 pub use divert::StoppedThread;

@@ -13,7 +13,7 @@ use super::event::ProcessId;
 use super::procfs;
 use super::ptrace;
 use super::removal::Left;
-use super::tracees::{MemoryId, Tracees};
+use super::tracees::{MemoryId, Target, Tracees};
 use crate::sys;
 use crate::{
     AddressSpace, Applied, DataMapping, Displaced, Edit, Features, Landing, SpaceError, ThreadCells,
@@ -38,6 +38,13 @@ pub struct RemoteSpace {
 impl RemoteSpace {
     pub(super) fn new(tracees: Rc<RefCell<Tracees>>, memory: MemoryId, pid: ProcessId) -> RemoteSpace {
         RemoteSpace { tracees, memory, pid }
+    }
+
+    pub(super) fn with_target<R>(
+        &self,
+        work: impl FnOnce(&Target) -> Result<R, SpaceError>,
+    ) -> Result<R, SpaceError> {
+        work(self.tracees.borrow().target(self.memory)?)
     }
 
     /// The process.
