@@ -14,6 +14,7 @@ pub mod faults;
 pub mod file;
 pub mod own;
 pub mod remote;
+mod rounds;
 mod sys;
 pub mod trap;
 pub mod unwind;
@@ -137,6 +138,16 @@ pub trait AddressSpace {
     /// Writes into memory reserved by [`map_code`](Self::map_code) that no thread can be running. Each
     /// element is one run of bytes; they are sorted by address and do not overlap.
     fn write_code(&mut self, runs: &[(Addr, &[u8])]) -> Result<(), SpaceError>;
+
+    /// Changes one byte of memory reserved by [`map_code`](Self::map_code) that threads may be running. Each finds the old byte
+    /// or the new one, none the old one for long: the byte is one store, and processors notice stores to code (AMD APM
+    /// vol. 2, 7.6.1).
+    ///
+    /// # Errors
+    /// [`SpaceError::Unsuitable`] where that is not possible.
+    fn write_byte(&mut self, at: Addr, _byte: u8) -> Result<(), SpaceError> {
+        Err(SpaceError::Unsuitable { at, reason: "code cannot be changed byte by byte here" })
+    }
 
     /// Tells what lies where in trampolines that were just written; what was told of the same memory before holds no
     /// longer. With it a space can show the program original instruction pointers where it sees those of trampolines.

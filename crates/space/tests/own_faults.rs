@@ -21,10 +21,12 @@ const KINDS: [(Writer, Pages); 4] = [
 
 const ERRORS: [i32; 4] = [libc::ENOMEM, libc::EPERM, libc::EINTR, libc::EAGAIN];
 
-/// Functions so far apart that a swap needs a run of pages for each.
+/// Functions so far apart that a swap needs several runs of pages for them, and more than are little.
 fn functions(space: &mut OwnSpace) -> Vec<Patchable> {
     let base = fresh(256 * PAGE);
-    [16, PAGE - 3, 40 * PAGE, 80 * PAGE + 9].map(|offset| Patchable::new(space, base + offset, 3)).into()
+    let near = (0..16).map(|n| 120 * PAGE + 64 * n);
+    let apart = [16, PAGE - 3, 40 * PAGE, 80 * PAGE + 9].into_iter().chain(near);
+    apart.map(|offset| Patchable::new(space, base + offset, 3)).collect()
 }
 
 /// The pages the functions lie in.

@@ -258,7 +258,12 @@ impl OwnSpace {
     }
 
     fn swap(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
-        swap::swap(edits, &self.mappings()?, &mut self.fragments, &self.poked, &mut self.pages)
+        let map = self.mappings()?;
+        // For little, one system call less that waits for the lock on the memory map is worth more than quick pages.
+        let mut little = Pages::Forced;
+        let is_little = self.pages == Pages::Placed && self.writes_code && edits.len() <= FEW;
+        let pages = if is_little { &mut little } else { &mut self.pages };
+        swap::swap(edits, &map, &mut self.fragments, &self.poked, pages)
     }
 
     /// Pokes. If the system does not let us and the user has not said how, swaps.
@@ -306,10 +311,7 @@ impl OwnSpace {
     }
 
     fn can_poke(&self, edits: &[Edit]) -> bool {
-        self.writer != Writer::Swap
-            && self.writes_code
-            && !poke::touches_poke(edits)
-            && !poke::has_nested_heads(edits)
+        self.writer != Writer::Swap && self.writes_code && !poke::touches_poke(edits)
     }
 
     /// The kernel does not write to shared memory that is not writable: tells so, if that is the reason.
@@ -337,7 +339,7 @@ impl OwnSpace {
     }
 }
 
-/// Up to this many sites a poke costs less than a swap.
+/// Up to this many sites a poke costs less than a swap, and writing pages less than placing them.
 const FEW: usize = 16;
 
 impl AddressSpace for OwnSpace {
@@ -401,6 +403,17 @@ impl AddressSpace for OwnSpace {
             unsafe { writer.write(*at, bytes) }?;
         }
         Ok(())
+    }
+
+    fn write_byte(&mut self, at: Addr, byte: u8) -> Result<(), SpaceError> {
+        if !self.is_reserved(at.span(1)) {
+            return Err(SpaceError::NotReserved { at, len: 1 });
+        }
+        if !self.writes_code {
+            return Err(SpaceError::Unsuitable { at, reason: "/proc/self/mem cannot be written to" });
+        }
+        // SAFETY: one byte is one store; the caller says that either value is right.
+        unsafe { CodeWriter::open()?.write(at, &[byte]) }
     }
 
     fn note_displaced(&mut self, displaced: &[Displaced]) {

@@ -6,6 +6,8 @@
 
 #![allow(unsafe_code, reason = "maps memory and replaces mappings")]
 
+use std::rc::Rc;
+
 use incise_isa::Addr;
 
 use super::PAGE;
@@ -17,7 +19,7 @@ use crate::sys::{self, Errno, File};
 const CODE: i32 = libc::PROT_READ | libc::PROT_EXEC;
 
 /// The span of a page table: pages move together with it if old and new place agree in the bits below.
-const TABLE_SPAN: u64 = 512 * PAGE;
+pub(super) const TABLE_SPAN: u64 = 512 * PAGE;
 
 /// Where the pages of changed code come from, the fastest first. None is ever writable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -30,6 +32,36 @@ pub enum Pages {
     MemoryFile,
 }
 
+/// Memory for copies of pages of code, which nobody knows of. One mapping serves all copies of a change: each system call on
+/// mappings waits for the lock on the memory map, which page faults and fork(2) of other threads hold.
+pub(super) struct Stage {
+    /// What no copy has taken.
+    rest: Rest,
+    filler: Filler,
+}
+
+/// A mapping, or what is left of it; unmapped when it is dropped.
+struct Rest {
+    at: u64,
+    len: u64,
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: nobody else knows of the memory.
+            let _ = unsafe { sys::munmap(self.at, self.len) };
+        }
+    }
+}
+
+enum Filler {
+    Userfault(Userfault),
+    Writer(CodeWriter),
+    /// A file that is mapped nowhere yet, and how much of it is taken.
+    File(Rc<File>, u64),
+}
+
 /// A copy of some pages of code, to take their place.
 pub(super) struct CodeCopy {
     len: u64,
@@ -38,105 +70,120 @@ pub(super) struct CodeCopy {
 
 enum Place {
     /// At an address nobody knows of.
-    Placed(u64, Option<Userfault>),
-    /// At an address nobody knows of.
-    Forced(u64, CodeWriter),
-    /// In a file of its own.
-    File(File),
+    Memory(Rest),
+    /// In a file, from an offset on.
+    File(Rc<File>, u64),
 }
 
-impl CodeCopy {
+impl Stage {
+    /// For copies of `len` bytes in all, the first of which stands for the code at `from`.
+    pub(super) fn new(from: Addr, len: u64, pages: Pages) -> Result<Stage, SpaceError> {
+        let map = || {
+            let at = map_alike(from, len)
+                .map_err(|errno| SpaceError::system("mapping memory for changed code", errno))?;
+            sys::name_memory(at, len, c"incise changed code");
+            Ok(Rest { at, len })
+        };
+        let (rest, filler) = match pages {
+            Pages::Placed => {
+                let userfault = Userfault::open()?;
+                let rest = map()?;
+                userfault.register(rest.at, len)?;
+                (rest, Filler::Userfault(userfault))
+            }
+            Pages::Forced => {
+                let writer = CodeWriter::open()?;
+                (map()?, Filler::Writer(writer))
+            }
+            Pages::MemoryFile => {
+                let file = File::memory(c"incise changed code")
+                    .map_err(|errno| SpaceError::system("creating a file for changed code", errno))?;
+                (Rest { at: 0, len: 0 }, Filler::File(Rc::new(file), 0))
+            }
+        };
+        Ok(Stage { rest, filler })
+    }
+
     /// Makes a copy of the `len` bytes at `from`, which `change` may change first; it gets them in pieces, each
     /// with its address.
-    pub(super) fn new(
+    pub(super) fn copy(
+        &mut self,
         from: Addr,
         len: u64,
-        pages: Pages,
         mut change: impl FnMut(&mut [u8], Addr) -> Result<(), SpaceError>,
     ) -> Result<CodeCopy, SpaceError> {
-        let mut copy = CodeCopy::empty(from, len, pages)?;
+        let place = match &mut self.filler {
+            Filler::File(file, taken) => {
+                *taken += len;
+                Place::File(Rc::clone(file), *taken - len)
+            }
+            Filler::Userfault(_) | Filler::Writer(_) => {
+                debug_assert!(len <= self.rest.len);
+                let taken = Rest { at: self.rest.at, len };
+                (self.rest.at, self.rest.len) = (self.rest.at + len, self.rest.len - len);
+                Place::Memory(taken)
+            }
+        };
+        let copy = CodeCopy { len, place };
         let mut reader = Reader::new(len as usize, 1, Reader::MOST);
         for offset in (0..len).step_by(Reader::MOST) {
             let bytes = reader.read(from + offset, (len - offset).min(Reader::MOST as u64) as usize)?;
             change(bytes, from + offset)?;
-            copy.write(offset, bytes)?;
-        }
-        if let Place::Placed(_, userfault) = &mut copy.place {
-            *userfault = None;
+            self.write(&copy, offset, bytes)?;
         }
         Ok(copy)
     }
 
-    fn empty(from: Addr, len: u64, pages: Pages) -> Result<CodeCopy, SpaceError> {
-        let failed = |errno| SpaceError::system("mapping memory for changed code", errno);
-        let place = match pages {
-            Pages::Placed => {
-                let userfault = Userfault::open()?;
-                let at = map_alike(from, len).map_err(failed)?;
-                // From here on `CodeCopy` unmaps it.
-                let copy = CodeCopy { len, place: Place::Placed(at, None) };
-                userfault.register(at, len)?;
-                std::mem::forget(copy);
-                Place::Placed(at, Some(userfault))
-            }
-            Pages::Forced => {
-                let writer = CodeWriter::open()?;
-                Place::Forced(map_alike(from, len).map_err(failed)?, writer)
-            }
-            Pages::MemoryFile => Place::File(
-                File::memory(c"incise changed code")
-                    .map_err(|errno| SpaceError::system("creating a file for changed code", errno))?,
-            ),
-        };
-        if let Place::Placed(at, _) | Place::Forced(at, _) = place {
-            sys::name_memory(at, len, c"incise changed code");
-        }
-        Ok(CodeCopy { len, place })
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), SpaceError> {
-        match &self.place {
-            Place::Placed(at, Some(userfault)) => userfault.copy(at + offset, bytes),
-            Place::Placed(..) => Ok(()),
+    fn write(&self, copy: &CodeCopy, offset: u64, bytes: &[u8]) -> Result<(), SpaceError> {
+        match (&self.filler, &copy.place) {
+            (Filler::Userfault(userfault), Place::Memory(place)) => userfault.copy(place.at + offset, bytes),
             // SAFETY: nobody runs the copy.
-            Place::Forced(at, writer) => unsafe { writer.write(Addr(at + offset), bytes) },
+            (Filler::Writer(writer), Place::Memory(place)) => unsafe {
+                writer.write(Addr(place.at + offset), bytes)
+            },
             // SAFETY: the file is mapped nowhere.
-            Place::File(file) => match unsafe { file.write_at(bytes, offset) } {
+            (_, Place::File(file, start)) => match unsafe { file.write_at(bytes, start + offset) } {
                 Ok(written) if written == bytes.len() => Ok(()),
                 Ok(_) => Err(SpaceError::system("writing changed code to a file", Errno(libc::ENOSPC))),
                 Err(errno) => Err(SpaceError::system("writing changed code to a file", errno)),
             },
+            (Filler::File(..), Place::Memory(_)) => Ok(()),
         }
     }
+}
 
-    /// Takes the place of what is at `over`.
+impl CodeCopy {
+    /// As [`Stage::copy`], for one copy alone.
+    pub(super) fn new(
+        from: Addr,
+        len: u64,
+        pages: Pages,
+        change: impl FnMut(&mut [u8], Addr) -> Result<(), SpaceError>,
+    ) -> Result<CodeCopy, SpaceError> {
+        Stage::new(from, len, pages)?.copy(from, len, change)
+    }
+
+    /// Takes the place of what is at `over`. The stage it was made in has to be gone.
     ///
     /// # Safety
     /// The copy's bytes must serve whoever uses the memory there.
     pub(super) unsafe fn replace(mut self, over: Addr) -> Result<(), SpaceError> {
-        let result = match &self.place {
-            // SAFETY: nobody uses the copy's old place; the rest is the caller's.
-            Place::Placed(at, _) | Place::Forced(at, _) => unsafe { sys::mremap_over(*at, self.len, over.0) },
-            Place::File(file) => {
+        let result = match &mut self.place {
+            Place::Memory(place) => {
+                // SAFETY: nobody uses the copy's old place; the rest is the caller's.
+                let moved = unsafe { sys::mremap_over(place.at, place.len, over.0) };
+                if moved.is_ok() {
+                    place.len = 0;
+                }
+                moved
+            }
+            Place::File(file, start) => {
                 let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_POPULATE;
                 // SAFETY: as the caller says.
-                unsafe { sys::mmap_file(over.0, self.len, CODE, flags, file, 0) }.map(drop)
+                unsafe { sys::mmap_file(over.0, self.len, CODE, flags, file, *start) }.map(drop)
             }
         };
-        result.map_err(|errno| SpaceError::system("putting changed code in its place", errno))?;
-        self.len = 0;
-        Ok(())
-    }
-}
-
-impl Drop for CodeCopy {
-    fn drop(&mut self) {
-        if let Place::Placed(at, _) | Place::Forced(at, _) = self.place
-            && self.len > 0
-        {
-            // SAFETY: nobody else knows of the memory.
-            let _ = unsafe { sys::munmap(at, self.len) };
-        }
+        result.map_err(|errno| SpaceError::system("putting changed code in its place", errno))
     }
 }
 

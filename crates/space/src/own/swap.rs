@@ -12,7 +12,7 @@ use incise_image::MemoryMap;
 use incise_isa::Addr;
 
 use super::fragments::Fragments;
-use super::pages::{CodeCopy, Pages, with_allowed};
+use super::pages::{CodeCopy, Pages, Stage, TABLE_SPAN, with_allowed};
 use super::runs::{self, Run};
 use super::{PAGE, foreign, memory, poke, sync};
 use crate::{Edit, SpaceError};
@@ -53,10 +53,7 @@ pub(super) fn swap(
     *fragments = fragments.present(map);
     let runs = runs::plan(edits, map, fragments)?;
     foreign::check(&runs, edits, map, fragments, poked)?;
-    let mut copies = Vec::with_capacity(runs.len());
-    for run in &runs {
-        copies.push(with_allowed(pages, |pages| changed_copy(run, &edits[run.edits.clone()], pages))?);
-    }
+    let copies = with_allowed(pages, |pages| changed_copies(&runs, edits, pages))?;
     let serializes = sync::register().is_ok();
     if serializes {
         let _ = sync::sync_cores();
@@ -91,16 +88,31 @@ pub(super) fn swap(
 fn swap_back(run: &Run, edits: &[Edit], pages: Pages) {
     let inverse: Vec<Edit> = edits[run.edits.clone()].iter().map(Edit::inverse).collect();
     // SAFETY: the copy differs by the edits alone.
-    let back = changed_copy(run, &inverse, pages).and_then(|copy| unsafe { copy.replace(run.pages.start) });
+    let back = Stage::new(run.pages.start, run.len(), pages)
+        .and_then(|mut stage| changed_copy(run, &inverse, &mut stage))
+        .and_then(|copy| unsafe { copy.replace(run.pages.start) });
     if back.is_err() {
         let _ = poke::poke(&inverse);
     }
 }
 
+/// A copy of each run, changed by the edits in it. Those that are not large share a stage.
+fn changed_copies(runs: &[Run], edits: &[Edit], pages: Pages) -> Result<Vec<CodeCopy>, SpaceError> {
+    let mut copies = Vec::with_capacity(runs.len());
+    for shared in runs.chunk_by(|a, b| a.len() < TABLE_SPAN && b.len() < TABLE_SPAN) {
+        let len = shared.iter().map(Run::len).sum();
+        let mut stage = Stage::new(shared[0].pages.start, len, pages)?;
+        for run in shared {
+            copies.push(changed_copy(run, &edits[run.edits.clone()], &mut stage)?);
+        }
+    }
+    Ok(copies)
+}
+
 /// A copy of a run, changed by the edits in it.
-fn changed_copy(run: &Run, edits: &[Edit], pages: Pages) -> Result<CodeCopy, SpaceError> {
+fn changed_copy(run: &Run, edits: &[Edit], stage: &mut Stage) -> Result<CodeCopy, SpaceError> {
     let mut rest = edits;
-    CodeCopy::new(run.pages.start, run.len(), pages, |bytes, at| {
+    stage.copy(run.pages.start, run.len(), |bytes, at| {
         rest = change(bytes, at, rest)?;
         Ok(())
     })

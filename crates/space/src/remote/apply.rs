@@ -9,9 +9,10 @@
 //! 1. The landings of all heads are published and handled inside the target before the first byte changes.
 //! 2. What lies inside one page is written by one pwrite, which is carried out whole or not at all.
 //!    So an edit inside one page is made whole, and each made edit is right without the others.
-//! 3. An edit that crosses a page boundary is made trap-first: the heads become traps, then the
+//! 3. An edit that crosses a page boundary is made round by round (see `rounds.rs`): the heads become traps, then the
 //!    other bytes change, then the heads. After each write every head is its old instruction, or a trap,
-//!    or its new instruction with all its bytes in place.
+//!    or its new instruction with all its bytes in place. So are edits on several pages of which a jump in one reaches
+//!    into another.
 //! 4. A thread whose instruction pointer is inside an edit stands on a head, which is a trap now. It is
 //!    moved to the landing only to spare it the trap.
 //!
@@ -22,7 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use incise_isa::Addr;
-use incise_isa::native::TRAP;
+use incise_isa::native::SPRINGBOARD_LEN;
 
 use super::journal::Journal;
 use super::memory::Memory;
@@ -30,7 +31,7 @@ use super::ptrace::{self, Stop, Tid};
 use super::swap::Swap;
 use super::tracees::{MemoryId, State, Tracees};
 use super::x86_64::Registers;
-use crate::{Applied, Edit, SpaceError};
+use crate::{Applied, Edit, SpaceError, rounds};
 
 /// How often a thread inside an edit, at an address that is no head, is given time to leave.
 const RETRIES: usize = 20;
@@ -90,12 +91,12 @@ impl Tracees {
         self.verify_unchanged(memory, swap, edits)?;
         let poked: Vec<Edit> = edits.iter().filter(|edit| !swap.covers(edit)).copied().collect();
         let mut poke = Poke::new(&target, stopped, &poked)?;
-        let made = poke.write(&poked, |edit| &edit.new).and_then(|()| self.swap_all(memory, swap, edits));
-        let mappings = match made {
+        poke.write(&poked)?;
+        let mappings = match self.swap_all(memory, swap, edits) {
             Ok(mappings) => mappings,
             Err(error) => {
                 // The threads stand still and the pages were writable a moment ago.
-                poke.write(&poked, |edit| &edit.old)?;
+                poke.write(&poked.iter().map(Edit::inverse).collect::<Vec<_>>())?;
                 return Err(error);
             }
         };
@@ -176,6 +177,52 @@ fn check_edits(edits: &[Edit]) -> Result<(), SpaceError> {
     Ok(())
 }
 
+/// Edits, and the steps to make them in.
+struct Change {
+    /// Those made by one write each, in the last step.
+    whole: Vec<Edit>,
+    /// Those made round by round, with the states they go through.
+    parts: Vec<Edit>,
+    states: Vec<rounds::State>,
+}
+
+impl Change {
+    /// For memory that is written in pieces of `unit` bytes.
+    fn new(edits: &[Edit], unit: u64) -> Change {
+        let first = |edit: &Edit| edit.at.align_down(unit);
+        let last = |edit: &Edit| (edit.at + (edit.old.len() as u64 - 1)).align_down(unit);
+        let is_near = |a: &Edit, b: &Edit| b.at < a.at + (a.old.len() + SPRINGBOARD_LEN - 1) as u64;
+        let (mut whole, mut parts): (Vec<Edit>, Vec<Edit>) = (Vec::new(), Vec::new());
+        // A jump in one edit may reach into another one.
+        for near in edits.chunk_by(is_near) {
+            let in_one_piece = first(&near[0]) == last(&near[near.len() - 1]);
+            if in_one_piece || !rounds::is_nested(near) {
+                let (crossing, inside): (Vec<&Edit>, Vec<&Edit>) =
+                    near.iter().partition(|edit| first(edit) != last(edit));
+                whole.extend(inside);
+                parts.extend(crossing);
+            } else {
+                parts.extend(near);
+            }
+        }
+        let states = rounds::states(&parts);
+        Change { whole, parts, states }
+    }
+
+    fn steps(&self) -> usize {
+        (self.states.len() - 1).max(1)
+    }
+
+    /// What memory has to hold after `step`.
+    fn set(&self, poke: &mut Poke<'_>, step: usize) {
+        for edit in &self.whole {
+            poke.set_bytes(edit.at, if step == self.steps() { &edit.new } else { &edit.old });
+        }
+        let state = &self.states[step.min(self.states.len() - 1)];
+        self.parts.iter().zip(state).for_each(|(edit, bytes)| poke.set_bytes(edit.at, bytes));
+    }
+}
+
 /// The bytes of one page between its first and its last change.
 struct Span {
     at: Addr,
@@ -240,32 +287,33 @@ impl<'a> Poke<'a> {
         span.bytes[offset] = byte;
     }
 
-    /// Gives every edit the bytes that `bytes` chooses; see the head of this file for the order.
-    fn write(&mut self, edits: &[Edit], bytes: impl Fn(&Edit) -> &crate::Bytes) -> Result<(), SpaceError> {
-        let unit = self.memory.unit();
-        let crosses = |edit: &Edit| {
-            edit.at.align_down(unit) != (edit.at + (edit.old.len() as u64 - 1)).align_down(unit)
-        };
-        for edit in edits.iter().filter(|edit| crosses(edit)) {
-            for head in edit.head_offsets() {
-                self.set(edit.at + head as u64, TRAP);
+    /// Makes all edits, or in case of an error none, if the memory can still be written; see the head of this file for
+    /// the order.
+    fn write(&mut self, edits: &[Edit]) -> Result<(), SpaceError> {
+        let change = Change::new(edits, self.memory.unit());
+        for step in 1..=change.steps() {
+            change.set(self, step);
+            if let Err(error) = self.flush() {
+                self.take_back(&change, step)?;
+                return Err(error);
             }
         }
-        self.flush()?;
-        for edit in edits {
-            for (offset, &byte) in bytes(edit).iter().enumerate() {
-                if !crosses(edit) || edit.heads & (1 << offset) == 0 {
-                    self.set(edit.at + offset as u64, byte);
-                }
-            }
+        Ok(())
+    }
+
+    /// Goes back from a step that was tried.
+    fn take_back(&mut self, change: &Change, tried: usize) -> Result<(), SpaceError> {
+        // What is in memory now is not known for the last one.
+        for step in (0..tried).rev() {
+            change.set(self, step);
+            self.spans.iter_mut().for_each(|span| span.dirty = true);
+            self.flush()?;
         }
-        self.flush()?;
-        for edit in edits.iter().filter(|edit| crosses(edit)) {
-            for head in edit.head_offsets() {
-                self.set(edit.at + head as u64, bytes(edit)[head]);
-            }
-        }
-        self.flush()
+        Ok(())
+    }
+
+    fn set_bytes(&mut self, at: Addr, bytes: &[u8]) {
+        bytes.iter().enumerate().for_each(|(offset, &byte)| self.set(at + offset as u64, byte));
     }
 
     /// Writes the spans that differ from memory, and reads them back.
