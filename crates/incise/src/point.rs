@@ -305,14 +305,26 @@ impl Unresolved {
         };
         let target = Target { module: index, ..self.target.clone() };
         let used = implementations(modules, &target, memory).into_iter();
-        let points = used.map(|addr| {
-            let module = program.module_at(addr).unwrap_or(&modules[index]);
-            let symbol = module.function_at(addr).filter(|(_, offset)| *offset == 0);
-            let implementation = symbol.map(|(function, _)| module.image.name(function).to_owned());
-            Point { addr, function: addr, implementation, ..point(&modules[index], &target) }
-        });
-        points.collect()
+        used.map(|addr| chosen(program, index, &target, addr)).collect()
     }
+
+    /// The implementation that the resolver was seen to choose, if it is code of some module.
+    pub(crate) fn decided(&self, program: &Program, implementation: Option<Addr>) -> Option<Point> {
+        let modules = program.modules();
+        let index = modules.iter().position(|module| module.range.contains(&self.resolver))?;
+        let target = Target { module: index, ..self.target.clone() };
+        let at = implementation.filter(|at| modules.iter().any(|module| module.is_text(*at)))?;
+        Some(chosen(program, index, &target, at))
+    }
+}
+
+/// The point at the implementation `addr` of `target`, which is in the module `index`.
+fn chosen(program: &Program, index: usize, target: &Target, addr: Addr) -> Point {
+    let home = &program.modules()[index];
+    let module = program.module_at(addr).unwrap_or(home);
+    let symbol = module.function_at(addr).filter(|(_, offset)| *offset == 0);
+    let implementation = symbol.map(|(function, _)| module.image.name(function).to_owned());
+    Point { addr, function: addr, implementation, ..point(home, target) }
 }
 
 fn point(module: &Module, target: &Target) -> Point {

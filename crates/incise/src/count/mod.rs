@@ -11,6 +11,7 @@ mod ledger;
 mod left;
 mod probes;
 mod process;
+mod resolvers;
 mod tally;
 
 pub use condition::{Condition, ConditionError};
@@ -24,7 +25,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use incise_image::PatternError;
-use incise_isa::Addr;
 use incise_patch::{CommitError, Layout, TrapPolicy};
 use incise_snippet::tree::Fault;
 use incise_space::SpaceError;
@@ -35,6 +35,7 @@ use crate::point::{Incomplete, PointKind};
 use crate::program::Images;
 use crate::session::Error;
 use process::Process;
+use resolvers::Passage;
 use tally::Tally;
 
 /// What to count, and where.
@@ -235,8 +236,15 @@ impl Counting {
                 }
                 Event::Fork { parent, child, vfork: false } => self.fork(parent, child)?,
                 Event::Fork { .. } => {}
-                Event::Gate { pid, at } => {
-                    self.survive(|counting| counting.gate(pid, at))?;
+                Event::Gate { pid, at, thread, rax, rsp } => {
+                    self.survive(|counting| counting.gate(pid, &Passage { at, thread, rax, rsp }))?;
+                    self.tracer.resume(pid)?;
+                }
+                Event::NoAreas { pid } => {
+                    self.survive(|counting| {
+                        let Some(process) = counting.processes.get_mut(&pid) else { return Ok(()) };
+                        process.share_counters(&mut counting.tracer.space(pid)?)
+                    })?;
                     self.tracer.resume(pid)?;
                 }
                 Event::Exited { pid, code } => {
@@ -308,10 +316,8 @@ impl Counting {
             process.count_by_thread(&mut space)?;
         }
         process.set_gates(&mut space, &mut self.tally)?;
-        for gate in process.gates() {
-            self.tracer.add_gate(pid, gate)?;
-        }
         self.processes.insert(pid, process);
+        self.keep_gates(pid)?;
         if let Some(probes) = &mut self.probes {
             probes.begin(pid, &mut space)?;
         }
@@ -319,9 +325,14 @@ impl Counting {
     }
 
     /// The process has come by its gate.
-    fn gate(&mut self, pid: ProcessId, at: Addr) -> Result<(), Error> {
+    fn gate(&mut self, pid: ProcessId, passage: &Passage) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
         let mut space = self.tracer.space(pid)?;
+        let at = passage.at;
+        if process.is_of_resolvers(at) {
+            let decided = process.pass_resolver(&mut space, passage, &mut self.tally)?;
+            return if decided { self.put_in(pid) } else { self.keep_gates(pid) };
+        }
         let early = process.open_early_gate(&mut space, at)?;
         if early {
             self.tracer.remove_gate(pid, at)?;
@@ -348,6 +359,7 @@ impl Counting {
             probes.ready(pid, &mut space, process.program());
         }
         let mut result = process.put_in(&mut space, &self.options, &mut self.probes, &mut self.tally, strict);
+        result = result.and_then(|()| process.watch_resolvers(&mut space, &mut self.tally));
         if self.options.perf_map {
             result = result.and_then(|()| process.write_perf_map(!self.launched));
         }
@@ -359,10 +371,23 @@ impl Counting {
             result = self.tally.unmatched().into_iter().next().map_or(Ok(()), |error| Err(error.into()));
         }
         self.tally.started |= strict;
+        result = result.and_then(|()| self.keep_gates(pid));
         match result {
             Err(error) if strict => self.give_up(error),
             other => other,
         }
+    }
+
+    /// Lets the tracer know the gates of a process.
+    fn keep_gates(&mut self, pid: ProcessId) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        for gate in process.gates_gone() {
+            self.tracer.remove_gate(pid, gate)?;
+        }
+        for gate in process.gates() {
+            self.tracer.add_gate(pid, gate)?;
+        }
+        Ok(())
     }
 
     /// Ends a launched program that has not run yet.

@@ -1,6 +1,6 @@
 //! One traced process: its modules, the probes in it and the counters they add to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use super::condition::{Condition, Guards};
 use super::ledger::{self, Ledger};
 use super::left;
 use super::probes::{Found, Search};
+use super::resolvers::{Passage, Passed, Resolvers, head_of};
 use super::tally::{Key, Tally};
 use super::{CountOptions, Probes};
 use crate::flow::inside;
@@ -44,6 +45,7 @@ pub(super) struct Process {
     searched: HashSet<(String, u64)>,
     /// Indirect functions that nothing refers to yet.
     unresolved: Vec<(Wanted, Unresolved)>,
+    resolvers: Resolvers,
     /// All that is mapped at the start is mapped.
     pub loaded: bool,
     perf_map: Option<PerfMap>,
@@ -90,6 +92,7 @@ impl Process {
             debug: None,
             searched: HashSet::new(),
             unresolved: Vec::new(),
+            resolvers: Resolvers::default(),
             loaded: false,
             perf_map: None,
             guards: condition.cloned().map(Guards::new),
@@ -155,8 +158,13 @@ impl Process {
     }
 
     /// Where the process reports.
-    pub(super) fn gates(&self) -> impl Iterator<Item = Addr> + use<> {
-        self.gate.into_iter().chain(self.early.map(|(at, _)| at))
+    pub(super) fn gates(&self) -> impl Iterator<Item = Addr> + '_ {
+        self.gate.into_iter().chain(self.early.map(|(at, _)| at)).chain(self.resolvers.gates())
+    }
+
+    /// Where it reported and does not any more, since this was asked last.
+    pub(super) fn gates_gone(&mut self) -> Vec<Addr> {
+        self.resolvers.take_gone()
     }
 
     /// Takes the gate at `at` away, if it is the early one: then it is told, and the program is put together.
@@ -189,12 +197,17 @@ impl Process {
         self.program = program;
         if uses_gs {
             // None of its code has run yet.
-            let batch = self.engine.share_counters();
-            let policy = Policy { atomicity: Atomicity::BestEffort, ..Policy::default() };
-            self.engine.commit(space, &self.program, &batch, policy)?;
-            space.give_up_areas()?;
+            self.share_counters(space)?;
         }
         Ok(())
+    }
+
+    /// From now on all threads count in the same places, with `lock`.
+    pub(super) fn share_counters(&mut self, space: &mut RemoteSpace) -> Result<(), Error> {
+        let batch = self.engine.share_counters();
+        let policy = Policy { atomicity: Atomicity::BestEffort, ..Policy::default() };
+        self.engine.commit(space, &self.program, &batch, policy)?;
+        Ok(space.give_up_areas()?)
     }
 
     /// Puts counters where the patterns match and none is yet. `strict`: a pattern that matches nothing is an
@@ -325,7 +338,10 @@ impl Process {
         }
         let mut points: Vec<(Wanted, Point)> = Vec::new();
         self.unresolved.retain(|(wanted, ifunc)| {
-            let used = ifunc.resolve(&self.program, &memory);
+            let mut used = ifunc.resolve(&self.program, &memory);
+            if used.is_empty() {
+                used.extend(ifunc.decided(&self.program, self.resolvers.chosen(ifunc.resolver)));
+            }
             let stays = used.is_empty();
             points.extend(used.into_iter().map(|point| (*wanted, point)));
             stays
@@ -358,6 +374,51 @@ impl Process {
             all.extend(found.into_iter().map(|point| (group, point)));
         }
         Ok(all)
+    }
+
+    /// Puts a gate at the resolver of each indirect function whose implementation is not known: a slot that is bound lazily
+    /// names it only when the first call is made. Takes those away of functions that are known by now.
+    pub(super) fn watch_resolvers(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
+        let wanted: BTreeSet<Addr> = self.unresolved.iter().map(|(_, ifunc)| ifunc.resolver).collect();
+        let Some(batch) = self.resolvers.watch(&wanted, &|at| head_of(space, at)) else { return Ok(()) };
+        self.commit_gates(space, &batch, tally)
+    }
+
+    fn commit_gates(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        batch: &Batch,
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
+        let policy = Policy { atomicity: Atomicity::BestEffort, ..Policy::default() };
+        let report = self.engine.commit(space, &self.program, batch, policy)?;
+        tally.note(&report);
+        Ok(())
+    }
+
+    /// Whether the gate at `at` is one of [`watch_resolvers`](Self::watch_resolvers).
+    pub(super) fn is_of_resolvers(&self, at: Addr) -> bool {
+        self.resolvers.gates().any(|gate| gate == at)
+    }
+
+    /// A thread has come to a resolver, or behind the call of one. Whether an implementation is known now.
+    pub(super) fn pass_resolver(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        passage: &Passage,
+        tally: &mut Tally,
+    ) -> Result<bool, Error> {
+        let mut bytes = [0; 8];
+        let back = space.read(passage.rsp, &mut bytes).map(|()| Addr(u64::from_le_bytes(bytes)));
+        match self.resolvers.pass(passage, back.ok()) {
+            Passed::Enters(Some(batch)) => self.commit_gates(space, &batch, tally).map(|()| false),
+            Passed::Enters(None) => Ok(false),
+            Passed::Returns(decided) => Ok(decided),
+        }
     }
 
     fn key(&self, Place { at, placement }: Place) -> Key {
@@ -416,6 +477,7 @@ impl Process {
             debug: self.debug,
             searched: self.searched.clone(),
             unresolved: self.unresolved.clone(),
+            resolvers: self.resolvers.clone(),
             loaded: self.loaded,
             perf_map: None,
             guards: self.guards.as_ref().map(Guards::again),
@@ -464,7 +526,7 @@ impl Process {
         }
         for (_, ifunc) in &self.unresolved {
             let key = (ifunc.module.clone(), ifunc.resolver.0, Placement::Before);
-            let reason = "indirect function: nothing in the program refers to it".to_owned();
+            let reason = "indirect function: the program never chose an implementation".to_owned();
             tally.refuse(key, &ifunc.module, &ifunc.name, ifunc.resolver, reason);
         }
     }

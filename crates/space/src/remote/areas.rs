@@ -7,7 +7,8 @@
 //! 2. The common area and a chunk of areas are mapped, then each thread gets an area; only then can there be code
 //!    that counts in cells.
 //! 3. Every thread that comes later stops before its first instruction and gets an area before it goes on. So does the
-//!    first thread of a forked child: the areas are shared memory, and it has its parent's gs base.
+//!    first thread of a forked child: the areas are shared memory, and it has its parent's gs base. Where there is no
+//!    memory for one, all threads are held, and who counts is told, so that code counts with `lock` before that thread runs.
 //! 4. What a thread counted is added up when its end is reported, and its area is free.
 //! 5. Before a process is left, and when its memory is given back, its threads get gs base zero again.
 //!
@@ -16,6 +17,7 @@
 
 use incise_isa::Addr;
 
+use super::event::Event;
 use super::ptrace::{self, Tid};
 use super::runtime::far_hole;
 use super::tracees::{MemoryId, State, Tracees};
@@ -111,7 +113,7 @@ impl Tracees {
             cells.cells.take_area(&cells.chunks)
         };
         let area = free(self).or_else(|| {
-            self.grow(memory);
+            self.grow(tid, memory);
             free(self)
         });
         // In the meantime it may have got one, and run on.
@@ -122,8 +124,9 @@ impl Tracees {
         }
     }
 
-    /// Maps more areas, as many as there are.
-    fn grow(&mut self, memory: MemoryId) {
+    /// Maps more areas, as many as there are. If that is not possible, the process stays as it is until its owner, who is
+    /// told, resumes it.
+    fn grow(&mut self, tid: Tid, memory: MemoryId) {
         let Ok(Some(Cells { chunks, full: false, .. })) = self.target(memory).map(|t| &t.cells) else {
             return;
         };
@@ -133,10 +136,16 @@ impl Tracees {
             return;
         }
         let mapped = self.map_areas(memory, count);
-        if let Ok(Some(cells)) = self.target_mut(memory).map(|target| target.cells.as_mut()) {
-            match mapped {
-                Ok(mapping) => cells.chunks.push(cells.cells.add_chunk(mapping)),
-                Err(_) => cells.full = true,
+        let Ok(Some(cells)) = self.target_mut(memory).map(|target| target.cells.as_mut()) else {
+            return self.release(memory);
+        };
+        match mapped {
+            Ok(mapping) => cells.chunks.push(cells.cells.add_chunk(mapping)),
+            Err(_) => {
+                cells.full = true;
+                if let Some(pid) = self.threads.get(&tid).map(|thread| thread.process) {
+                    return self.events.push_back(Event::NoAreas { pid });
+                }
             }
         }
         self.release(memory);

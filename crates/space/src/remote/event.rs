@@ -44,6 +44,18 @@ pub enum Event {
         pid: ProcessId,
         /// The gate.
         at: Addr,
+        /// The thread that came there.
+        thread: i32,
+        /// What it has in rax: behind a call, the result.
+        rax: u64,
+        /// Its stack pointer: at a function's entry, where the return address is.
+        rsp: Addr,
+    },
+    /// There is no memory for more areas of [`ThreadCells`](crate::ThreadCells), and a thread has none, so that from its
+    /// next instruction on it counts in the common area. The process is stopped.
+    NoAreas {
+        /// The process.
+        pid: ProcessId,
     },
     /// The process exited.
     Exited {

@@ -295,6 +295,10 @@ impl AddressSpace for RemoteSpace {
         self.tracees.borrow_mut().write_code(self.memory, runs)
     }
 
+    fn write_byte(&mut self, at: Addr, byte: u8) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().write_code(self.memory, &[(at, &[byte])])
+    }
+
     fn note_displaced(&mut self, displaced: &[Displaced]) {
         self.tracees.borrow_mut().note_displaced(self.memory, displaced);
     }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use incise_isa::Addr;
 
-use super::event::Event;
 use super::procfs;
 use super::ptrace::{self, Stop, Tid};
 use super::tracees::{MemoryId, State, Tracees};
@@ -166,7 +165,7 @@ impl Tracees {
             }
             self.take_trap(tid, trap);
             if self.hold(memory).is_ok() {
-                self.events.push_back(Event::Gate { pid, at: trap.at });
+                self.at_gate(pid, tid, trap.at);
             }
             return;
         }

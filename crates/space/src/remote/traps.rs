@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use incise_isa::Addr;
 
-use super::event::Event;
+use super::event::{Event, ProcessId};
 use super::procfs;
 use super::ptrace::{self, Stop, Tid};
 use super::tracees::{MemoryId, State, Tracees};
@@ -124,8 +124,15 @@ impl Tracees {
             && let Ok(target) = self.target_mut(memory)
         {
             target.holds += 1;
-            self.events.push_back(Event::Gate { pid, at: trap.at });
+            self.at_gate(pid, tid, trap.at);
         }
+    }
+
+    /// Reports a thread that stands at a gate's landing.
+    pub(super) fn at_gate(&mut self, pid: ProcessId, tid: Tid, at: Addr) {
+        let (rax, rsp) = ptrace::registers(tid)
+            .map_or((0, Addr(0)), |registers| (registers.result() as u64, registers.sp()));
+        self.events.push_back(Event::Gate { pid, at, thread: tid.0, rax, rsp });
     }
 
     /// Whether a signal is on its way to the thread that its last instruction raised.
