@@ -1,5 +1,6 @@
 //! Where control comes in ways that code does not show: targets of jumps through tables, and where exceptions are caught.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -13,25 +14,22 @@ use crate::source::Binary;
 /// From this many functions on, all of the file is parsed.
 const MANY: usize = 16;
 
-/// What is known about one module.
-#[derive(Default)]
-pub(crate) struct Leads {
-    /// All of them, ascending, once all of the file was parsed.
-    whole: OnceLock<Arc<[LinkAddr]>>,
-    /// How many functions were parsed alone.
-    alone: Mutex<usize>,
-}
+/// What is known about the file of one module. Clones share it, as files are read and parsed for it.
+#[derive(Clone, Default)]
+pub(crate) struct Leads(Arc<Known>);
 
-impl Clone for Leads {
-    fn clone(&self) -> Leads {
-        Leads { whole: self.whole.clone(), alone: Mutex::default() }
-    }
+#[derive(Default)]
+struct Known {
+    /// All of them, ascending, once all of the file was parsed.
+    whole: OnceLock<Vec<LinkAddr>>,
+    /// Those in functions that were parsed alone, by entry.
+    alone: Mutex<BTreeMap<LinkAddr, Vec<LinkAddr>>>,
 }
 
 impl Leads {
     /// Takes over what the graph of the whole file tells.
     pub(crate) fn learn(&self, cfg: &Cfg) {
-        self.whole.get_or_init(|| of(cfg).into());
+        self.0.whole.get_or_init(|| of(cfg));
     }
 
     /// Those in `range`. Files are only parsed if there are indirect `jumps`.
@@ -46,24 +44,26 @@ impl Leads {
             let from = all.partition_point(|at| *at < range.start);
             all[from..].iter().take_while(|at| **at < range.end).copied().collect()
         };
-        if let Some(all) = self.whole.get() {
+        if let Some(all) = self.0.whole.get() {
             return part(all);
         }
         if !jumps {
             return Vec::new();
         }
+        let entry = module.image.function_at(range.start).map_or(range.start, |function| function.addr);
+        let mut alone = self.0.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_function) = alone.get(&entry) {
+            return part(of_function);
+        }
         let Some(file) = contents(module, program.pid()) else { return Vec::new() };
         let binary = Binary { path: &module.path, image: &module.image, file: &file };
         let Ok(graphs) = program.cfg_source().open(binary) else { return Vec::new() };
-        let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
-        *alone += 1;
-        if *alone > MANY {
+        if alone.len() >= MANY {
             let cfg = graphs.whole().ok();
-            return part(self.whole.get_or_init(|| cfg.as_deref().map(of).unwrap_or_default().into()));
+            return part(self.0.whole.get_or_init(|| cfg.as_deref().map(of).unwrap_or_default()));
         }
-        let entry = module.image.function_at(range.start).map_or(range.start, |function| function.addr);
         let cfg = graphs.function(entry).ok().flatten();
-        cfg.as_deref().map(|cfg| part(&of(cfg))).unwrap_or_default()
+        part(alone.entry(entry).or_insert(cfg.as_deref().map(of).unwrap_or_default()))
     }
 }
 
