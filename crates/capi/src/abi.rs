@@ -1,4 +1,7 @@
 //! The structures of `patch.h`, as C sees them. Enumerations are plain integers here: C may put any value in.
+//!
+//! # Safety
+//! Nothing here is executed: a [`Probe`] is unsafe to call because what its argument points to must be there while it runs.
 
 use std::ffi::{c_char, c_void};
 use std::mem::offset_of;

@@ -13,6 +13,7 @@
 //! let report = batch.commit()?;
 //! assert_eq!(report.installed(), points.len());
 //! # unsafe extern "C" { fn getpid() -> i32; }
+//! // SAFETY: takes nothing and changes nothing.
 //! unsafe { getpid() };
 //! assert_eq!(hits.read(), 1);
 //! session.remove_all()?;

@@ -1,4 +1,8 @@
 //! Quiescence: code that a thread can still run is found, wherever the thread is; idle code is told idle.
+//!
+//! # Safety
+//! The hand-made code has the types it is called by and touches nothing but its arguments; system calls get buffers and numbers of
+//! the tests' own.
 
 #![allow(unsafe_code, reason = "runs hand-made code and system calls")]
 

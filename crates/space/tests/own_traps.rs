@@ -1,4 +1,8 @@
 //! Traps reach their landings; signals that are not ours reach the program, as if we were not there.
+//!
+//! # Safety
+//! Handlers touch atomics only. Assembler names what it changes; traps in it are handled. Hand-made code has the types it is
+//! called by.
 
 #![allow(unsafe_code, reason = "installs signal handlers and runs hand-made code")]
 

@@ -1,4 +1,7 @@
 //! Poke and swap: the code does what it should at every instant, and all bytes come back.
+//!
+//! # Safety
+//! Only the signal mask of a thread of the tests' own is changed.
 
 #![allow(unsafe_code, reason = "blocks signals")]
 

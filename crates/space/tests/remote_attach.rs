@@ -1,4 +1,7 @@
 //! Attaches to running processes in every state, without them noticing.
+//!
+//! # Safety
+//! System calls without pointers: they change the rights of this process, or send signals to the tests' own programs.
 
 mod remote_support;
 

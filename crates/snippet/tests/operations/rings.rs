@@ -1,3 +1,8 @@
+//! Rings that many threads write into while one reads.
+//!
+//! # Safety
+//! The memory is [`Shared`], which lives as long as the threads and children that use it; children leave by `_exit`.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;

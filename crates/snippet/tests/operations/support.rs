@@ -1,4 +1,7 @@
 //! Memory, and code in it.
+//!
+//! # Safety
+//! [`Shared`] owns its mapping and hands it out as atomics. A [`Callable`] is code that was compiled for the type it is called by.
 
 use std::ptr;
 use std::sync::atomic::AtomicU64;
