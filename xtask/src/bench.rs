@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo xtask bench hit`, `data`, `install`, `servers`, `blocks`, `parse` and `rewrite`.
+//! Benchmarks: `cargo xtask bench hit`, `data`, `install`, `toggle`, `servers`, `blocks`, `parse` and `rewrite`.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,7 @@ use crate::task::{self, Error};
 /// Which benchmark, and its arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `hit`, `data`, `install`, `servers`, `blocks` or `parse`, with their options; `--help` tells them.
+    /// `hit`, `data`, `install`, `toggle`, `servers`, `blocks` or `parse`, with their options; `--help` tells them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     arguments: Vec<OsString>,
 }

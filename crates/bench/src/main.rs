@@ -13,6 +13,7 @@ mod stats;
 mod subjects;
 mod table;
 mod target;
+mod toggle;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,8 @@ enum Command {
     Servers(servers::Options),
     /// What counters at every function do to the size and the start of programs on disk
     Rewrite(rewrite::Options),
+    /// How quickly a probe can be switched off and on, and what that costs running threads
+    Toggle(toggle::Options),
     /// A process for probes of other processes (used by the others)
     #[command(hide = true)]
     Target,
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Install(options) => install::run(&options),
         Command::Servers(options) => servers::run(&options),
         Command::Rewrite(options) => rewrite::run(&options),
+        Command::Toggle(options) => toggle::run(&options),
         Command::Target => target::serve(),
     };
     match done {

@@ -392,6 +392,31 @@ impl<S: AddressSpace> Session<S> {
         state.space.original_ip(ip).or_else(|| state.engine.translate(ip))
     }
 
+    /// Lets an instance rest, or run again, as often and as quickly as wanted.
+    ///
+    /// The first time, the trampoline gets a switch, in a transaction. From then on this changes one byte of it, through
+    /// /proc/PID/mem: nothing is planned, no thread is stopped or interrupted, and no memory is taken. The code stays patched
+    /// while the instance rests, and runs two short jumps at the point; [`Batch::enable`] takes it out as a removal does.
+    ///
+    /// Threads that come to the point after the return find it so, as soon as their processors have noticed.
+    ///
+    /// # Errors
+    /// [`Error::Commit`], [`Error::Space`]: then nothing was changed.
+    pub fn switch(&self, instance: InstanceId, on: bool) -> Result<(), Error> {
+        let state = &mut *self.state();
+        match state.engine.switch(&mut state.space, instance, on) {
+            Ok(true) => return Ok(()),
+            // It takes a transaction each time then.
+            Ok(false) | Err(SpaceError::Unsuitable { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let map = state.refresh()?;
+        let mut draft = Draft::default();
+        draft.give_switch(instance, on);
+        state.engine.commit_in(&mut state.space, &map, &state.program, &draft, Policy::default())?;
+        Ok(())
+    }
+
     /// Takes all probes of this session out, in one transaction, and gives back what memory no thread is in.
     /// Returns the bytes of trampolines that had to stay. Counters keep their values.
     ///

@@ -73,6 +73,58 @@ fn a_counter_counts_every_call_and_bytes_come_back() {
 }
 
 #[test]
+fn an_instance_rests_and_runs_again_by_one_byte() {
+    let _alone = alone();
+    let session = Session::own().expect("a session");
+    let entry = at(add_pair as *const () as usize);
+    // SAFETY: 32 bytes of our own code.
+    let bytes = || unsafe { std::slice::from_raw_parts(entry.0 as *const u8, 32) }.to_vec();
+    let before = bytes();
+    let (first, second) = (session.counter("first"), session.counter("second"));
+    let mut batch = session.batch();
+    let switched = batch.insert(entry, first.increment(), Position::Last);
+    batch.insert(entry, second.increment(), Position::Last);
+    let called = batch.insert(entry, callback(count_calls, 0, VectorState::Full), Position::Last);
+    batch.commit().expect("commit");
+    CALLS.store(0, Ordering::Relaxed);
+    session.switch(switched, false).expect("off");
+    session.switch(called, false).expect("off");
+    let patched = bytes();
+    assert_ne!(patched, before);
+    let mut expected = [0, 0, 0];
+    for round in 0..200u64 {
+        let on = [round % 2 == 0, round % 3 == 0];
+        session.switch(switched, on[0]).expect("a switch");
+        session.switch(called, on[1]).expect("a switch");
+        for n in 0..5 {
+            assert_eq!(add_pair(n, round), (n * 3) ^ round);
+        }
+        expected = [expected[0] + 5 * u64::from(on[0]), expected[1] + 5, expected[2] + 5 * u64::from(on[1])];
+        assert_eq!([first.read(), second.read(), CALLS.load(Ordering::Relaxed)], expected);
+        if round == 100 {
+            // Planned anew, it rests as before.
+            let mut batch = session.batch();
+            batch.insert(entry, session.counter("third").increment(), Position::First);
+            batch.commit().expect("commit");
+            assert_eq!(add_pair(1, round), 3 ^ round);
+            expected = [expected[0] + 1, expected[1] + 1, expected[2]];
+            assert_eq!([first.read(), second.read(), CALLS.load(Ordering::Relaxed)], expected);
+        }
+    }
+    let mut batch = session.batch();
+    batch.enable(switched, false);
+    batch.commit().expect("commit");
+    session.remove_all().expect("removal");
+    assert_eq!(bytes(), before);
+}
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn count_calls(_: &mut Context, _: u64) {
+    CALLS.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
 fn an_indirect_function_counts_its_implementation() {
     let _alone = alone();
     let session = Session::own().expect("a session");

@@ -194,6 +194,11 @@ fn storm(writer: Writer) {
                 let mut present: Vec<InstanceId> = Vec::new();
                 let mut next = Instant::now();
                 while !STOP.load(Relaxed) {
+                    for _ in 0..rng.below(4) {
+                        if !present.is_empty() {
+                            session.switch(*rng.pick(&present), rng.below(2) == 0).expect("a switch");
+                        }
+                    }
                     let mut batch = session.batch().best_effort();
                     for _ in 0..rng.below(6) {
                         if !present.is_empty() {

@@ -93,7 +93,7 @@ impl Maker<'_, '_> {
         let all = || region.members.iter().filter_map(|member| (self.snippets)(member.insn.addr()));
         if all().flat_map(Snippets::iter).any(|ready| !ready.is_counter()) {
             // Others may look at what the program does not need any more.
-            let looks = |ready: &Ready| matches!(ready, Ready::Generated(..));
+            let looks = |ready: &Ready| matches!(ready.what(), Ready::Generated(..));
             if all().flat_map(Snippets::iter).any(looks) {
                 flags.fill(true);
             }
@@ -270,9 +270,10 @@ impl Maker<'_, '_> {
             let displacement = heads[fixup.target].entry() as i32 - (fixup.field as i32 + 4);
             code[fixup.field..fixup.field + 4].copy_from_slice(&displacement.to_le_bytes());
         }
-        let faults = std::mem::take(&mut literals.faults);
+        let (faults, switches) =
+            (std::mem::take(&mut literals.faults), std::mem::take(&mut literals.switches));
         literals.place(at, &mut code);
-        let built = Built { code, heads, marks, faults, entry: 0 };
+        let built = Built { code, heads, marks, faults, switches, entry: 0 };
         Ok(Assembled { body: Body { built, thunks }, stubs: found, again })
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Instance {
     pub placement: Placement,
     pub snippet: Snippet,
     pub enabled: bool,
+    /// Its trampoline has a switch for it, and is there while it is off.
+    pub switch: bool,
 }
 
 /// The instances at a head, in the order they run.
@@ -47,7 +49,14 @@ impl Draft {
         for (id, place, snippet, position) in &batch.insertions {
             let (at, found) = (place.at, head_of(engine, code, place));
             if let Ok(Place { at: head, placement }) = found {
-                let instance = Instance { id: *id, at, placement, snippet: snippet.clone(), enabled: true };
+                let instance = Instance {
+                    id: *id,
+                    at,
+                    placement,
+                    snippet: snippet.clone(),
+                    enabled: true,
+                    switch: false,
+                };
                 let list = draft.list_at(engine, code, head);
                 let index = if *position == Position::First { 0 } else { list.len() };
                 list.insert(index, instance);
@@ -59,10 +68,10 @@ impl Draft {
                 list.retain(|instance| instance.id != *id);
             }
         }
-        for (id, enabled) in &batch.switches {
+        for (id, enabled, switch) in &batch.switches {
             let list = draft.list_of(engine, batch, code, *id);
             if let Some(instance) = list.and_then(|list| list.iter_mut().find(|i| i.id == *id)) {
-                instance.enabled = *enabled;
+                (instance.enabled, instance.switch) = (*enabled, *switch);
             }
         }
         if !draft.lists.is_sorted_by_key(|(head, _)| *head) {

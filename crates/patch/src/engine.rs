@@ -17,7 +17,7 @@ use crate::draft::{Draft, Instance, Instances};
 use crate::form::form;
 use crate::group::Group;
 use crate::instrumentation::{Instrumentation, Layout};
-use crate::lower::{Ready, Snippets};
+use crate::lower::{self, Ready, Snippets};
 use crate::memory::{Memory, Reservations};
 use crate::placement::{Place, Placement};
 use crate::placer::{Placer, Shared};
@@ -60,7 +60,8 @@ pub enum Position {
 pub struct Batch {
     pub(crate) insertions: Vec<(InstanceId, Place, Snippet, Position)>,
     pub(crate) removals: Vec<InstanceId>,
-    pub(crate) switches: Vec<(InstanceId, bool)>,
+    /// Whether it runs, and whether its trampoline is to have a switch for it.
+    pub(crate) switches: Vec<(InstanceId, bool, bool)>,
 }
 
 /// Instances are numbered as they are inserted, over all engines.
@@ -81,7 +82,12 @@ impl Batch {
 
     /// Notes that `instance` shall rest, or run again.
     pub fn switch(&mut self, instance: InstanceId, enabled: bool) {
-        self.switches.push((instance, enabled));
+        self.switches.push((instance, enabled, false));
+    }
+
+    /// Notes that `instance` shall be switched off or on in place: see [`Engine::switch`].
+    pub fn give_switch(&mut self, instance: InstanceId, on: bool) {
+        self.switches.push((instance, on, true));
     }
 
     /// One that removes `instances`.
@@ -200,9 +206,33 @@ impl Engine {
         self.sharing = true;
         let mut batch = Batch::default();
         for instance in self.instances.values().flatten() {
-            batch.switch(instance.id, instance.enabled);
+            batch.switches.push((instance.id, instance.enabled, instance.switch));
         }
         batch
+    }
+
+    /// Switches an instance on or off by one byte of its trampoline, while threads run it: those that come by later find
+    /// it so. `Ok(false)` if it has no switch; it gets one by the commit of [`Batch::give_switch`].
+    ///
+    /// # Errors
+    /// [`SpaceError`]: then nothing was changed.
+    pub fn switch(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        instance: InstanceId,
+        on: bool,
+    ) -> Result<bool, SpaceError> {
+        let Some(head) = self.heads.get(&instance).copied() else { return Ok(false) };
+        // A group may begin before its first head.
+        let around =
+            self.groups.range(..=head).next_back().into_iter().chain(self.groups.range(head..).next());
+        let Some(at) = around.filter_map(|(_, group)| group.switch_of(instance)).next() else {
+            return Ok(false);
+        };
+        space.write_byte(at, if on { lower::ON } else { lower::OFF })?;
+        let list = self.instances.get_mut(&head).into_iter().flatten();
+        list.filter(|one| one.id == instance).for_each(|one| one.enabled = on);
+        Ok(true)
     }
 
     /// Where a counter is, once a probe uses it.
@@ -427,7 +457,8 @@ impl Engine {
                 snippets: &|head| {
                     let present = || instances.get(&head).filter(|_| !code.lost.contains(&head));
                     let list = next.at(head).or_else(|| present().map(|list| &**list));
-                    ready(list.unwrap_or_default(), counters, cells.as_ref())
+                    let begins = |at: Addr| code.entry_in(at..at + 1).is_some();
+                    ready(list.unwrap_or_default(), counters, cells.as_ref(), &begins)
                 },
                 dirty: &dirty,
                 policy: policy.traps,
@@ -564,7 +595,7 @@ impl Engine {
     /// The heads a batch touches, as far as they are known without the code, and those near them; ascending.
     fn sites(&self, batch: &Batch) -> Vec<Addr> {
         const NEAR: u64 = 64;
-        let removed = batch.removals.iter().chain(batch.switches.iter().map(|(id, _)| id));
+        let removed = batch.removals.iter().chain(batch.switches.iter().map(|(id, ..)| id));
         let mut sites: Vec<Addr> = removed.filter_map(|id| self.heads.get(id).copied()).collect();
         sites.extend(batch.insertions.iter().map(|(_, place, ..)| place.at));
         sites.sort();
@@ -784,11 +815,16 @@ fn extend<V>(map: &mut BTreeMap<Addr, V>, entries: impl ExactSizeIterator<Item =
 }
 
 /// The snippets of the instances that run; `counters` tells where each counter is, and `cells` where those are of which
-/// each thread has its own.
-fn ready(instances: &[Instance], counters: &[Option<Addr>], cells: Option<&Range<Addr>>) -> Snippets {
+/// each thread has its own, and `begins` whether a function begins somewhere.
+fn ready(
+    instances: &[Instance],
+    counters: &[Option<Addr>],
+    cells: Option<&Range<Addr>>,
+    begins: &dyn Fn(Addr) -> bool,
+) -> Snippets {
     let mut snippets = Snippets::default();
     let is_cell = |at: &Addr| cells.is_some_and(|cells| cells.contains(at));
-    for instance in instances.iter().filter(|instance| instance.enabled) {
+    for instance in instances.iter().filter(|instance| instance.enabled || instance.switch) {
         let ready = match &instance.snippet {
             Snippet::Counter(id) => counters
                 .get(id.0 as usize)
@@ -797,8 +833,9 @@ fn ready(instances: &[Instance], counters: &[Option<Addr>], cells: Option<&Range
                 .map(|at| if is_cell(&at) { Ready::ThreadCounter(at) } else { Ready::Counter(at) }),
             Snippet::Code(code) => Some(Ready::Code(code.clone())),
             Snippet::Gate => Some(Ready::Gate),
-            Snippet::Callback { entry, payload } => {
-                Some(Ready::Callback { entry: *entry, payload: *payload })
+            Snippet::Callback { entry, at_functions, payload } => {
+                let first = instance.placement == Placement::Before && begins(instance.at);
+                Some(Ready::Callback { entry: if first { *at_functions } else { *entry }, payload: *payload })
             }
             Snippet::Generated(snippet) => {
                 let place = |id: &CounterId| {
@@ -809,6 +846,12 @@ fn ready(instances: &[Instance], counters: &[Option<Addr>], cells: Option<&Range
                 placed.map(|counters| Ready::Generated(snippet.clone(), counters))
             }
         };
+        let ready = ready.map(|ready| match ready {
+            // A tracer looks for them by where they are.
+            Ready::Gate => Ready::Gate,
+            ready if instance.switch => Ready::Switched(instance.id, instance.enabled, Box::new(ready)),
+            ready => ready,
+        });
         if let Some(ready) = ready {
             snippets.push(instance.placement, ready);
         }

@@ -213,6 +213,7 @@ impl<'a> Entries<'a> {
             stubs: self.stubs.into_iter().collect(),
             marks: self.body.built.marks.clone(),
             faults: self.body.built.faults.clone(),
+            switches: self.body.built.switches.clone(),
             edits,
         }
     }

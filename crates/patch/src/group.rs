@@ -12,9 +12,10 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::code::{Code, LOOKAHEAD};
 use crate::generate::PointContext;
-use crate::literals::{Faults, Literals};
+use crate::literals::{Faults, Literals, Switches};
 use crate::lower::{Ready, Sequence, Snippets, in_reach, lower, with_read};
 use crate::placement::Placement;
+use crate::report::InstanceId;
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 use crate::ways::{Stubs, after, stub, taken, way_in};
 
@@ -66,6 +67,8 @@ pub(crate) struct Group {
     pub heads: Heads,
     /// Instructions of the trampoline that may fault.
     pub faults: Faults,
+    /// Switches of instances.
+    pub switches: Switches,
     /// Where the trampoline's code begins, and its length.
     pub trampoline: Addr,
     pub len: u32,
@@ -110,6 +113,7 @@ pub(crate) struct Built {
     pub heads: Heads,
     pub marks: Marks,
     pub faults: Faults,
+    pub switches: Switches,
     /// Offset of the address the springboard leads to.
     pub entry: u32,
 }
@@ -140,6 +144,12 @@ impl Group {
             self.heads.iter().map(move |head| Landing { trap: head.at, landing: place(head.entry()) });
         let faults = self.faults.iter().map(move |&(at, to)| Landing::fault(place(at), place(to)));
         heads.chain(faults)
+    }
+
+    /// Where the switch of an instance is.
+    pub(crate) fn switch_of(&self, instance: InstanceId) -> Option<Addr> {
+        let (_, offset) = self.switches.iter().find(|(of, _)| *of == instance)?;
+        Some(self.trampoline + u64::from(*offset))
     }
 
     /// What lies where in the trampoline and the stubs.
@@ -480,9 +490,9 @@ fn assemble<'s>(
         stubs.push(stub(&mut asm, insn, sequence, target, code, features, &mut literals)?);
     }
     let mut code = asm.into_bytes();
-    let faults = std::mem::take(&mut literals.faults);
+    let (faults, switches) = (std::mem::take(&mut literals.faults), std::mem::take(&mut literals.switches));
     literals.place(at, &mut code);
-    Ok((Built { code, heads, marks, faults, entry: 0 }, stubs))
+    Ok((Built { code, heads, marks, faults, switches, entry: 0 }, stubs))
 }
 
 /// Bytes from `landing` to the end of the code so far; `u16::MAX` if there are more.
@@ -594,6 +604,7 @@ impl Shape {
             extent,
             heads: built.heads,
             faults: built.faults,
+            switches: built.switches,
             trampoline,
             len: built.code.len() as u32,
             stubs: stub.map(|stub| (stub, 0)).into_iter().collect(),

@@ -5,6 +5,7 @@ use incise_isa::native::Assembler;
 use smallvec::SmallVec;
 
 use crate::lower::in_reach;
+use crate::report::InstanceId;
 use crate::snippet::CallRecord;
 
 /// What lies behind the code: quadword-aligned pieces, each with the places that refer to it.
@@ -13,10 +14,15 @@ pub(crate) struct Literals {
     pieces: Vec<Piece>,
     /// Instructions that may fault, each with where to go on then.
     pub faults: Faults,
+    /// Switches of instances.
+    pub switches: Switches,
 }
 
 /// Instructions of a trampoline that may fault, each with where to go on then: offsets in the code.
 pub(crate) type Faults = Vec<(u32, u32)>;
+
+/// Offsets in the code of the bytes that switch instances on and off.
+pub(crate) type Switches = SmallVec<[(InstanceId, u32); 1]>;
 
 struct Piece {
     /// Offset of the 32-bit displacement in the code.

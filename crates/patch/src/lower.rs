@@ -1,7 +1,7 @@
 //! Snippets become machine code at a point: only what they change *and* the program still needs is kept.
 
 use incise_isa::Addr;
-use incise_isa::native::{Assembler, Gpr, GprSet, Live};
+use incise_isa::native::{Assembler, Gpr, GprSet, Live, SPRINGBOARD_LEN};
 
 use smallvec::SmallVec;
 
@@ -9,6 +9,7 @@ use crate::generate::{FORGET_RETURN, PointContext};
 use crate::generated::{effects, generated};
 use crate::literals::Literals;
 use crate::placement::Placement;
+use crate::report::InstanceId;
 use crate::snippet::{CallRecord, CounterPlace, Generated, MachineCode};
 use crate::tactic::Refusal;
 
@@ -58,12 +59,19 @@ pub(crate) enum Ready {
         payload: [u64; 2],
     },
     Generated(Generated, SmallVec<[CounterPlace; 1]>),
+    /// A snippet of an instance that is switched on and off in place, and whether it is on.
+    Switched(InstanceId, bool, Box<Ready>),
 }
 
 impl Ready {
+    /// The snippet behind a switch.
+    pub(crate) fn what(&self) -> &Ready {
+        if let Ready::Switched(_, _, what) = self { what } else { self }
+    }
+
     /// Runs without a call, so that neighbours can share what is saved around it.
     fn is_inline(&self) -> bool {
-        !matches!(self, Ready::Callback { .. } | Ready::Generated(..))
+        !matches!(self, Ready::Callback { .. } | Ready::Generated(..) | Ready::Switched(..))
     }
 
     /// Adds one to a counter, whichever way.
@@ -82,12 +90,12 @@ impl Ready {
 
     /// What it changes and the program still needs is saved around it, here.
     pub(crate) fn saves(&self) -> bool {
-        !matches!(self, Ready::Gate | Ready::Callback { .. })
+        !matches!(self.what(), Ready::Gate | Ready::Callback { .. })
     }
 
     /// The counters it refers to.
     pub(crate) fn counters(&self) -> &[CounterPlace] {
-        match self {
+        match self.what() {
             Ready::Generated(_, counters) => counters,
             _ => &[],
         }
@@ -110,15 +118,24 @@ pub(crate) fn lower(
         let live = with_read(at.live, rest, &at);
         match &run[0] {
             Ready::Callback { entry, payload } => {
+                let prefixes = prefixes_before_call(asm, *entry);
+                asm.raw(&PREFIXES[..prefixes]);
                 asm.lea_rsp(-RED_ZONE);
                 literals.call(asm, *entry);
                 literals.record(asm, &CallRecord { payload: *payload, site: at.addr() });
                 asm.raw(&FORGET_RETURN);
+                // Of one length, wherever it lies.
+                asm.raw(&PREFIXES[prefixes..]);
                 asm.lea_rsp(RED_ZONE);
             }
             Ready::Generated(snippet, counters) => {
                 let at = PointContext { here: asm.here(), counters, live, ..at };
                 generated(asm, &*snippet.0, &at, literals)?;
+            }
+            Ready::Switched(instance, on, what) => {
+                let rest = switch(asm, *instance, *on, literals);
+                lower(asm, std::slice::from_ref(&**what), PointContext { live, ..at }, literals)?;
+                rest.end(asm);
             }
             _ => inline(asm, run, live),
         }
@@ -126,10 +143,47 @@ pub(crate) fn lower(
     Ok(())
 }
 
+/// The displacement of the short jump before a snippet with a switch: over the jump behind it, or to that one.
+pub(crate) const ON: u8 = SPRINGBOARD_LEN as u8;
+/// The same, off.
+pub(crate) const OFF: u8 = 0;
+
+/// Appends the switch of an instance. One byte tells which jump is taken, so that a thread that comes by while it
+/// changes finds the one or the other.
+fn switch(asm: &mut Assembler, instance: InstanceId, on: bool, literals: &mut Literals) -> Over {
+    asm.raw(&[0xEB, if on { ON } else { OFF }]);
+    literals.switches.push((instance, asm.bytes().len() as u32 - 1));
+    asm.raw(&[0xE9, 0, 0, 0, 0]);
+    Over(asm.bytes().len())
+}
+
+/// A jump over code that is not there yet: where the jump ends.
+struct Over(usize);
+
+impl Over {
+    /// It leads here.
+    fn end(self, asm: &mut Assembler) {
+        let over = (asm.bytes().len() - self.0) as i32;
+        asm.set(self.0 - 4, &over.to_le_bytes());
+    }
+}
+
+/// A segment prefix, which means nothing in 64-bit mode (AMD APM vol. 3, 1.2.4).
+const PREFIXES: [u8; 3] = [0x3E; 3];
+
+/// How many bytes before the call of a callback's `entry`, and what moves rsp there, align the displacement behind it, which
+/// the entry reads: with alignment checks on (AC), it would fault otherwise.
+fn prefixes_before_call(asm: &Assembler, entry: Addr) -> usize {
+    const LEA_RSP: u64 = 5;
+    let call = if in_reach(asm, entry) { 5 } else { 6 };
+    let field = asm.here() + LEA_RSP + call + CallRecord::DISPLACEMENT as u64;
+    (field.0.wrapping_neg() % 4) as usize
+}
+
 /// What is live before `snippets`, if `live` is behind them: with what they read of the program's.
 pub(crate) fn with_read(mut live: Live, snippets: &[Ready], at: &PointContext<'_>) -> Live {
     for snippet in snippets {
-        if let Ready::Generated(snippet, counters) = snippet {
+        if let Ready::Generated(snippet, counters) = snippet.what() {
             let effects = effects(&*snippet.0, &PointContext { counters, ..*at });
             live.gprs = live.gprs.union(effects.reads);
             live.flags |= effects.reads_flags;
@@ -150,7 +204,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                 flags |= code.flags;
                 stack |= code.stack;
             }
-            Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) => {}
+            Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) | Ready::Switched(..) => {}
         }
     }
     let keep_flags = flags && live.flags;
@@ -187,7 +241,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                 let _ = asm.inc_gs(*at);
             }
             Ready::Code(code) => asm.raw(&code.bytes),
-            Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) => {}
+            Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) | Ready::Switched(..) => {}
         }
     }
     if keep_flags {

@@ -47,6 +47,8 @@ pub enum Snippet {
     Callback {
         /// Address of the entry code, in the target.
         entry: Addr,
+        /// That for points at which a function begins: the direction flag is clear there (psABI x86-64, 3.2.1).
+        at_functions: Addr,
         /// First two quadwords of the record.
         payload: [u64; 2],
     },

@@ -100,7 +100,11 @@ fn snippet(engine: &mut Engine, what: &str) -> Snippet {
             flags: true,
             stack: false,
         }),
-        "callback" => Snippet::Callback { entry: Addr(0x7f00_2000_0000), payload: [0x1111, 0x2222] },
+        "callback" => Snippet::Callback {
+            entry: Addr(0x7f00_2000_0000),
+            at_functions: Addr(0x7f00_2000_1000),
+            payload: [0x1111, 0x2222],
+        },
         "gate" => Snippet::Gate,
         _ => panic!("unknown snippet {what}"),
     }

@@ -156,7 +156,8 @@ mod tests {
         let middle = Edit { at: Addr(0x1003), ..edit(&[0x90; 4], &[0xe9, 3, 4, 5], 1) };
         let inner = Edit { at: Addr(0x1007), ..edit(&[0x90; 5], &[0xe9, 6, 7, 8, 9], 1) };
         let states = states(&[outer, middle, inner]);
-        let heads: Vec<Vec<u8>> = states.iter().map(|state| state.iter().map(|bytes| bytes[0]).collect()).collect();
+        let heads: Vec<Vec<u8>> =
+            states.iter().map(|state| state.iter().map(|bytes| bytes[0]).collect()).collect();
         let expected = [
             vec![0x90, 0x90, 0x90],
             vec![0xcc, 0xcc, 0xcc],

@@ -242,7 +242,9 @@ fn a_gate_reports_and_goes_on_at_its_landing() {
     probe.install(&mut space);
     for hits in 1..4 {
         program.send();
-        assert!(matches!(event(&mut tracer), Event::Gate { pid: of, at, .. } if of == pid && at == program.answer));
+        assert!(
+            matches!(event(&mut tracer), Event::Gate { pid: of, at, .. } if of == pid && at == program.answer)
+        );
         assert_eq!(probe.hits(), hits - 1, "stopped at the landing");
         // It can be changed while it stands there.
         let code = space

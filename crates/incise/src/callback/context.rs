@@ -11,7 +11,8 @@ use incise_isa::native::Gpr;
 pub struct Context {
     /// General registers by hardware number: rax rcx rdx rbx rsp rbp rsi rdi r8 ... r15.
     pub gregs: [u64; 16],
-    /// rflags. CF PF AF ZF SF OF and DF are put back as the callback leaves them.
+    /// rflags; where a function begins, only CF PF AF ZF SF and OF are the program's. These and DF are put back as the
+    /// callback leaves them.
     pub flags: u64,
     /// Address of the probed instruction.
     pub rip: u64,

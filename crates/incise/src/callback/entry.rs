@@ -31,8 +31,8 @@ use super::guard::{MARK, NOT_NOW, is_over};
 /// place in each (ELF Handling For Thread-Local Storage, 4.3, initial exec).
 static ERRNO: AtomicU64 = AtomicU64::new(0);
 
-/// The entry that keeps `vector`.
-pub(super) fn of(vector: VectorState) -> unsafe extern "C" fn() {
+/// The entries that keep `vector`: for any point, and for those where a function begins.
+pub(super) fn of(vector: VectorState) -> [unsafe extern "C" fn(); 2] {
     let thread: u64;
     // SAFETY: the thread pointer points to itself (psABI x86-64, 3.4.2).
     unsafe { asm!("mov {}, fs:[0]", out(reg) thread, options(pure, readonly, nostack, preserves_flags)) };
@@ -40,11 +40,11 @@ pub(super) fn of(vector: VectorState) -> unsafe extern "C" fn() {
     let errno = unsafe { libc::__errno_location() } as u64;
     ERRNO.store(errno.wrapping_sub(thread), Ordering::Relaxed);
     match vector {
-        VectorState::None => entry_none,
-        VectorState::Sse => entry_sse,
-        VectorState::Avx if vector.register_len() == 64 => entry_avx_wide,
-        VectorState::Avx => entry_avx,
-        VectorState::Avx512 | VectorState::Full => entry_avx512,
+        VectorState::None => [entry_none, function_entry_none],
+        VectorState::Sse => [entry_sse, function_entry_sse],
+        VectorState::Avx if vector.register_len() == 64 => [entry_avx_wide, function_entry_avx_wide],
+        VectorState::Avx => [entry_avx, function_entry_avx],
+        VectorState::Avx512 | VectorState::Full => [entry_avx512, function_entry_avx512],
     }
 }
 
@@ -80,9 +80,44 @@ macro_rules! pop {
     };
 }
 
-/// Defines an entry. `$save` and `$restore` keep the vector registers at rsp, `$room` bytes below the frame.
+/// The flags go to rcx and to their place.
+macro_rules! take_flags {
+    // Functions expect to count upwards; with alignment checks on, they may fault.
+    (any) => {
+        concat!(
+            // A pop to memory takes longer.
+            "pushfq\n.cfi_adjust_cfa_offset 8\n",
+            "mov rcx, [rsp]\n",
+            "lea rsp, [rsp + 8]\n.cfi_adjust_cfa_offset -8\n",
+            "mov [rsp + 128], rcx\n",
+            "test ecx, {AC} + {DF}\n",
+            "jnz 8f\n",
+        )
+    };
+    // The direction flag is clear. IF and the bit that is always set stand for all that lahf does not tell.
+    (function) => {
+        concat!(
+            "lahf\n",
+            "seto al\n",
+            "movzx ecx, ah\n",
+            "movzx eax, al\n",
+            "shl eax, 11\n",
+            "lea ecx, [rcx + rax + 0x200]\n",
+            "mov [rsp + 128], rcx\n",
+        )
+    };
+}
+
+/// Defines the two entries. `$save` keeps the vector registers in a multiple of 64 bytes at rsp, `$restore` puts them back.
+macro_rules! entries {
+    ($name:ident, $function_name:ident, $($vectors:tt)*) => {
+        entry!($name, any, $($vectors)*);
+        entry!($function_name, function, $($vectors)*);
+    };
+}
+
 macro_rules! entry {
-    ($name:ident, $room:literal, [$($save:literal),*], [$($restore:literal),*]) => {
+    ($name:ident, $flags:ident, [$($save:literal),*], [$($restore:literal),*]) => {
         /// # Safety
         /// To be called by trampolines only; see the head of the file.
         #[unsafe(naked)]
@@ -100,41 +135,28 @@ macro_rules! entry {
                 ".cfi_adjust_cfa_offset 32",
                 push!("r15"), push!("r14"), push!("r13"), push!("r12"), push!("r11"), push!("r10"), push!("r9"),
                 push!("r8"), push!("rdi"), push!("rsi"), push!("rbp"),
-                "push rsp",
+                "lea rdi, [rsp + 256]",
+                "push rdi",
                 ".cfi_adjust_cfa_offset 8",
                 push!("rbx"), push!("rdx"), push!("rcx"), push!("rax"),
-                // A pop to memory takes longer.
-                "pushfq",
-                ".cfi_adjust_cfa_offset 8",
-                "mov rcx, [rsp]",
-                "lea rsp, [rsp + 8]",
-                ".cfi_adjust_cfa_offset -8",
-                "mov [rsp + 128], rcx",
-                // With alignment checks on, the reads below would fault; functions expect to count upwards.
-                "test ecx, {AC} + {DF}",
-                "jnz 8f",
+                take_flags!($flags),
                 "9:",
                 "mov rbx, rsp",
                 ".cfi_remember_state",
                 ".cfi_def_cfa_register rbx",
-                "lea rax, [rbx + 296]",
-                "mov [rbx + 32], rax",
                 // The record lies where the nop behind the call says.
                 "mov rdx, [rbx + 160]",
                 "movsxd rsi, dword ptr [rdx + 3]",
                 "add rsi, rdx",
                 "mov rax, [rsi + 16]",
                 "mov [rbx + 136], rax",
-                "xor eax, eax",
-                "sub rsp, {room}",
+                "mov qword ptr [rbx + 144], 0",
                 "and rsp, -64",
                 $($save,)*
-                "mov [rbx + 144], rax",
                 // One callback at a time: the guard holds the frame of the one that runs.
                 "mov r12, [rip + incise_callback_guard@GOTTPOFF]",
-                "mov r13, fs:[r12]",
                 "mov r14, rsi",
-                "test r13, r13",
+                "cmp qword ptr fs:[r12], 0",
                 "jnz 4f",
                 "5:",
                 "mov fs:[r12], rbx",
@@ -152,16 +174,16 @@ macro_rules! entry {
                 $($restore,)*
                 "mov rsp, rbx",
                 ".cfi_restore_state",
-                // sahf sets SF ZF AF PF CF from ah; 0x7f + 1 overflows. popfq costs ten times as much.
+                // sahf sets SF ZF AF PF CF from ah. Doubling overflows if bits 31 and 30 differ: OF and DF, which is clear.
+                // popfq costs ten times as much.
                 "mov rcx, [rsp + 128]",
-                "mov eax, ecx",
-                "shr eax, 11",
-                "and al, 1",
-                "mov ah, cl",
                 "test ecx, {DF} + {AC}",
                 "jnz 3f",
                 "2:",
-                "add al, 0x7f",
+                "mov eax, ecx",
+                "shl eax, 8",
+                "shl ecx, 20",
+                "add ecx, ecx",
                 "sahf",
                 ".cfi_remember_state",
                 pop!("rax"), pop!("rcx"), pop!("rdx"), pop!("rbx"),
@@ -177,10 +199,12 @@ macro_rules! entry {
                 "3:",
                 "pushfq",
                 ".cfi_adjust_cfa_offset 8",
-                "and ecx, {DF} + {AC}",
-                "or [rsp], rcx",
+                "mov eax, ecx",
+                "and eax, {DF} + {AC}",
+                "or [rsp], rax",
                 "popfq",
                 ".cfi_adjust_cfa_offset -8",
+                "and ecx, {NEITHER}",
                 "jmp 2b",
                 "8:",
                 "pushfq",
@@ -192,6 +216,7 @@ macro_rules! entry {
                 // A callback runs on this thread, it seems.
                 "4:",
                 ".cfi_def_cfa_register rbx",
+                "mov r13, fs:[r12]",
                 "cmp r13, {NOT_NOW}",
                 "je 7f",
                 "call {is_over}",
@@ -210,19 +235,19 @@ macro_rules! entry {
                 AC = const AC,
                 NEITHER = const !(AC + DF),
                 DF = const DF,
-                room = const $room,
             )
         }
     };
 }
 
-entry!(entry_none, 0, [], []);
+entries!(entry_none, function_entry_none, [], []);
 
-entry!(
+entries!(
     entry_sse,
-    320,
+    function_entry_sse,
     [
-        "mov rax, rsp",
+        "lea rsp, [rsp - 320]",
+        "mov [rbx + 144], rsp",
         "movaps [rsp + 0], xmm0",
         "movaps [rsp + 16], xmm1",
         "movaps [rsp + 32], xmm2",
@@ -262,11 +287,12 @@ entry!(
     ]
 );
 
-entry!(
+entries!(
     entry_avx,
-    576,
+    function_entry_avx,
     [
-        "mov rax, rsp",
+        "lea rsp, [rsp - 576]",
+        "mov [rbx + 144], rsp",
         "vmovaps [rsp + 0], ymm0",
         "vmovaps [rsp + 32], ymm1",
         "vmovaps [rsp + 64], ymm2",
@@ -308,11 +334,12 @@ entry!(
 
 // For code with instructions on ymm registers, where the processor has zmm registers: they change the upper halves
 // of zmm0-15.
-entry!(
+entries!(
     entry_avx_wide,
-    1088,
+    function_entry_avx_wide,
     [
-        "mov rax, rsp",
+        "lea rsp, [rsp - 1088]",
+        "mov [rbx + 144], rsp",
         "vmovaps [rsp + 0], zmm0",
         "vmovaps [rsp + 64], zmm1",
         "vmovaps [rsp + 128], zmm2",
@@ -352,11 +379,12 @@ entry!(
     ]
 );
 
-entry!(
+entries!(
     entry_avx512,
-    2176,
+    function_entry_avx512,
     [
-        "mov rax, rsp",
+        "lea rsp, [rsp - 2176]",
+        "mov [rbx + 144], rsp",
         "vmovaps [rsp + 0], zmm0",
         "vmovaps [rsp + 64], zmm1",
         "vmovaps [rsp + 128], zmm2",

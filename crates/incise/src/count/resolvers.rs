@@ -89,7 +89,8 @@ impl Resolvers {
 
     /// A thread is at one of the gates; `back` is what its stack pointer points to.
     pub(super) fn pass(&mut self, passage: &Passage, back: Option<Addr>) -> Passed {
-        let resolver = self.watched.iter().find(|(_, (at, _))| *at == passage.at).map(|(resolver, _)| *resolver);
+        let resolver =
+            self.watched.iter().find(|(_, (at, _))| *at == passage.at).map(|(resolver, _)| *resolver);
         let Some(resolver) = resolver else {
             let left = self.inside.remove(&passage.thread);
             if let Some(resolver) = left {

@@ -38,7 +38,8 @@ fn rounds(edits: &[Edit]) -> Vec<Round> {
         }
         (before != after).then_some(Step { at: edit.at.0, len: edit.old.len(), bytes })
     };
-    let between = |pair: &[rounds::State]| edits.iter().zip(pair[0].iter().zip(&pair[1])).filter_map(step).collect();
+    let between =
+        |pair: &[rounds::State]| edits.iter().zip(pair[0].iter().zip(&pair[1])).filter_map(step).collect();
     states.windows(2).map(between).collect()
 }
 
