@@ -20,7 +20,7 @@ use super::elf::{
 };
 use super::error::FileError;
 use super::frames::{Frames, frames};
-use super::payload::{Payload, cavity, gap, is_found, payload_address, place_payload, start, tables};
+use super::payload::{Payload, cavity, is_found, payload_address, place_payload, start, tables};
 use super::record::Record;
 use super::sections::{Layout, Part, Place, reserve_sections, write_sections};
 use crate::Landing;
@@ -199,7 +199,7 @@ fn append(
     let (address, offset) = place_payload(headers, file_len, end);
     let cavity =
         if is_found(headers, address, offset) { None } else { cavity(headers, out, table_len as u64) };
-    let table_end = if cavity.is_some() { 0 } else { table_len as u64 + gap(headers) };
+    let table_end = if cavity.is_some() { 0 } else { table_len as u64 };
     let mut payload = Payload { address, bytes: vec![0; table_end as usize] };
     payload.align();
     let config = tables(change, &mut payload, trap_header);

@@ -91,6 +91,8 @@ fn behind(headers: &Headers) -> u64 {
 
 /// The payload's offset in its page.
 fn into_page(headers: &Headers) -> u64 {
+    // As GNU strip does: without aligning it, and it complains of sections that would overlap the table.
+    const ALIGN: u64 = 4;
     let end = headers.loads().last().map_or(0, |last| last.offset + last.filesz);
     end.next_multiple_of(ALIGN) % PAGE
 }
@@ -107,13 +109,6 @@ fn same_place(headers: &Headers, offset: u64) -> u64 {
         Some(first) if asks(headers) => first.vaddr.wrapping_sub(first.offset).saturating_add(offset),
         _ => 0,
     }
-}
-
-/// Bytes between the program header table and what follows. GNU strip puts the table right behind the program's last
-/// segment, without aligning it, and complains of a section that would overlap it.
-pub(super) fn gap(headers: &Headers) -> u64 {
-    let end = headers.loads().last().map_or(0, |last| last.offset + last.filesz);
-    if end.is_multiple_of(ALIGN) { 0 } else { ALIGN }
 }
 
 /// The most zeros put before the payload so that address and offset agree.
