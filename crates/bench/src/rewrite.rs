@@ -23,7 +23,7 @@ use crate::table::Table;
 #[derive(Args)]
 pub(crate) struct Options {
     /// How often each program is started
-    #[arg(long, default_value_t = 51)]
+    #[arg(long, default_value_t = 101)]
     rounds: u32,
     /// One JSON object a line
     #[arg(long)]
