@@ -1,19 +1,26 @@
-//! Benchmarks: `cargo xtask bench hit`, `data`, `install`, `toggle`, `servers`, `blocks`, `parse` and `rewrite`.
+//! Benchmarks: `cargo xtask bench hit`, `data`, `install`, `toggle`, `servers`, `blocks`, `parse`, `rewrite` and `plan`.
 
 use std::ffi::OsString;
 
+use crate::plan;
 use crate::task::{self, Error};
 
 /// Which benchmark, and its arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `hit`, `data`, `install`, `toggle`, `servers`, `blocks` or `parse`, with their options; `--help` tells them.
+    /// `hit`, `data`, `install`, `toggle`, `servers`, `blocks` or `parse`, with their options, which `--help` tells; or
+    /// `plan` and a large program, gcc's compiler if there is none.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     arguments: Vec<OsString>,
 }
 
 /// Builds the benchmarks and runs one.
 pub fn run(args: &Args) -> Result<(), Error> {
+    if let [first, rest @ ..] = &*args.arguments
+        && first == "plan"
+    {
+        return plan::run(rest);
+    }
     // It runs the command itself.
     if args.arguments.first().is_some_and(|which| which == "servers") {
         task::run(task::cargo().args(["build", "--release", "--locked", "--quiet", "--package=incise-cli"]))?;

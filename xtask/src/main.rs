@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod generate;
 mod install;
+mod plan;
 mod task;
 mod test;
 

@@ -16,6 +16,8 @@ pub enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("cargo built no {0}")]
     NotBuilt(&'static str),
+    #[error("{0}")]
+    Output(String),
     #[error("tests failed")]
     Tests,
 }

@@ -258,6 +258,12 @@ pub struct CoverageArgs {
     /// Number of threads; all cores if not given. The plan is the same for any.
     #[arg(short = 'j', long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Plan the first N sites only.
+    #[arg(long, value_name = "N")]
+    pub first: Option<usize>,
+    /// Plan N of the sites, drawn at random but always the same, each as if it were the only one.
+    #[arg(long, value_name = "N")]
+    pub alone: Option<usize>,
     /// Print JSON Lines.
     #[arg(long)]
     pub json: bool,

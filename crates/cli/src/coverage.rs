@@ -65,6 +65,8 @@ fn one(args: &CoverageArgs, path: &Path, out: &mut dyn Write) -> Result<(), Fail
         traps: args.trap.into(),
         layout: args.engine.into(),
         threads: args.threads.unwrap_or_else(threads),
+        first: args.first,
+        alone: args.alone,
         progress: Some(&tell),
     };
     let planned = coverage(path, &binary.file, &options);

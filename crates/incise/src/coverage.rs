@@ -17,11 +17,11 @@ use incise_cfg::{Cfg, Options, ParseError, Parser};
 use incise_image::{Image, ImageError, LinkAddr};
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch, CommitError, Engine, Layout, Outcome, Place, Placement, Policy, Position, Refusal,
-    Snippet, Tactic, TrapPolicy,
+    Atomicity, Batch, CommitError, Engine, Entry, Layout, Outcome, Place, Placement, Policy, Position,
+    Refusal, Snippet, Tactic, TrapPolicy,
 };
-use incise_space::SpaceError;
 use incise_space::file::Loaded;
+use incise_space::{AddressSpace, SpaceError};
 
 use crate::point::PointKind;
 use crate::program::Program;
@@ -41,6 +41,11 @@ pub struct CoverageOptions<'o> {
     pub layout: Option<Layout>,
     /// Number of threads; the result is the same for any.
     pub threads: usize,
+    /// Only the first so many of the points are taken.
+    pub first: Option<usize>,
+    /// So many of the points are taken, drawn at random but always the same, and each is planned as if it were the only
+    /// one.
+    pub alone: Option<usize>,
     /// Called now and then, on any thread.
     pub progress: Option<&'o (dyn Fn(CoverageProgress) + Sync)>,
 }
@@ -48,7 +53,15 @@ pub struct CoverageOptions<'o> {
 impl Default for CoverageOptions<'_> {
     fn default() -> Self {
         let points = PointKind::BeforeInstruction;
-        CoverageOptions { points, traps: TrapPolicy::default(), layout: None, threads: 1, progress: None }
+        CoverageOptions {
+            points,
+            traps: TrapPolicy::default(),
+            layout: None,
+            threads: 1,
+            first: None,
+            alone: None,
+            progress: None,
+        }
     }
 }
 
@@ -79,7 +92,7 @@ pub struct Coverage {
     pub sites: Vec<CoverageSite>,
     /// How many functions they are in.
     pub functions: usize,
-    /// Mappings a process would gain.
+    /// Mappings a process would gain; for points that are planned alone the most that one takes.
     pub mappings: usize,
     /// Bytes of trampolines, a counter at each site included.
     pub trampoline_bytes: u64,
@@ -150,7 +163,11 @@ pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Resu
     let parsed = |done, of| told(CoverageProgress::Parsing(done, of));
     let parser = Parser::new(&image, file)?;
     let cfg = parser.parse(&Options { threads: options.threads, progress: Some(&parsed) })?;
-    let sites = sites(&cfg, &image, file, options.points);
+    let mut sites = sites(&cfg, &image, file, options.points);
+    sites.truncate(options.first.unwrap_or(usize::MAX));
+    if let Some(count) = options.alone {
+        draw(&mut sites, count);
+    }
     if sites.is_empty() {
         return Err(CoverageError::NoCode);
     }
@@ -162,6 +179,14 @@ pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Resu
     let parsing = began.elapsed();
     let program = Program::of_image(path, image, space.bias());
     program.learn_leads(0, &cfg);
+    let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };
+    if options.alone.is_some() {
+        let began = Instant::now();
+        let mut coverage = one_by_one(&space, &program, sites, (policy, options.layout))?;
+        (coverage.functions, coverage.parsing, coverage.planning) =
+            (functions.len(), parsing, began.elapsed());
+        return Ok(coverage);
+    }
     let mut engine = Engine::new();
     engine.set_threads(options.threads);
     engine.set_instrumentation(options.layout);
@@ -176,20 +201,15 @@ pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Resu
         before = Some(at);
     }
     let began = Instant::now();
-    let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };
     let report = engine.commit(&mut space, &program, &batch, policy).map_err(|error| match error {
         CommitError::Space(error) => error,
         // Refusals do not fail a transaction of this policy.
         other => SpaceError::system("planning", std::io::Error::other(other)),
     })?;
     let planning = space.planned().map_or_else(|| began.elapsed(), |end| end.duration_since(began));
-    let sites = sites.into_iter().zip(report.entries).map(|((addr, function), entry)| {
-        let outcome = match entry.outcome {
-            Outcome::Installed(tactic) => Ok(tactic),
-            Outcome::Refused(refusal) => Err(refusal),
-        };
-        CoverageSite { addr, function, outcome }
-    });
+    let sites = sites.into_iter().zip(report.entries);
+    let sites =
+        sites.map(|((addr, function), entry)| CoverageSite { addr, function, outcome: result(entry) });
     Ok(Coverage {
         sites: sites.collect(),
         functions: functions.len(),
@@ -198,6 +218,61 @@ pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Resu
         parsing,
         planning,
     })
+}
+
+fn result(entry: Entry) -> Result<Tactic, Refusal> {
+    match entry.outcome {
+        Outcome::Installed(tactic) => Ok(tactic),
+        Outcome::Refused(refusal) => Err(refusal),
+    }
+}
+
+/// Leaves `count` of `all`, still ascending.
+fn draw<T>(all: &mut Vec<T>, count: usize) {
+    let mut state = 0u64;
+    let mut random = || {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    };
+    let (mut left, mut wanted) = (all.len() as u64, count as u64);
+    all.retain(|_| {
+        let take = random() % left < wanted;
+        left -= 1;
+        wanted -= u64::from(take);
+        take
+    });
+}
+
+/// A plan for each of `sites` alone.
+fn one_by_one(
+    space: &Loaded<'_>,
+    program: &Program,
+    sites: Vec<(LinkAddr, LinkAddr)>,
+    (policy, layout): (Policy, Option<Layout>),
+) -> Result<Coverage, CoverageError> {
+    let (map, features, bias) = (space.mappings()?, space.features(), space.bias());
+    let memory = |at, into: &mut [u8]| space.read(at, into).is_ok();
+    let (mut done, mut mappings, mut bytes) = (Vec::with_capacity(sites.len()), 0, 0);
+    for (addr, function) in sites {
+        let mut engine = Engine::new();
+        engine.set_instrumentation(layout);
+        let mut batch = Batch::default();
+        batch.insert(Addr(addr.0 + bias), Snippet::Counter(engine.counter()), Position::Last);
+        // Refusals do not fail a transaction of this policy.
+        let Ok(report) = engine.plan(&memory, &map, program, &batch, policy, features) else { continue };
+        mappings = mappings.max(report.mappings);
+        bytes += report.trampoline_bytes;
+        done.extend(report.entries.into_iter().map(|entry| CoverageSite {
+            addr,
+            function,
+            outcome: result(entry),
+        }));
+    }
+    let (parsing, planning) = (Duration::ZERO, Duration::ZERO);
+    Ok(Coverage { sites: done, functions: 0, mappings, trampoline_bytes: bytes, parsing, planning })
 }
 
 /// The points, ascending, each with the entry of a function it is in.

@@ -297,6 +297,13 @@ impl Facts for Program {
         entries
     }
 
+    /// Compilers tell unwinders where functions begin.
+    fn begins(&self, at: Addr) -> bool {
+        let Some(module) = self.module_at(at) else { return false };
+        let ranges = module.image.unwind_functions();
+        module.to_link(at).is_some_and(|link| ranges.binary_search_by_key(&link, |range| range.start).is_ok())
+    }
+
     fn leads(&self, range: Range<Addr>, jumps: bool) -> Vec<Addr> {
         let index = self.text.partition_point(|(text, _)| text.end <= range.start);
         let Some((_, index)) = self.text.get(index) else { return Vec::new() };

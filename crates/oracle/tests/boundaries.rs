@@ -67,6 +67,13 @@ fn functions_that_run_as_copies_are_as_good() {
 }
 
 #[test]
+fn what_surrounds_lone_probes_is_as_good() {
+    for (number, path) in programs().enumerate() {
+        try_out(&path, &Options { every: 13, ..options(1, 0xC0 + number as u64) });
+    }
+}
+
+#[test]
 fn the_landings_of_traps_are_as_good() {
     for path in programs().take(2) {
         try_out(&path, &Options { traps: TrapPolicy::Force, ..options(1, 7) });

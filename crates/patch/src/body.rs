@@ -7,9 +7,10 @@ use incise_isa::native::{
 };
 use incise_space::Features;
 
+use crate::assemble::{Built, displace, distance};
 use crate::code::{Code, LOOKAHEAD};
 use crate::generate::PointContext;
-use crate::group::{Built, Head, Heads, Mark, Marks, displace, distance};
+use crate::group::{Head, Heads, Mark, Marks};
 use crate::literals::Literals;
 use crate::lower::{Ready, Snippets, in_reach, lower, with_read};
 use crate::placement::Placement;
@@ -36,7 +37,7 @@ pub(crate) enum Failure {
 /// The trampoline of a region at a place.
 pub(crate) struct Body {
     pub built: Built,
-    /// For each call that is retargeted: its index and the offset of its thunk.
+    /// For each call with snippets: its index and the offset of its thunk.
     pub thunks: Vec<(u32, u32)>,
 }
 
@@ -208,10 +209,11 @@ impl Maker<'_, '_> {
         for index in calls {
             let insn = &region.members[index].insn;
             let fail = |refusal| Failure::Member(index, refusal);
-            let thunk = asm.bytes().len() as u32;
-            marks.push(Mark { offset: thunk, head: index as u32 });
-            thunks.push((index as u32, thunk));
-            if let Some(here) = (self.snippets)(insn.addr()) {
+            let mut target = insn.flow().target().unwrap_or(insn.end());
+            if let Some(here) = (self.snippets)(insn.addr()).filter(|_| region.members[index].probed) {
+                let thunk = asm.bytes().len() as u32;
+                marks.push(Mark { offset: thunk, head: index as u32 });
+                thunks.push((index as u32, thunk));
                 self.check_reach(&asm, insn, here).map_err(fail)?;
                 let ways = here.ways.iter().map(|(_, sequence)| sequence);
                 for sequence in std::iter::once(&here.before).chain(ways) {
@@ -225,13 +227,14 @@ impl Maker<'_, '_> {
                     };
                     lower(&mut asm, sequence, point, &mut literals).map_err(fail)?;
                 }
+                asm.jump(target);
+                target = at + u64::from(thunk);
             }
-            asm.jump(insn.flow().target().unwrap_or(insn.end()));
             // A thread that meets a trap at the call while it is changed still has to make it.
             let landing = asm.bytes().len() as u32;
             marks.push(Mark { offset: landing, head: index as u32 });
             let features = Features { shadow_stack: false, ..self.features };
-            asm = displace(asm, insn, &|_| at + u64::from(thunk), features).map_err(fail)?;
+            asm = displace(asm, insn, &|_| target, features).map_err(fail)?;
             heads[index] = Head { landing, copied: distance(landing, &asm) as u8, ..heads[index] };
         }
         let mut found = Stubs::new();

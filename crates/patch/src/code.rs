@@ -16,8 +16,8 @@ use crate::group::Group;
 use crate::hazard::{SHORT_REACH, near_branches, short_branches};
 use crate::tactic::Refusal;
 
-/// Facts about the program that planning cannot see in the bytes. All of them only help: a wrong one costs
-/// speed, never correctness.
+/// Facts about the program that planning cannot see in the bytes. All but [`begins`](Self::begins) only help: a wrong
+/// one costs speed, never correctness.
 pub trait Facts: Sync {
     /// The function that holds `at`, as far as it is known.
     fn function(&self, at: Addr) -> Option<Range<Addr>>;
@@ -34,6 +34,11 @@ pub trait Facts: Sync {
     }
     /// Whether the program copies the code at `at` and runs the copy.
     fn is_copied(&self, at: Addr) -> bool;
+    /// Whether an instruction of the program certainly begins at `at`. Unlike all other facts this one is relied on: code behind
+    /// it may be displaced that nobody asked for.
+    fn begins(&self, _at: Addr) -> bool {
+        false
+    }
     /// Addresses in `range` to which control comes in ways that the code does not show: targets of jumps through tables,
     /// and where exceptions are caught. In any order, perhaps more than once. `jumps` tells that there are indirect jumps
     /// in the range, so that it is worth while to find out.

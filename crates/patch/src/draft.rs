@@ -31,10 +31,10 @@ pub(crate) type Instances = SmallVec<[Instance; 1]>;
 /// The wanted instances of every head that a batch touches.
 #[derive(Default)]
 pub(crate) struct Draft {
-    /// Ascending.
+    /// Ascending, once the draft is made.
     pub lists: Vec<(Addr, Instances)>,
-    /// Where in `lists` a head is.
-    index: FxHashMap<Addr, u32>,
+    /// Where in `lists` a head is, while the draft is made and heads have come out of order.
+    index: Option<FxHashMap<Addr, u32>>,
     /// The head of each insertion of the batch.
     placed: Vec<Result<Addr, Refusal>>,
 }
@@ -44,7 +44,6 @@ impl Draft {
         let mut draft = Draft::default();
         let heads = batch.insertions.len() + batch.removals.len();
         draft.lists.reserve(heads);
-        draft.index.reserve(heads);
         draft.placed.reserve(batch.insertions.len());
         for (id, place, snippet, position) in &batch.insertions {
             let (at, found) = (place.at, head_of(engine, code, place));
@@ -74,17 +73,16 @@ impl Draft {
                 (instance.enabled, instance.switch) = (*enabled, *switch);
             }
         }
-        if !draft.lists.is_sorted_by_key(|(head, _)| *head) {
+        if draft.index.take().is_some() {
             draft.lists.sort_by_key(|(head, _)| *head);
-            draft.index = draft.lists.iter().zip(0..).map(|((head, _), index)| (*head, index)).collect();
         }
         draft
     }
 
     /// The wanted instances at a head, if the batch touches it.
     pub(crate) fn at(&self, head: Addr) -> Option<&[Instance]> {
-        let index = *self.index.get(&head)?;
-        Some(&self.lists[index as usize].1)
+        let index = self.lists.binary_search_by_key(&head, |(head, _)| *head).ok()?;
+        Some(&self.lists[index].1)
     }
 
     fn list_of(
@@ -105,18 +103,40 @@ impl Draft {
 
     /// The instances at a head: those that were there, unless other code is there now.
     fn list_at(&mut self, engine: &Engine, code: &Code, head: Addr) -> &mut Instances {
-        let index = *self.index.entry(head).or_insert_with(|| {
+        let last = self.lists.last().map(|(last, _)| *last);
+        if last == Some(head) {
+            let last = self.lists.len() - 1;
+            return &mut self.lists[last].1;
+        }
+        if self.index.is_none() && last > Some(head) {
+            self.index = Some(self.lists.iter().zip(0..).map(|((head, _), index)| (*head, index)).collect());
+        }
+        let next = self.lists.len() as u32;
+        let index = match &mut self.index {
+            Some(index) => *index.entry(head).or_insert(next),
+            None => next,
+        };
+        if index == next {
             let present = engine.instances.get(&head).filter(|_| !code.lost.contains(&head));
             self.lists.push((head, present.cloned().unwrap_or_default()));
-            self.lists.len() as u32 - 1
-        });
+        }
         &mut self.lists[index as usize].1
     }
 
     /// What became of every insertion, and of older instances that had to go.
     pub(crate) fn report(&self, engine: &Engine, batch: &Batch, plan: &Plan) -> Report {
         let refused: FxHashMap<Addr, &Refusal> = plan.refused.iter().map(|(at, why)| (*at, why)).collect();
-        let carried: FxHashMap<Addr, Tactic> = plan.carried.iter().copied().collect();
+        let mut carried: Vec<(Addr, Tactic)> = plan.carried.clone();
+        // A few ascending runs one after the other: cheap for a stable sort.
+        carried.sort_by_key(|(at, _)| *at);
+        let carried = |head: Addr| {
+            // The last one told counts.
+            let end = carried.partition_point(|(at, _)| *at <= head);
+            end.checked_sub(1)
+                .map(|index| &carried[index])
+                .filter(|(at, _)| *at == head)
+                .map(|(_, tactic)| tactic)
+        };
         let mut entries: Vec<Entry> = Vec::with_capacity(batch.insertions.len());
         for ((id, place, ..), head) in batch.insertions.iter().zip(&self.placed) {
             let outcome = match head {
@@ -125,7 +145,7 @@ impl Draft {
                     let list = self.at(*head).unwrap_or_default();
                     // Inserted and removed in one batch.
                     let Some(instance) = list.iter().find(|instance| instance.id == *id) else { continue };
-                    match (refused.get(head), carried.get(head)) {
+                    match (refused.get(head), carried(*head)) {
                         (None, Some(tactic)) => Outcome::Installed(*tactic),
                         (Some(refusal), _) => Outcome::Refused((*refusal).clone()),
                         (None, None) if !instance.enabled => Outcome::Installed(Tactic::Nop),

@@ -5,8 +5,12 @@
 //! reaches into a call or another springboard, those bytes become part of its displacement; the call's own
 //! displacement is chosen afterwards, so that both lead somewhere. Where the address is bound, a stub lies there.
 
+use std::ops::Range;
+
 use incise_isa::Addr;
 use incise_isa::native::{Bound, Flow, SPRINGBOARD_LEN, Springboard, TRAP};
+
+use incise_space::Features;
 
 use crate::body::Body;
 use crate::code::Code;
@@ -20,7 +24,7 @@ use crate::trampolines::Trampolines;
 
 /// What becomes of one byte of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Byte {
+pub(crate) enum Byte {
     /// It stays, or is decided: `Field::new` has it.
     Is,
     /// A displaced instruction begins here; the byte may become a trap.
@@ -31,9 +35,6 @@ enum Byte {
     Displacement,
 }
 
-/// The topmost displacement byte of jumps that are to be reached into: that of the arena.
-const TOP: u8 = TRAP;
-
 /// Springboards of one region.
 pub(crate) struct Entries<'a> {
     pub region: &'a Region,
@@ -41,16 +42,19 @@ pub(crate) struct Entries<'a> {
     pub trampoline: Addr,
     pub memory: &'a mut Memory,
     pub code: &'a mut Trampolines,
-    /// Few pages count more than quick planning.
-    pub packed: bool,
-    original: Vec<u8>,
-    new: Vec<u8>,
-    bytes: Vec<Byte>,
+    pub features: Features,
+    /// The topmost displacement byte of jumps that are to be reached into: that of an arena.
+    top: u8,
+    pub original: Vec<u8>,
+    pub new: Vec<u8>,
+    pub bytes: Vec<Byte>,
     /// By member: whether control comes there from elsewhere.
-    entered: Vec<bool>,
+    pub entered: Vec<bool>,
     /// By member: how it was patched, if more than by a cold trap.
-    tactics: Vec<Option<Tactic>>,
+    pub tactics: Vec<Option<Tactic>>,
     stubs: Vec<(Addr, u32)>,
+    /// Jumps inside displaced instructions, each with the index of the member it is for.
+    pub slots: Vec<(Addr, u32)>,
 }
 
 /// Whether the code between a member and the one before it goes on to it, as far as can be told.
@@ -74,7 +78,7 @@ impl<'a> Entries<'a> {
         body: &'a Body,
         trampoline: Addr,
         (code, memory, trampolines): (&Code, &'a mut Memory, &'a mut Trampolines),
-        packed: bool,
+        features: Features,
     ) -> Entries<'a> {
         let len = region.extent.end.offset_from(region.extent.start) as usize;
         let original = code.original(region.extent.start)[..len].to_vec();
@@ -95,15 +99,17 @@ impl<'a> Entries<'a> {
             region,
             body,
             trampoline,
-            memory,
             code: trampolines,
-            packed,
+            features,
+            top: memory.topmost(region.extent.start).unwrap_or(TRAP),
             new: original.clone(),
             original,
             bytes,
             entered: vec![false; count],
             tactics: vec![None; count],
+            memory,
             stubs: Vec::new(),
+            slots: Vec::new(),
         }
     }
 
@@ -211,6 +217,7 @@ impl<'a> Entries<'a> {
             trampoline: self.trampoline,
             len: self.body.built.code.len() as u32,
             stubs: self.stubs.into_iter().collect(),
+            slots: self.slots.into_iter().collect(),
             marks: self.body.built.marks.clone(),
             faults: self.body.built.faults.clone(),
             switches: self.body.built.switches.clone(),
@@ -218,7 +225,7 @@ impl<'a> Entries<'a> {
         }
     }
 
-    fn offset(&self, index: usize) -> usize {
+    pub(crate) fn offset(&self, index: usize) -> usize {
         self.region.members[index].insn.addr().offset_from(self.region.extent.start) as usize
     }
 
@@ -251,7 +258,7 @@ impl<'a> Entries<'a> {
         if jump.is_some_and(|(jump, tactic)| self.put(index, &jump, tactic)) {
             return;
         }
-        if member.probed {
+        if member.probed && !self.evict(index) {
             self.set_trap(index);
             self.tactics[index] = Some(Tactic::Trap);
         }
@@ -259,26 +266,35 @@ impl<'a> Entries<'a> {
 
     /// Puts a jump in place, and gives calls that it reaches into a thunk that suits it. If there is none, nothing is
     /// done.
-    fn put(&mut self, index: usize, jump: &[u8; SPRINGBOARD_LEN], tactic: Tactic) -> bool {
+    pub(crate) fn put(&mut self, index: usize, jump: &[u8; SPRINGBOARD_LEN], tactic: Tactic) -> bool {
         let at = self.offset(index);
         let range = at..at + SPRINGBOARD_LEN;
         let (new, bytes) = (self.new[range.clone()].to_vec(), self.bytes[range.clone()].to_vec());
         self.new[range.clone()].copy_from_slice(jump);
         self.bytes[range.clone()].fill(Byte::Is);
-        let behind = index + 1..(index + SPRINGBOARD_LEN).min(self.region.members.len());
-        for call in behind.filter(|&member| self.region.members[member].kind == Kind::Call) {
-            if range.contains(&self.offset(call)) && self.tactics[call].is_none() && !self.retarget(call) {
-                self.new[range.clone()].copy_from_slice(&new);
-                self.bytes[range].copy_from_slice(&bytes);
-                return false;
-            }
+        if !self.retarget_in(range.clone(), index) {
+            self.new[range.clone()].copy_from_slice(&new);
+            self.bytes[range].copy_from_slice(&bytes);
+            return false;
         }
         self.tactics[index] = Some(tactic);
         true
     }
 
+    /// Gives calls behind member `index` whose first byte is in `range`, which is decided, a thunk that suits it. Returns
+    /// whether there is one for each.
+    pub(crate) fn retarget_in(&mut self, range: Range<usize>, index: usize) -> bool {
+        let behind = index + 1..(index + SPRINGBOARD_LEN).min(self.region.members.len());
+        for call in behind.filter(|&member| self.region.members[member].kind == Kind::Call) {
+            if range.contains(&self.offset(call)) && self.tactics[call].is_none() && !self.retarget(call) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// The jump to `landing`, perhaps by a stub.
-    fn jump(&mut self, index: usize, landing: Addr) -> Option<([u8; SPRINGBOARD_LEN], Tactic)> {
+    pub(crate) fn jump(&mut self, index: usize, landing: Addr) -> Option<([u8; SPRINGBOARD_LEN], Tactic)> {
         let (site, at) = (self.region.members[index].insn.addr(), self.offset(index));
         let (board, tactic) = self.board(index, site, at)?;
         if board.freedom() == 32
@@ -292,9 +308,22 @@ impl<'a> Entries<'a> {
 
     /// What the bytes of a jump at a member have to be.
     fn board(&self, index: usize, site: Addr, at: usize) -> Option<(Springboard, Tactic)> {
-        let mut bounds = [Bound::Free; SPRINGBOARD_LEN - 1];
+        let bounds = self.bounds(site, at)?;
         let mut tactic = Tactic::Jump;
         let own = self.region.members[index].insn.len();
+        for bound in &bounds[(own - 1).min(bounds.len())..] {
+            tactic = match (*bound, tactic) {
+                (Bound::Trap, Tactic::Jump) => Tactic::Group,
+                (Bound::Is(_), _) => Tactic::Pun,
+                (_, tactic) => tactic,
+            };
+        }
+        Some((Springboard::bound(site, bounds), tactic))
+    }
+
+    /// What the displacement of a jump at `site`, `at` bytes behind the beginning, has to be; nothing if none may be there.
+    pub(crate) fn bounds(&self, site: Addr, at: usize) -> Option<[Bound; SPRINGBOARD_LEN - 1]> {
+        let mut bounds = [Bound::Free; SPRINGBOARD_LEN - 1];
         for (i, bound) in bounds.iter_mut().enumerate() {
             let byte = at + 1 + i;
             *bound = match self.bytes.get(byte)? {
@@ -308,13 +337,6 @@ impl<'a> Entries<'a> {
                     Bound::Trap
                 }
             };
-            if i + 1 >= own {
-                tactic = match (*bound, tactic) {
-                    (Bound::Trap, Tactic::Jump) => Tactic::Group,
-                    (Bound::Is(_), _) => Tactic::Pun,
-                    (_, tactic) => tactic,
-                };
-            }
         }
         // An entry closely before this one reaches into it: it needs a topmost byte that leads to memory of ours.
         let before = (1..SPRINGBOARD_LEN - 1).find(|before| {
@@ -325,16 +347,16 @@ impl<'a> Entries<'a> {
         if let Some(distance) = before {
             let top = &mut bounds[SPRINGBOARD_LEN - 2 - distance];
             if *top == Bound::Free {
-                *top = Bound::Is(TOP);
+                *top = Bound::Is(self.top);
             }
         }
-        Some((Springboard::bound(site, bounds), tactic))
+        Some(bounds)
     }
 
     /// A jump to `target` at a place that `board` reaches.
-    fn stub(&mut self, board: &Springboard, target: Addr, index: usize) -> Option<Addr> {
+    pub(crate) fn stub(&mut self, board: &Springboard, target: Addr, index: usize) -> Option<Addr> {
         let len = SPRINGBOARD_LEN as u64;
-        let at = if self.packed {
+        let at = if self.features.packed {
             self.memory.allocate_packed(board, len)
         } else {
             self.memory.allocate(board.placements(), len)
@@ -378,12 +400,16 @@ impl<'a> Entries<'a> {
         new
     }
 
-    /// Makes a call go to its thunk, perhaps by a stub that suits a springboard which reaches into the call. Returns
-    /// whether that is possible.
+    /// Makes a call go to its thunk, or one without snippets to its target, perhaps by a stub that suits a springboard
+    /// which reaches into the call. Returns whether that is possible.
     fn retarget(&mut self, index: usize) -> bool {
         let thunk = self.body.thunks.binary_search_by_key(&(index as u32), |(call, _)| *call);
-        let Ok(thunk) = thunk.map(|found| self.trampoline + u64::from(self.body.thunks[found].1)) else {
-            return false;
+        let thunk = match thunk {
+            Ok(found) => self.trampoline + u64::from(self.body.thunks[found].1),
+            Err(_) => match self.region.members[index].insn.flow().target() {
+                Some(target) => target,
+                None => return false,
+            },
         };
         let (site, at) = (self.region.members[index].insn.addr(), self.offset(index));
         let mut bounds = [Bound::Free; SPRINGBOARD_LEN - 1];

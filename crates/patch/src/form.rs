@@ -9,12 +9,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::body::estimate;
 use crate::code::{AROUND, Code};
-use crate::group::{Board, Group, Shape, shape, trap};
+use crate::group::Group;
 use crate::instrumentation::{Layout, ProbedFunction};
 use crate::lower::{Ready, Snippets};
 use crate::memory::Memory;
 use crate::plan::Input;
 use crate::region::Region;
+use crate::shape::{Board, Shape, shape, trap};
 use crate::tactic::{Obstacle, Refusal, TrapPolicy};
 
 /// Groups that shall come, and those that have to go for them.
@@ -174,7 +175,11 @@ impl<'a> Former<'_, 'a> {
             Ok(shape) => shape.board == Board::Trap,
             Err(refusal) => matches!(refusal, Refusal::TrapForbidden { .. }),
         };
-        if is_trap && policy != TrapPolicy::Force && self.form_region(head, &Region::alone) {
+        let within = shapes.max(regions).unwrap_or(Addr(0))..Addr(u64::MAX);
+        let around = |code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>| {
+            Region::alone(code, head, wanted, within.clone())
+        };
+        if is_trap && policy != TrapPolicy::Force && self.form_region(head, &around) {
             return;
         }
         let shape = match formed {

@@ -7,7 +7,9 @@
 
 #![deny(unsafe_code)]
 
+mod alone;
 mod arena;
+mod assemble;
 mod body;
 mod code;
 mod data;
@@ -15,6 +17,7 @@ mod draft;
 mod edits;
 mod engine;
 mod entries;
+mod evict;
 mod form;
 mod generate;
 mod generated;
@@ -31,6 +34,7 @@ mod plan;
 mod region;
 mod regions;
 mod report;
+mod shape;
 mod snippet;
 mod tactic;
 mod trampolines;

@@ -102,6 +102,22 @@ impl Memory {
         wanted
     }
 
+    /// The topmost byte of the displacements that lead from around `site` into most of an arena.
+    pub(crate) fn topmost(&self, site: Addr) -> Option<u8> {
+        const WINDOW: i64 = 1 << 24;
+        let window = |arena: &Arena| {
+            let (start, end) = (arena.range().start.offset_from(site), arena.range().end.offset_from(site));
+            // Arenas that are made for trampolines hold one window at least, but seldom begin with it.
+            let first = start.div_euclid(WINDOW);
+            let windows = [first, first + 1].into_iter().filter(|top| i8::try_from(*top).is_ok());
+            windows
+                .map(|top| ((end.min((top + 1) * WINDOW) - start.max(top * WINDOW)).max(0), top as u8))
+                .max()
+        };
+        let best = self.arenas.iter().filter_map(window).max_by_key(|(room, _)| *room)?;
+        (best.0 > 0).then_some(best.1)
+    }
+
     /// Where the trampoline of `board` has to lie, if no arena is there.
     pub(crate) fn unserved(&self, board: &Springboard) -> Option<Range<Addr>> {
         let place = board.placements().next()?;

@@ -2,19 +2,23 @@
 //! a plan out.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
 use incise_space::{Edit, Features};
 use rustc_hash::FxHashMap;
 
+use crate::assemble::{Built, build, estimate};
 use crate::code::Code;
 use crate::edits::edits;
 use crate::form::Formed;
-use crate::group::{Board, Built, Group, Shape, build, estimate};
+use crate::group::Group;
 use crate::instrumentation::Instrumentation;
 use crate::lower::Snippets;
 use crate::memory::Memory;
+use crate::region::Region;
+use crate::shape::{Board, Shape};
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 use crate::trampolines::Trampolines;
 
@@ -58,11 +62,12 @@ pub(crate) fn place(input: &Input, formed: Formed, memory: &mut Memory) -> Plan 
     let mut plan = Plan { removed, refused, ..Plan::default() };
     plan.added.reserve(shapes.len());
     plan.carried.reserve(shapes.len());
-    let mut placer = Placer { input, wanted: &wanted, memory, plan };
+    let mut placer = Placer { input, wanted: &wanted, memory, plan, failed: Vec::new() };
     for index in most_constrained_first(&shapes) {
         placer.place(&shapes[index]);
     }
     placer.place_regions(&mut regions);
+    placer.rescue(&shapes, &regions);
     let mut plan = placer.plan;
     plan.added.sort_by_key(|group| group.start);
     plan.code.sort();
@@ -97,6 +102,8 @@ pub(crate) struct Placer<'i, 'a> {
     pub(crate) wanted: &'i FxHashMap<Addr, Snippets>,
     pub(crate) memory: &'i mut Memory,
     pub(crate) plan: Plan,
+    /// Probed heads of shapes that found no place.
+    failed: Vec<Addr>,
 }
 
 impl Placer<'_, '_> {
@@ -107,13 +114,53 @@ impl Placer<'_, '_> {
         match self.place_once(shape) {
             Ok(()) => self.plan.carried.extend(probed.map(|at| (at, shape.tactic))),
             Err(_) if shape.board != Board::Trap => {
-                // One instruction that cannot move, or no place: every probed head gets its own trap.
-                for at in probed {
-                    self.place_trap(at);
-                }
+                // One instruction that cannot move, or no place.
+                self.failed.extend(probed);
             }
             Err(refusal) => self.plan.refused.extend(probed.map(|at| (at, refusal.clone()))),
         }
+    }
+
+    /// Forms regions around the heads of shapes that found no place, as far as what was formed leaves room for them; the
+    /// others get traps, each its own.
+    fn rescue(&mut self, shapes: &[Shape], regions: &[Region]) {
+        let mut failed = std::mem::take(&mut self.failed);
+        failed.sort_unstable();
+        let gone =
+            |shape: &&Shape| !shape.insns.iter().any(|insn| failed.binary_search(&insn.addr()).is_ok());
+        let mut taken: Vec<Range<Addr>> = shapes.iter().filter(gone).map(Shape::extent).collect();
+        taken.extend(regions.iter().map(|region| region.extent.clone()));
+        taken.sort_unstable_by_key(|extent| extent.start);
+        let mut rescued: Vec<Region> = Vec::new();
+        for &head in &failed {
+            let before = rescued.last().map_or(Addr(0), |region| region.extent.end);
+            if head < before {
+                continue;
+            }
+            let within = self.room_around(head, &taken);
+            let within = within.start.max(before)..within.end;
+            match Region::alone(self.input.code, head, self.wanted, within) {
+                Some(region) if self.input.policy != TrapPolicy::Force => rescued.push(region),
+                _ => self.place_trap(head),
+            }
+        }
+        self.place_regions(&mut rescued);
+    }
+
+    /// What is around `head` and belongs to no group, and to none of `taken`.
+    fn room_around(&self, head: Addr, taken: &[Range<Addr>]) -> Range<Addr> {
+        let next = taken.partition_point(|extent| extent.start <= head);
+        let mut start = next.checked_sub(1).map_or(Addr(0), |before| taken[before].end);
+        let mut end = taken.get(next).map_or(Addr(u64::MAX), |after| after.start);
+        let stays = |group: &&Group| self.plan.removed.binary_search(&group.start).is_err();
+        let groups = self.input.groups;
+        if let Some(group) = groups.range(..=head).map(|(_, group)| group).rev().find(stays) {
+            start = start.max(group.extent.end);
+        }
+        if let Some(group) = groups.range(head + 1..).map(|(_, group)| group).find(stays) {
+            end = end.min(group.extent.start);
+        }
+        start..end
     }
 
     fn place_trap(&mut self, at: Addr) {

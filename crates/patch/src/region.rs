@@ -12,9 +12,9 @@ use incise_isa::native::{Bound, Flow, Insn, SPRINGBOARD_LEN, Springboard, TRAP};
 use rustc_hash::FxHashMap;
 
 use crate::code::Code;
-use crate::group::overlapping;
 use crate::lower::{Ready, Snippets};
 use crate::placement::Placement;
+use crate::shape::overlapping;
 
 /// Fewer probed heads than this are no region.
 const PROBED_MIN: usize = 2;
@@ -28,7 +28,8 @@ pub(crate) const INSNS_MAX: usize = 8192;
 pub(crate) enum Kind {
     /// It runs in the trampoline.
     Displaced,
-    /// A direct call, which stays and goes to a thunk in the trampoline: its snippets, then its target.
+    /// A direct call, which stays and goes to a thunk in the trampoline: its snippets, then its target. Without snippets
+    /// it changes only where a springboard reaches into it.
     Call,
 }
 
@@ -105,23 +106,17 @@ impl Region {
 
     /// The region that begins at `head`, if enough is probed there.
     pub(crate) fn gather(code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>) -> Option<Region> {
-        Region::gather_with(code, head, wanted, (PROBED_MIN, SPRINGBOARD_LEN as u64))
+        Region::gather_with(code, head, wanted, (PROBED_MIN, SPRINGBOARD_LEN as u64, Addr(u64::MAX)))
     }
 
-    /// The same for a head where no springboard fits otherwise: what surrounds it comes along without probes, so that
-    /// branches among it stay inside.
-    pub(crate) fn alone(code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>) -> Option<Region> {
-        Region::gather_with(code, head, wanted, (1, GAP))
-    }
-
-    /// A region with at least so many probed heads, and so many bytes from the last one on.
-    fn gather_with(
+    /// A region with at least so many probed heads, and so many bytes from the last one on, that ends somewhere.
+    pub(crate) fn gather_with(
         code: &Code,
         head: Addr,
         wanted: &FxHashMap<Addr, Snippets>,
-        (least, room): (usize, u64),
+        (least, room, last): (usize, u64, Addr),
     ) -> Option<Region> {
-        let limit = code.facts.function(head).map_or(Addr(u64::MAX), |function| function.end);
+        let limit = code.facts.function(head).map_or(last, |function| function.end.min(last));
         let mut members: Vec<Member> = Vec::new();
         // Instructions without probes since the last with one; they come along if they are few.
         let mut gap = Gap::default();
@@ -138,9 +133,7 @@ impl Region {
                 is_movable(code, &insn) && (snippets.is_some() || insn.behind_prefixes().next().is_none());
             match snippets {
                 Some(snippets) if movable && !snippets.before.contains(&Ready::Gate) => {
-                    if !gap.stays {
-                        members.append(&mut gap.insns);
-                    }
+                    gap.join(&mut members);
                     gap = Gap { ended: !insn.flow().falls_through(), ..Gap::default() };
                     let kind = kind(&insn, snippets);
                     let rigid = overlapping(code, &insn).is_some();
@@ -164,7 +157,7 @@ impl Region {
         if probed < least {
             return None;
         }
-        let end = append_room(&mut members, gap, code, wanted, room);
+        let end = append_room(&mut members, gap, code, wanted, (room, last));
         let extent = members.first()?.insn.addr()..end;
         Some(Region { members, extent, whole: false })
     }
@@ -173,10 +166,10 @@ impl Region {
 /// Instructions without probes, behind one with.
 #[derive(Default)]
 pub(crate) struct Gap {
-    /// Those before the first that has to stay.
+    /// Those before the first that has to stay, and that one if it is a call.
     insns: Vec<Member>,
     len: u64,
-    /// One of them has to stay: then none comes along.
+    /// One of them has to stay: then only those come along that a springboard before them covers.
     stays: bool,
     /// A path has ended: what is behind may be data.
     ended: bool,
@@ -186,13 +179,26 @@ impl Gap {
     fn push(&mut self, insn: Insn, movable: bool) {
         self.len += insn.len() as u64;
         let call = matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall);
-        if !movable || call || self.ended && !insn.is_nop() {
+        if !movable || self.ended && !insn.is_nop() {
             self.stays = true;
         }
         if !self.stays {
-            self.insns.push(Member { insn, kind: Kind::Displaced, probed: false, rigid: false });
+            let kind = if is_retargetable(&insn) { Kind::Call } else { Kind::Displaced };
+            self.insns.push(Member { insn, kind, probed: false, rigid: false });
         }
+        self.stays |= call;
         self.ended |= !insn.flow().falls_through();
+    }
+
+    /// Appends what comes along to the members before it.
+    fn join(&mut self, members: &mut Vec<Member>) {
+        if !self.stays {
+            return members.append(&mut self.insns);
+        }
+        let Some(last) = members.last() else { return };
+        let covered = last.insn.addr() + SPRINGBOARD_LEN as u64;
+        let count = self.insns.partition_point(|member| member.insn.addr() < covered);
+        members.extend(self.insns.drain(..count));
     }
 }
 
@@ -210,7 +216,7 @@ pub(crate) fn append_room(
     gap: Gap,
     code: &Code,
     wanted: &FxHashMap<Addr, Snippets>,
-    room: u64,
+    (room, limit): (u64, Addr),
 ) -> Addr {
     let (Some(first), Some(last)) = (members.first(), members.last()) else { return Addr(0) };
     let first = first.insn.addr();
@@ -226,7 +232,7 @@ pub(crate) fn append_room(
         members.push(member);
     }
     while ended && end < needed && !wanted.contains_key(&end) {
-        let Some(insn) = insn_behind(code, first, end) else { break };
+        let Some(insn) = insn_behind(code, first, end).filter(|insn| insn.end() <= limit) else { break };
         if code.entry_in(end..insn.end()).is_some() || !is_movable(code, &insn) && insn.bytes() != [TRAP] {
             break;
         }
@@ -245,10 +251,12 @@ pub(crate) fn kind(insn: &Insn, snippets: &Snippets) -> Kind {
     // A thunk runs behind the push of the return address: only what does not look at the stack may.
     let before = snippets.ways.iter().all(|(way, _)| *way == Placement::Entered);
     let blind = before && snippets.iter().all(Ready::is_counter);
-    match insn.bytes() {
-        [0xE8, ..] if blind && insn.len() == SPRINGBOARD_LEN => Kind::Call,
-        _ => Kind::Displaced,
-    }
+    if blind && is_retargetable(insn) { Kind::Call } else { Kind::Displaced }
+}
+
+/// Whether `insn` is a direct call whose displacement can be changed.
+fn is_retargetable(insn: &Insn) -> bool {
+    insn.bytes()[0] == 0xE8 && insn.len() == SPRINGBOARD_LEN
 }
 
 /// Whether `insn` may be changed, and run elsewhere as far as can be told without trying.

@@ -160,7 +160,7 @@ impl Placer<'_, '_> {
         let runs = self.plan.code.len();
         let (code, features) = (self.input.code, self.input.features);
         let parts = (code, &mut *self.memory, &mut self.plan.code);
-        let mut entries = Entries::new(region, &body, at, parts, features.packed);
+        let mut entries = Entries::new(region, &body, at, parts, features);
         entries.mark(code, leads, index);
         entries.choose();
         let trapped: Vec<usize> = entries.trapped().collect();

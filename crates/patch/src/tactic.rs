@@ -22,6 +22,8 @@ pub enum Tactic {
     Group,
     /// The jump's upper bytes are those of the instructions behind it, which stay where they are.
     Pun,
+    /// A short jump to a jump inside a neighbouring instruction, which is displaced.
+    Evict,
     /// A trap byte.
     Trap,
 }
@@ -36,6 +38,7 @@ impl Tactic {
             Tactic::Tail => "tail",
             Tactic::Group => "group",
             Tactic::Pun => "pun",
+            Tactic::Evict => "evict",
             Tactic::Trap => "trap",
         }
     }

@@ -12,9 +12,9 @@ use incise_isa::native::{Flow, Insn, SPRINGBOARD_LEN};
 use rustc_hash::FxHashMap;
 
 use crate::code::Code;
-use crate::group::overlapping;
 use crate::lower::{Ready, Snippets};
 use crate::region::{Gap, INSNS_MAX, Kind, Member, Region, append_room, insn_behind, is_movable, kind};
+use crate::shape::overlapping;
 
 impl Region {
     /// The region that is the function at `range`, from `from` on, of which `probed` are wanted. Nothing if it cannot be:
@@ -66,7 +66,14 @@ impl Region {
         }
         pad(code, &mut members, wanted);
         let start = members.first()?.insn.addr();
-        let extent = start..append_room(&mut members, Gap::default(), code, wanted, SPRINGBOARD_LEN as u64);
+        let extent = start
+            ..append_room(
+                &mut members,
+                Gap::default(),
+                code,
+                wanted,
+                (SPRINGBOARD_LEN as u64, Addr(u64::MAX)),
+            );
         members.iter().any(|member| member.probed).then_some(Region { members, extent, whole: true })
     }
 }

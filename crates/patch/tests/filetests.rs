@@ -41,6 +41,9 @@ impl Facts for Case {
     fn function_before(&self, at: Addr) -> Option<Range<Addr>> {
         self.functions.iter().filter(|range| range.end <= at).max_by_key(|range| range.end).cloned()
     }
+    fn begins(&self, at: Addr) -> bool {
+        self.functions.iter().any(|function| function.start == at)
+    }
     fn entries(&self, range: Range<Addr>) -> Vec<Addr> {
         self.functions.iter().map(|function| function.start).filter(|start| range.contains(start)).collect()
     }

@@ -292,17 +292,22 @@ impl World {
         let mut at = match self.space.bytes(head, 5)[..] {
             [trap, ..] if trap == TRAP || is_illegal(trap) => landing,
             [0xE9 | 0xE8, ref to @ ..] => relative(head, to),
-            [0xEB, 0xF9, ..] => {
-                let padding = self.space.bytes(head - 5, 5);
-                assert_eq!(padding[0], 0xE9);
-                relative(head - 5, &padding[1..])
+            [0xEB, ref short @ ..] => {
+                // Into padding, or inside an instruction.
+                let slot = relative(head, &short[..1]);
+                let long = self.space.bytes(slot, 5);
+                assert_eq!(long[0], 0xE9, "{head:#x} -> {slot:#x}");
+                assert!(slot + 5 == head || !self.heads.contains(&slot), "{head:#x} -> {slot:#x}");
+                relative(slot, &long[1..])
             }
             ref other => panic!("{head:#x}: {other:02x?}"),
         };
         // The thunk of a call without a probe is a jump to what is called.
         let called = self.insn(head).flow().target().map(|target| target.0);
+        let is_text = |at: u64| (self.text..self.text + self.code.len() as u64).contains(&at);
         while let [0xE9, ref to @ ..] = self.space.bytes(at, 5)[..]
             && Some(relative(at, to)) != called
+            && !is_text(at)
             && self.engine.translate(Addr(at)).and_then(|head| self.space.landing(head.0)) != Some(at)
         {
             at = relative(at, to);
@@ -316,7 +321,8 @@ impl World {
         let mut count = 0;
         let mut passed = vec![at];
         loop {
-            let insn = decode(&self.space.bytes(at, 15), Addr(at)).expect("a trampoline");
+            // A call without probes may lead into the middle of an instruction of the program.
+            let Ok(insn) = decode(&self.space.bytes(at, 15), Addr(at)) else { return (count, passed) };
             let ours = matches!(insn.bytes(), [0xF0, 0x48, 0xFF, 0x05, ..] | [0xF0, 0x48, 0xFF, 0x01]);
             count += usize::from(ours);
             // What may be around an increment: the red zone, registers and flags kept, a far address.

@@ -87,6 +87,9 @@ pub struct Features {
     /// Every page of trampolines has its cost, however far apart they are: few pages count more than quick planning, and what is
     /// between the bytes of trampolines is not to be written.
     pub packed: bool,
+    /// All threads stand still while code changes, and one that stands inside an edit but at no head is let run until it has
+    /// left: springboards may be two jumps one after the other.
+    pub still: bool,
 }
 
 /// A place where code lives and can be changed.

@@ -126,8 +126,16 @@ fn report(program: &Path, counting: Counting, read: Vec<Counts>) -> CountsReport
     CountsReport { refused: refused.collect(), counted, processes, module }
 }
 
-const TACTICS: [Tactic; 7] =
-    [Tactic::Nop, Tactic::Retarget, Tactic::Jump, Tactic::Tail, Tactic::Group, Tactic::Pun, Tactic::Trap];
+const TACTICS: [Tactic; 8] = [
+    Tactic::Nop,
+    Tactic::Retarget,
+    Tactic::Jump,
+    Tactic::Tail,
+    Tactic::Group,
+    Tactic::Pun,
+    Tactic::Evict,
+    Tactic::Trap,
+];
 
 /// Whether process `pid` has the program mapped: the number may be another's by now.
 fn is_running(pid: u32, program: &Path) -> bool {

@@ -185,7 +185,7 @@ struct Trial<'t> {
 }
 
 impl Trial<'_> {
-    /// Patches `sites` and enters at each.
+    /// Patches `sites`, or some of them, and enters at each.
     fn run(
         &self,
         sites: &[u64],

@@ -92,6 +92,6 @@ impl AddressSpace for Captured<'_> {
     }
 
     fn features(&self) -> Features {
-        Features::default()
+        Features { still: true, ..Features::default() }
     }
 }

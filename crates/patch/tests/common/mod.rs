@@ -175,6 +175,6 @@ impl AddressSpace for FakeSpace {
     }
 
     fn features(&self) -> Features {
-        Features { shadow_stack: self.shadow_stack, ..Features::default() }
+        Features { shadow_stack: self.shadow_stack, still: true, ..Features::default() }
     }
 }

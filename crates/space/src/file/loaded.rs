@@ -195,6 +195,6 @@ impl AddressSpace for Loaded<'_> {
     }
 
     fn features(&self) -> Features {
-        Features::default()
+        Features { still: true, ..Features::default() }
     }
 }

@@ -300,7 +300,12 @@ impl AddressSpace for FileSpace {
     }
 
     fn features(&self) -> Features {
-        Features { moves: self.headers.file_type != ET_EXEC, packed: true, ..Features::default() }
+        Features {
+            moves: self.headers.file_type != ET_EXEC,
+            packed: true,
+            still: true,
+            ..Features::default()
+        }
     }
 }
 
