@@ -74,8 +74,8 @@ const SUBJECTS: [Subject; 6] = [
     ),
     subject(
         "python3",
-        "python3*",
-        "exec python3 -S -c \"d = {}\nfor i in range(400000):\n    k = str(i % 5003)\n    d[k] = d.get(k, 0) + len(k) * i\nprint(sorted(d.values())[-3:])\"",
+        "python3.11",
+        "exec /usr/bin/python3.11 -S -c \"d = {}\nfor i in range(400000):\n    k = str(i % 5003)\n    d[k] = d.get(k, 0) + len(k) * i\nprint(sorted(d.values())[-3:])\"",
     ),
     Subject {
         name: "a call",
