@@ -17,7 +17,7 @@ use crate::group::Group;
 use crate::instrumentation::Instrumentation;
 use crate::lower::Snippets;
 use crate::memory::Memory;
-use crate::region::Region;
+use crate::region::{Member, Region};
 use crate::shape::{Board, Shape};
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 use crate::trampolines::Trampolines;
@@ -131,6 +131,8 @@ impl Placer<'_, '_> {
         let mut taken: Vec<Range<Addr>> = shapes.iter().filter(gone).map(Shape::extent).collect();
         taken.extend(regions.iter().map(|region| region.extent.clone()));
         taken.sort_unstable_by_key(|extent| extent.start);
+        let mut refused: Vec<Addr> = self.plan.refused.iter().map(|(at, _)| *at).collect();
+        refused.sort_unstable();
         let mut rescued: Vec<Region> = Vec::new();
         for &head in &failed {
             let before = rescued.last().map_or(Addr(0), |region| region.extent.end);
@@ -140,7 +142,12 @@ impl Placer<'_, '_> {
             let within = self.room_around(head, &taken);
             let within = within.start.max(before)..within.end;
             match Region::alone(self.input.code, head, self.wanted, within) {
-                Some(region) if self.input.policy != TrapPolicy::Force => rescued.push(region),
+                Some(mut region) if self.input.policy != TrapPolicy::Force => {
+                    // What was refused before may lie among it.
+                    let gone = |member: &&mut Member| refused.binary_search(&member.insn.addr()).is_ok();
+                    region.members.iter_mut().filter(gone).for_each(|member| member.probed = false);
+                    rescued.push(region);
+                }
                 _ => self.place_trap(head),
             }
         }
