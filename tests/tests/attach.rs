@@ -279,6 +279,15 @@ fn what_a_condition_refuses_is_not_counted() {
     assert_eq!(hits("arg0 % 2 == 0 && arg0 <= 200 && arg0 > 100", "malloc"), 50);
     assert!(all >= 200, "{all}");
     assert_eq!(hits("*(long *)16 == 1", "malloc"), 0);
+    // The results of calls whose entries are shown, and no others.
+    let traced = scratch.file("traced");
+    let mut command = Command::new(incise());
+    command.args(["trace", "--json", "--args=1", "--return", "-o"]).arg(&traced);
+    command.args(["--where", "arg0 > 195 && arg0 <= 200", "libc!malloc", "--"]);
+    assert!(command.arg(&program).status().expect("the command").success());
+    let traced = fs::read_to_string(&traced).expect("a trace");
+    let kinds = |kind: &str| traced.lines().filter(|line| line.contains(kind)).count();
+    assert_eq!((kinds("\"type\":\"entry\""), kinds("\"type\":\"exit\"")), (5, 5), "{traced}");
     let mut wrong = Command::new(incise());
     wrong.args(["count", "--if", "arg0 >", "malloc", "--"]).arg(&program);
     let output = wrong.output().expect("the command");

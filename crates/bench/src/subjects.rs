@@ -90,6 +90,10 @@ subjects! {
     Plain plain_call plain!();
     Plain plain_argument plain!();
     Plain plain_duration plain!();
+    Plain plain_filtered plain!();
+    Plain plain_refused plain!();
+    Plain plain_map plain!();
+    Plain plain_per_cpu plain!();
     Plain plain_trap plain!();
     Plain plain_toggle plain!();
     Carry carry_base carry!();

@@ -6,9 +6,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
-use incise::CountOptions;
+use incise::script::{ScriptOptions, Scripting};
 use incise::timing::{Measure, Next, Snapshot, Timing};
 use incise::trace::{TraceOptions, TraceRecord, TracedFunction, Tracing};
+use incise::{Condition, CountOptions, Counting, TrapPolicy};
 
 use super::contender::{Contender, Line};
 use super::peers;
@@ -28,6 +29,15 @@ pub(super) fn lines(peers: bool) -> Vec<Line> {
             start("plain_duration", Work::Histogram(Measure::Duration)),
         )
         .within(60.0),
+        Line::new("counter where arg0 > 100 holds", start("plain_filtered", Work::Count("arg0 > 100")))
+            .within(3.0),
+        Line::new(
+            "counter where arg0 > 100 does not",
+            start("plain_refused", Work::Count("arg0 > 100 && arg0 < 101")),
+        )
+        .within(3.0),
+        Line::new("@[arg0 & 63] = count()", start("plain_map", Work::Script("@[arg0 & 63] = count();")))
+            .within(15.0),
     ];
     if peers {
         lines.extend(peers::recording());
@@ -41,6 +51,10 @@ enum Work {
     /// A record with so many arguments, and one at the exit.
     Trace(usize, bool),
     Histogram(Measure),
+    /// A counter where a condition holds.
+    Count(&'static str),
+    /// A clause at the entry.
+    Script(&'static str),
 }
 
 /// Data from another process. The thread that put the probe in reads it.
@@ -48,7 +62,7 @@ struct Remote {
     target: Target,
     symbol: &'static str,
     finish: Arc<AtomicBool>,
-    reader: Option<JoinHandle<Result<u64, String>>>,
+    reader: Option<JoinHandle<Result<Option<u64>, String>>>,
 }
 
 type Ready = Sender<Result<usize, String>>;
@@ -72,7 +86,13 @@ impl Remote {
 }
 
 /// Reads until it is told to stop. Returns how many hits there were.
-fn read(pid: i32, symbol: &str, work: Work, send: &Ready, stop: &AtomicBool) -> Result<u64, incise::Error> {
+fn read(
+    pid: i32,
+    symbol: &str,
+    work: Work,
+    send: &Ready,
+    stop: &AtomicBool,
+) -> Result<Option<u64>, incise::Error> {
     let functions = CountOptions { patterns: vec![symbol.to_owned()], ..CountOptions::default() };
     // Whoever started this may be gone.
     let tell = |installed: Result<usize, String>| drop(send.send(installed));
@@ -84,7 +104,7 @@ fn read(pid: i32, symbol: &str, work: Work, send: &Ready, stop: &AtomicBool) -> 
                 Tracing::attach(pid, &options, ignore).inspect_err(|error| tell(Err(error.to_string())))?;
             tell(Ok(tracing.installed()));
             let totals = tracing.run(stop)?.totals;
-            Ok((totals.records + totals.dropped + totals.unfinished) / if exits { 2 } else { 1 })
+            Ok(Some((totals.records + totals.dropped + totals.unfinished) / if exits { 2 } else { 1 }))
         }
         Work::Histogram(of) => {
             let watch = |_: &Snapshot| Ok(Next { pause: Duration::from_secs(3600), switches: Vec::new() });
@@ -92,7 +112,32 @@ fn read(pid: i32, symbol: &str, work: Work, send: &Ready, stop: &AtomicBool) -> 
                 .inspect_err(|error| tell(Err(error.to_string())))?;
             tell(Ok(timing.installed()));
             let values = timing.run(stop)?.values;
-            Ok(values.functions.iter().map(|values| values.count()).sum())
+            Ok(Some(values.functions.iter().map(|values| values.count()).sum()))
+        }
+        Work::Count(condition) => {
+            let condition = Condition::parse(condition).ok();
+            let counting = Counting::attach(pid, CountOptions { condition, ..functions })
+                .inspect_err(|error| tell(Err(error.to_string())))?;
+            tell(Ok(counting.installed()));
+            counting.run(stop)?;
+            Ok(None)
+        }
+        Work::Script(clause) => {
+            let options = ScriptOptions {
+                name: "bench".to_owned(),
+                source: format!("function:{symbol} {{ {clause} }}"),
+                arguments: Vec::new(),
+                follow: false,
+                traps: TrapPolicy::Fallback,
+                records: 64,
+                keys: 4096,
+                dry_run: false,
+            };
+            let scripting = Scripting::attach(pid, &options, |_| Ok(()))
+                .inspect_err(|error| tell(Err(error.to_string())))?;
+            tell(Ok(scripting.installed()));
+            scripting.run(stop)?;
+            Ok(None)
         }
     }
 }
@@ -105,7 +150,7 @@ impl Contender for Remote {
     fn hits(&mut self) -> Result<Option<u64>, Error> {
         self.finish.store(true, Ordering::Relaxed);
         let Some(reader) = self.reader.take() else { return Ok(None) };
-        Ok(Some(reader.join().map_err(|_| "the reading thread has panicked")??))
+        Ok(reader.join().map_err(|_| "the reading thread has panicked")??)
     }
 }
 

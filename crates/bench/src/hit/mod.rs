@@ -7,6 +7,7 @@
 mod contender;
 mod data;
 mod own;
+mod pair;
 mod peers;
 mod remote;
 
@@ -72,7 +73,9 @@ struct Skipped<'a> {
 
 /// `data`: what a hit costs that leaves a record or a value in a histogram. Whether every bar was met and nothing was lost uncounted.
 pub(crate) fn data(options: &Options) -> Result<bool, Error> {
-    compare(options, data::lines(!options.no_peers))
+    let mut lines = data::lines(!options.no_peers);
+    lines.extend(pair::lines()?);
+    compare(options, lines)
 }
 
 /// Runs it. Whether every bar was met and every count was exact.

@@ -51,6 +51,8 @@ pub(crate) struct State {
     switches: Vec<(Key, bool)>,
     /// Functions for which there is no room.
     left_out: HashSet<Key>,
+    /// Not every call is to be measured.
+    conditional: bool,
 }
 
 impl State {
@@ -71,6 +73,7 @@ impl State {
             next: Instant::now(),
             switches: Vec::new(),
             left_out: HashSet::new(),
+            conditional: false,
         }
     }
 
@@ -88,7 +91,10 @@ impl State {
         let words = region.shared.words();
         let word = |offset: u64| words[(offset / 8) as usize].load(Ordering::Relaxed);
         into.untimed += word(UNTIMED);
-        into.unpaired += word(UNPAIRED);
+        // Where entries depend on a condition, most exits have none.
+        if !self.conditional {
+            into.unpaired += word(UNPAIRED);
+        }
         for (number, values) in self.functions.iter().enumerate() {
             if into.functions.len() <= number {
                 into.functions.push(Values {
@@ -132,6 +138,7 @@ impl State {
 
 impl Probes for Rc<RefCell<State>> {
     fn searches(&self, options: &CountOptions) -> Vec<Search> {
+        self.borrow_mut().conditional = options.condition.is_some();
         let kinds: &[PointKind] = match self.borrow().of {
             Measure::Duration => &[PointKind::FunctionEntry, PointKind::FunctionExit],
             Measure::Argument(_) => &[PointKind::FunctionEntry],

@@ -1,6 +1,6 @@
 //! What a trace knows while it goes on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(crate) struct State {
     clock: Clock,
     sink: Sink,
     pub totals: Totals,
+    /// Where not every call is recorded.
+    open: Option<Open>,
 }
 
 /// What became of records.
@@ -51,6 +53,20 @@ pub struct Totals {
     pub dropped: u64,
     /// Begun and never finished: the writer was killed.
     pub unfinished: u64,
+}
+
+/// Calls that were passed on and go on, by thread, stack and function.
+type Open = HashSet<(u32, u64, usize)>;
+
+/// Whether a record is passed on: where entries depend on a condition, exits are only if their entries were.
+fn passes(open: &mut Option<Open>, record: &TraceRecord) -> bool {
+    let Some(open) = open else { return true };
+    let call = (record.thread, record.stack, record.function);
+    if record.exit {
+        return open.remove(&call);
+    }
+    open.insert(call);
+    true
 }
 
 impl State {
@@ -67,6 +83,7 @@ impl State {
             clock: Clock::start(),
             sink,
             totals: Totals::default(),
+            open: None,
         }
     }
 
@@ -102,7 +119,9 @@ impl State {
             let time = (waiting.ticks.saturating_sub(origin) as f64 * nanos) as u64;
             let Waiting { process, thread, function, exit, stack, values, callers, .. } = waiting;
             let record = TraceRecord { time, process, thread, function, exit, stack, values, callers };
-            passed = passed.and_then(|()| (self.sink)(Some(&record), &self.functions));
+            if passes(&mut self.open, &record) {
+                passed = passed.and_then(|()| (self.sink)(Some(&record), &self.functions));
+            }
         }
         passed.and_then(|()| (self.sink)(None, &self.functions)).map_err(Error::Output)?;
         Ok(came)
@@ -111,7 +130,11 @@ impl State {
 
 impl Probes for std::rc::Rc<std::cell::RefCell<State>> {
     fn searches(&self, options: &CountOptions) -> Vec<Search> {
-        Search::each(options, &self.borrow().kinds)
+        let state = &mut *self.borrow_mut();
+        if options.condition.is_some() {
+            state.open.get_or_insert_default();
+        }
+        Search::each(options, &state.kinds)
     }
 
     fn begin(&mut self, pid: ProcessId, space: &mut RemoteSpace) -> Result<(), Error> {
