@@ -56,10 +56,7 @@ pub(super) fn write_record(space: &mut RemoteSpace, book: &mut Book) -> Result<(
 
 /// Gives back what no patch needs and no thread is in.
 pub(super) fn tidy(space: &mut RemoteSpace, books: &mut [Book], index: usize) -> Result<(), PatchError> {
-    for book in books.iter_mut().filter(|book| !book.left.is_empty()) {
-        space.adopt_code(book.range())?;
-        sweep(space, book)?;
-    }
+    sweep_all(space, books)?;
     if books.iter().all(Book::is_empty) && !space.has_landings()? {
         return close(space, books);
     }
@@ -67,6 +64,15 @@ pub(super) fn tidy(space: &mut RemoteSpace, books: &mut [Book], index: usize) ->
     let known = books.iter().enumerate().any(|(other, at)| other != index && at.runtime == book.runtime);
     if book.is_empty() && known {
         space.unmap(book.at, book::LEN)?;
+    }
+    Ok(())
+}
+
+/// Frees what undone patches have left, in all books.
+pub(super) fn sweep_all(space: &mut RemoteSpace, books: &mut [Book]) -> Result<(), PatchError> {
+    for book in books.iter_mut().filter(|book| !book.left.is_empty()) {
+        space.adopt_code(book.range())?;
+        sweep(space, book)?;
     }
     Ok(())
 }

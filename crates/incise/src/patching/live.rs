@@ -143,6 +143,8 @@ impl Live {
         let mut space = self.space()?;
         let mut known = books(view);
         leaving::inherit(&mut space, &known)?;
+        // Runs that were killed have freed nothing, and only some places near the code will do for a trampoline.
+        drop(leaving::sweep_all(&mut space, &mut known));
         let id = 1 + known.iter().flat_map(|book| &book.patches).map(|patch| patch.id).max().unwrap_or(0);
         let index = match near(&known, plan.at) {
             Some(index) => index,
