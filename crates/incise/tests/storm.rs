@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use incise::callback::{Context, VectorState, callback};
 use incise::space::own::{OwnSpace, Unwinding, Writer};
-use incise::{Addr, Images, InstanceId, Outcome, Position, Program, Session, Snippet, Tactic};
+use incise::{Addr, CommitError, Error, Images, InstanceId, Outcome, Position, Program, Session, Snippet, Tactic};
 use support::shapes::{self, Shape};
 use support::{Pristine, Rng, function, instructions, isolated, storm_time, usage};
 
@@ -196,7 +196,11 @@ fn storm(writer: Writer) {
                 while !STOP.load(Relaxed) {
                     for _ in 0..rng.below(4) {
                         if !present.is_empty() {
-                            session.switch(*rng.pick(&present), rng.below(2) == 0).expect("a switch");
+                            match session.switch(*rng.pick(&present), rng.below(2) == 0) {
+                                // The first one plans anew, all or nothing: it may be refused, and changes nothing then.
+                                Ok(()) | Err(Error::Commit(CommitError::Refused(_))) => {}
+                                Err(error) => panic!("a switch: {error}"),
+                            }
                         }
                     }
                     let mut batch = session.batch().best_effort();
