@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use incise::callback::{Context, VectorState, callback};
 use incise::space::own::{OwnSpace, Unwinding, Writer};
-use incise::{Addr, CommitError, Error, Images, InstanceId, Outcome, Position, Program, Session, Snippet, Tactic};
+use incise::{
+    Addr, CommitError, Error, Images, InstanceId, Outcome, Position, Program, Session, Snippet, Tactic,
+};
 use support::shapes::{self, Shape};
 use support::{Pristine, Rng, function, instructions, isolated, storm_time, usage};
 

@@ -49,7 +49,7 @@ pub struct Batch {
 static INSTANCES: AtomicU64 = AtomicU64::new(0);
 
 impl Batch {
-    /// Notes an insertion; nothing happens before [`Engine::commit`].
+    /// Notes an insertion; nothing happens before [`Engine::commit`](crate::Engine::commit).
     pub fn insert(&mut self, at: impl Into<Place>, snippet: Snippet, position: Position) -> InstanceId {
         let id = InstanceId(INSTANCES.fetch_add(1, Ordering::Relaxed) + 1);
         self.insertions.push((id, at.into(), snippet, position));

@@ -2,7 +2,7 @@
 //!
 //! To an unwinder a trampoline is what a signal handler's return is: its caller is the original instruction itself, with
 //! the registers it would have there. So one description serves whatever the original code is, with its language-specific
-//! data or without any description at all, and nothing of that is copied. [`rows`] tells what it takes at each
+//! data or without any description at all, and nothing of that is copied. `rows.rs` tells what it takes at each
 //! instruction of a trampoline, [`table`] writes it as `.eh_frame` (Linux Standard Base 5.0, Core, 10.6; DWARF 5, 6.4),
 //! [`object`] as an ELF file in memory for debuggers; [`lists`] make it short, for files.
 
