@@ -77,6 +77,12 @@ impl View {
         unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
     }
 
+    /// The eight bytes at an address in the child, as a number.
+    pub(super) fn word(&self, address: u64) -> Option<u64> {
+        let offset = usize::try_from(address.checked_sub(self.at)?).ok()?;
+        self.bytes().get(offset..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
+    }
+
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.bytes, self.len) }

@@ -159,6 +159,7 @@ impl Lockstep<'_> {
         // Snippets may change what the program overwrites before it reads it. Then nothing else may differ until
         // it did.
         let mut differing: Different = Different::default();
+        let mut pushed = None;
         for step in 0..self.steps + LONGEST_DEAD {
             if step >= self.steps && differing.is_empty() {
                 break;
@@ -180,7 +181,7 @@ impl Lockstep<'_> {
                 Arrival::Fault(fault) => {
                     self.tally.faults += 1;
                     match self.same_fault(fault)? {
-                        Ok(registers) => differing = registers,
+                        Ok(registers) => (differing, pushed) = registers,
                         Err(difference) => return Ok(Some(difference)),
                     }
                     break;
@@ -203,7 +204,7 @@ impl Lockstep<'_> {
             }
             self.tally.dead += 1;
         }
-        self.compare(&stacks)
+        self.compare(&stacks, pushed)
     }
 
     /// Whether the instruction at `at` is one of the program, and has the same effect in any process.
@@ -265,8 +266,9 @@ impl Lockstep<'_> {
         Ok(None)
     }
 
-    /// Runs the original to its fault, which is to be that of the patched process.
-    fn same_fault(&mut self, patched: Fault) -> io::Result<Result<Different, Difference>> {
+    /// Runs the original to its fault, which is to be that of the patched process. Returns which registers differ, and where the
+    /// patched process has pushed the return address of a call that led nowhere.
+    fn same_fault(&mut self, patched: Fault) -> io::Result<Result<(Different, Option<u64>), Difference>> {
         for _ in 0..8 * PATIENCE {
             let Some(original) = self.original.child.step()? else { continue };
             let (expected, got) = (self.original.child.registers()?, self.patched.child.registers()?);
@@ -279,24 +281,29 @@ impl Lockstep<'_> {
             let mut differing = different(&expected, &got);
             let insn =
                 (self.code.original)(at).map(|bytes| Decoder::new(64, &bytes, DecoderOptions::NONE).decode());
-            let calls = insn.is_some_and(|insn| insn.mnemonic() == Mnemonic::Call);
-            if calls && got.rsp == expected.rsp.wrapping_sub(8) {
+            let call = insn.filter(|insn| insn.mnemonic() == Mnemonic::Call);
+            let pushed = call.map(|call| (got.rsp, at + call.len() as u64)).filter(|&(slot, returns)| {
+                slot == expected.rsp.wrapping_sub(8) && self.patched.stack.word(slot) == Some(returns)
+            });
+            if pushed.is_some() {
                 // A displaced call pushes its return address before it looks where to go.
                 self.tally.pushed_early += 1;
                 differing.retain(|name| *name != "rsp");
             }
-            return Ok(Ok(differing));
+            return Ok(Ok((differing, pushed.map(|(slot, _)| slot))));
         }
         Ok(Err(Difference::NoFault))
     }
 
-    /// Compares vectors, data and stack; below the red zone of any of `stacks` snippets may have pushed.
-    fn compare(&self, stacks: &[u64]) -> io::Result<Option<Difference>> {
+    /// Compares vectors, data and stack; below the red zone of any of `stacks` snippets may have pushed, and a call that led
+    /// nowhere at `pushed`.
+    fn compare(&self, stacks: &[u64], pushed: Option<u64>) -> io::Result<Option<Difference>> {
         if self.original.child.xstate()? != self.patched.child.xstate()? {
             return Ok(Some(Difference::Vectors));
         }
         let scratch = |address: u64| {
             stacks.iter().any(|rsp| (rsp - RED_ZONE - BELOW..rsp - RED_ZONE).contains(&address))
+                || pushed.is_some_and(|slot| (slot..slot + 8).contains(&address))
         };
         let first = |original: &View, patched: &View| {
             let (expected, got) = (original.bytes(), patched.bytes());
