@@ -170,7 +170,8 @@ impl Placer<'_, '_> {
         start..end
     }
 
-    fn place_trap(&mut self, at: Addr) {
+    /// Has the instruction at `at` probed by a trap of its own, or refuses it.
+    pub(crate) fn place_trap(&mut self, at: Addr) {
         let Ok(insn) = self.input.code.insn(at) else { return };
         if self.input.policy == TrapPolicy::Forbid {
             let why = Obstacle::NoPlace;

@@ -132,8 +132,9 @@ impl Placer<'_, '_> {
         let mut len = estimate(region, &snippets);
         while region.is_probed() {
             let Some(at) = self.take(&Springboard::new(region.extent.start, 0), len) else {
+                // A trap may lead farther.
                 let probed = region.members.iter().filter(|member| member.probed);
-                self.plan.refused.extend(probed.map(|m| (m.insn.addr(), Refusal::NoRoom(m.insn.addr()))));
+                probed.for_each(|member| self.place_trap(member.insn.addr()));
                 return;
             };
             let buffer = self.plan.code.take_buffer();
