@@ -27,13 +27,14 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let began = Instant::now();
     task::run(Command::new(workspace().join("tests/install-packages")).current_dir(workspace()))?;
     // Tests run the command and the library as users get them.
-    build::release()?;
+    let built = build::release()?;
     let nextest = has_nextest();
     let report = workspace().join("target/nextest/default/junit.xml");
     // cargo-nextest keeps its reports there, wherever cargo builds. What an earlier run left is not this one's.
     let _ = fs::remove_file(&report);
     let mut tests = if nextest { with_nextest(args) } else { with_cargo(args) };
     args.variables(&mut tests);
+    tests.env("INCISE_BIN", &built.command);
     let passed = tests.status().map_err(|source| Error::Start { command: task::text(&tests), source })?;
     let mut passed = passed.success();
     if args.rest.is_empty() && nextest {
