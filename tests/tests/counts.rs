@@ -391,6 +391,9 @@ fn openssl() {
     compare("openssl", "", &encrypt, 10_000);
 }
 
+/// How long the server serves: what it does every second it does as often, whatever its probes cost.
+const SERVED: Duration = Duration::from_millis(2_500);
+
 /// One request after the other, each of which waits for the answer to the one before, and then the end.
 fn ask_redis(folder: &Path) {
     let began = Instant::now();
@@ -401,6 +404,7 @@ fn ask_redis(folder: &Path) {
         }
         thread::sleep(Duration::from_millis(5));
     };
+    let connected = Instant::now();
     let mut replies = BufReader::new(stream.try_clone().expect("a socket"));
     for round in 0..50 {
         let requests = [
@@ -420,6 +424,7 @@ fn ask_redis(folder: &Path) {
             take_reply(&mut replies);
         }
     }
+    thread::sleep(SERVED.saturating_sub(connected.elapsed()));
     stream.write_all(b"shutdown nosave\r\n").expect("a server");
     let mut rest = Vec::new();
     let _ = replies.read_to_end(&mut rest);
