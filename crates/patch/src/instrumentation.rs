@@ -94,8 +94,10 @@ const TRAP: u64 = 64;
 impl Instrumentation for ByCost {
     fn layout(&self, function: &ProbedFunction<'_>) -> Layout {
         if let [only] = function.probed {
-            // In line a jump also covers padding, and calls behind it.
-            return if is_tight(function.code, *only, &[]) { Layout::InLine } else { Layout::OutOfLine };
+            // In line a jump also covers calls behind it; what is behind the function is left to puns.
+            let fits = *only + SPRINGBOARD_LEN as u64 <= function.range.end;
+            let tight = || is_tight(function.code, *only, &[]);
+            return if fits && tight() { Layout::InLine } else { Layout::OutOfLine };
         }
         let insns: Vec<Insn> = function.instructions().collect();
         let loops: Vec<Range<Addr>> = insns.iter().filter_map(backward).collect();
