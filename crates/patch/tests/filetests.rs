@@ -18,8 +18,8 @@ use common::FakeSpace;
 use incise_isa::Addr;
 use incise_isa::native::{Flow, Gpr, GprSet, decode};
 use incise_patch::{
-    Atomicity, Batch, Engine, Facts, Layout, MachineCode, Outcome, Place, Placement, Policy, Position,
-    Snippet, TrapPolicy,
+    Atomicity, Batch, ByCost, Engine, Facts, Layout, MachineCode, Outcome, Place, Placement, Policy,
+    Position, Snippet, TrapPolicy,
 };
 
 #[derive(Default)]
@@ -31,7 +31,8 @@ struct Case {
     taken: Vec<Range<Addr>>,
     probes: Vec<(Place, String)>,
     traps: TrapPolicy,
-    in_line: bool,
+    /// `in-line` or `by-cost`; out of line otherwise.
+    engine: String,
 }
 
 impl Facts for Case {
@@ -82,7 +83,7 @@ fn parse(input: &str) -> Case {
             ["policy", "forbid"] => case.traps = TrapPolicy::Forbid,
             ["policy", "fallback"] => case.traps = TrapPolicy::Fallback,
             ["policy", "force"] => case.traps = TrapPolicy::Force,
-            ["engine", "in-line"] => case.in_line = true,
+            ["engine", name @ ("in-line" | "by-cost")] => (*name).clone_into(&mut case.engine),
             _ => {
                 let (_, bytes) =
                     case.text.last_mut().unwrap_or_else(|| panic!("bytes before `text`: {line}"));
@@ -115,8 +116,10 @@ fn snippet(engine: &mut Engine, what: &str) -> Snippet {
 
 fn run(case: &Case) -> String {
     let (mut engine, mut space) = (Engine::new(), FakeSpace::default());
-    if case.in_line {
-        engine.set_instrumentation(Layout::InLine);
+    match case.engine.as_str() {
+        "in-line" => engine.set_instrumentation(Layout::InLine),
+        "by-cost" => engine.set_instrumentation(ByCost),
+        _ => {}
     }
     for (at, bytes) in &case.text {
         space.add_text(*at, bytes);
