@@ -1,4 +1,7 @@
 //! Programs that confine themselves: seccomp filters, no writable-and-executable memory.
+//!
+//! # Safety
+//! The raw system calls change the capabilities of a thread of their own, which ends after its one attempt.
 
 mod remote_support;
 

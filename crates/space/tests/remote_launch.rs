@@ -1,4 +1,7 @@
 //! Launches programs and reports how they end.
+//!
+//! # Safety
+//! The only unsafe call sends a signal to a program that the test launched.
 
 mod remote_support;
 

@@ -1,4 +1,7 @@
 //! Finds threads that can still run given code: by instruction pointer, return address, signal frame.
+//!
+//! # Safety
+//! The only unsafe call sends a signal to a program that the test launched.
 
 mod remote_support;
 

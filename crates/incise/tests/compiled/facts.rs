@@ -1,5 +1,9 @@
 //! What the thread is called and where it was called from, records, stopping, breaking into a debugger: in another process, and in
 //! this one.
+//!
+//! # Safety
+//! Signals go to processes of the test's own; the handler calls one function without effects elsewhere. Sets of CPUs are
+//! plain data, of this function.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;

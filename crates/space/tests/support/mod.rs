@@ -1,4 +1,8 @@
 //! Hand-made code for the tests of the own address space.
+//!
+//! # Safety
+//! Code that is called is a whole function in mapped memory, made for that call. The child of `fork` runs the test's body and
+//! leaves by `_exit`; its parent waits for it and for nobody else.
 
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(unsafe_code, reason = "runs hand-made code")]
