@@ -53,21 +53,21 @@ pub(super) fn command() -> Result<Vec<u8>, CompileError> {
     code(&format!("mov rsi, rdi\nmov edi, 16\nmov eax, {}\nsyscall\nret", number::PRCTL))
 }
 
-/// The address of the value of this thread in a table of slots at `rdi`, or 0 if all are taken. `slots` is a power of two; a slot
-/// has 64 bytes: the number of the thread, the value.
-pub(super) fn thread_slot(slots: u64, thread_at: Option<i32>) -> Result<Vec<u8>, CompileError> {
+/// Looks for the slot of this thread in a table as of [`thread_slot`] at `rdi`, or takes one: goes on at the label 3 with its address in
+/// `rdx`, behind the text if all are taken. `index` is a register, by its names of 32 and 64 bits.
+fn search(slots: u64, thread_at: Option<i32>, [index, wide]: [&str; 2]) -> String {
     let thread = match thread_at {
         Some(at) => format!("mov eax, dword ptr fs:[{at}]"),
         None => format!("mov eax, {}\nsyscall", number::GETTID),
     };
     let mask = slots - 1;
-    code(&format!(
+    format!(
         "{thread}
          mov r8d, eax
-         mov esi, eax
+         mov {index}, eax
          mov r9d, {slots}
-         1: and esi, {mask}
-         mov rdx, rsi
+         1: and {index}, {mask}
+         mov rdx, {wide}
          shl rdx, 6
          add rdx, rdi
          mov rax, qword ptr [rdx]
@@ -79,9 +79,18 @@ pub(super) fn thread_slot(slots: u64, thread_at: Option<i32>) -> Result<Vec<u8>,
          je 3f
          cmp rax, r8
          je 3f
-         2: inc esi
+         2: inc {index}
          dec r9d
-         jnz 1b
+         jnz 1b"
+    )
+}
+
+/// The address of the value of this thread in a table of slots at `rdi`, or 0 if all are taken. `slots` is a power of two; a slot
+/// has 64 bytes: the number of the thread, the value.
+pub(super) fn thread_slot(slots: u64, thread_at: Option<i32>) -> Result<Vec<u8>, CompileError> {
+    let search = search(slots, thread_at, ["esi", "rsi"]);
+    code(&format!(
+        "{search}
          xor eax, eax
          ret
          3: lea rax, [rdx+8]
@@ -98,32 +107,9 @@ pub(super) const NO_ROOM: i64 = 2;
 /// there the address of the mark is put, so that the mark of a run that was left by longjmp(3) or an exception is known by
 /// what lies there now, or by its being below this frame. Gives 0, [`INSIDE`] or [`NO_ROOM`].
 pub(super) fn enter(slots: u64, thread_at: Option<i32>) -> Result<Piece, CompileError> {
-    let thread = match thread_at {
-        Some(at) => format!("mov eax, dword ptr fs:[{at}]"),
-        None => format!("mov eax, {}\nsyscall", number::GETTID),
-    };
-    let mask = slots - 1;
+    let search = search(slots, thread_at, ["r10d", "r10"]);
     let bytes = code(&format!(
-        "{thread}
-         mov r8d, eax
-         mov r10d, eax
-         mov r9d, {slots}
-         1: and r10d, {mask}
-         mov rdx, r10
-         shl rdx, 6
-         add rdx, rdi
-         mov rax, qword ptr [rdx]
-         cmp rax, r8
-         je 3f
-         test rax, rax
-         jnz 2f
-         lock cmpxchg qword ptr [rdx], r8
-         je 3f
-         cmp rax, r8
-         je 3f
-         2: inc r10d
-         dec r9d
-         jnz 1b
+        "{search}
          mov eax, {NO_ROOM}
          ret
          3: add rdx, 8
