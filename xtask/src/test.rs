@@ -45,9 +45,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
     println!("\n{} s", began.elapsed().as_secs());
     if let Ok(report) = fs::read_to_string(&report) {
-        let skipped = skipped(&report);
-        println!("{} skipped", skipped.len());
-        skipped.iter().for_each(|skip| println!("  {skip}"));
+        list("passed only when run again: each is a bug", &flaky(&report));
+        list("skipped", &skipped(&report));
     }
     if passed { Ok(()) } else { Err(Error::Tests) }
 }
@@ -95,14 +94,32 @@ fn with_cargo(args: &Args) -> Command {
     command
 }
 
-/// The skips a JUnit report tells of: each with the name of its test.
-fn skipped(report: &str) -> Vec<String> {
+fn list(what: &str, lines: &[String]) {
+    println!("{} {what}", lines.len());
+    lines.iter().for_each(|line| println!("  {line}"));
+}
+
+/// The lines of a JUnit report, each with the name of its test.
+fn lines_of_tests(report: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut name = "";
-    let mut found = Vec::new();
-    for line in report.lines() {
+    report.lines().map(move |line| {
         if let Some(test) = line.split("<testcase name=\"").nth(1) {
             name = test.split('"').next().unwrap_or("");
         }
+        (name, line)
+    })
+}
+
+/// Tests that failed first and then passed.
+fn flaky(report: &str) -> Vec<String> {
+    let failures = lines_of_tests(report).filter(|(_, line)| line.contains("<flakyFailure"));
+    failures.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The skips, each with the name of its test.
+fn skipped(report: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, line) in lines_of_tests(report) {
         // The first line of a test's output follows the tag.
         if let Some(at) = line.find("skipped: ")
             && line[..at].chars().next_back().is_none_or(|c| c == '>')
