@@ -1,5 +1,7 @@
 //! Bounds-checked views of a file's bytes.
 
+use std::ops::Range;
+
 use object::LittleEndian;
 use object::pod::{self, Pod};
 
@@ -27,6 +29,12 @@ impl<'a> Bytes<'a> {
 
     pub(crate) fn data(self) -> &'a [u8] {
         self.data
+    }
+
+    /// Where it lies in the file.
+    pub(crate) fn place(self) -> Range<usize> {
+        let base = usize::try_from(self.base).unwrap_or(usize::MAX);
+        base..base.saturating_add(self.data.len())
     }
 
     pub(crate) fn len(self) -> u64 {

@@ -28,6 +28,8 @@ pub(crate) struct Dynamic<'a> {
     pub needed: Vec<String>,
     /// `DF_1_PIE`: a program, not a library.
     pub pie: bool,
+    /// Relocations may write to code.
+    pub text_relocations: bool,
     /// Address of the value of `DT_DEBUG`.
     pub debug: Option<LinkAddr>,
     pub strings: Bytes<'a>,
@@ -56,7 +58,7 @@ impl<'a> Dynamic<'a> {
         let (mut strings, mut rela, mut plt) = (Table::default(), Table::default(), Table::default());
         let (mut symbols, mut hash, mut gnu_hash, mut versions) = (None, None, None, None);
         let (mut definitions, mut requirements) = ((None, 0), (None, 0));
-        let (mut pie, mut debug) = (false, None);
+        let (mut pie, mut debug, mut text_relocations) = (false, None, false);
         for (index, entry) in bytes.all::<Dyn64<LittleEndian>>().iter().enumerate() {
             let value = entry.d_val.get(LE);
             match entry.d_tag.get(LE) {
@@ -78,6 +80,8 @@ impl<'a> Dynamic<'a> {
                 elf::DT_JMPREL => plt.at = Some(value),
                 elf::DT_PLTRELSZ => plt.size = value,
                 elf::DT_FLAGS_1 => pie = value & elf::DF_1_PIE.0 != 0,
+                elf::DT_TEXTREL => text_relocations = true,
+                elf::DT_FLAGS => text_relocations |= value & elf::DF_TEXTREL.0 != 0,
                 elf::DT_DEBUG => debug = Some(start + (index as u64 * 16 + 8)),
                 _ => {}
             }
@@ -91,6 +95,7 @@ impl<'a> Dynamic<'a> {
             soname: soname.map(text).transpose()?,
             needed: library_names(needed, text)?,
             pie,
+            text_relocations,
             debug,
             strings: string_bytes,
             symbols: follow(symbols).unwrap_or(Bytes::empty()),

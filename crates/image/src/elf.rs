@@ -12,10 +12,11 @@ use crate::dynamic::Dynamic;
 use crate::ifunc::{Slot, SlotTarget};
 use crate::layout::{self, Layout, Section, Segment};
 use crate::rseq::CriticalSection;
-use crate::symbols::{Dropped, Function, Name, Symbols};
+use crate::symbols::{Dropped, Function, Name};
 use crate::symtab;
+use crate::tables::{Contents, Lazy, Part};
 use crate::unwind::Unwind;
-use crate::{FileOffset, ImageError, LinkAddr, patchable, relocations, rseq};
+use crate::{FileOffset, ImageError, LinkAddr, relocations, rseq};
 
 /// What kind of program a file is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,18 +41,14 @@ pub struct Image {
     soname: Option<String>,
     needed: Vec<String>,
     debug_pointer: Option<LinkAddr>,
-    r_debug: Option<LinkAddr>,
-    rseq_offset: Option<LinkAddr>,
     segments: Vec<Segment>,
     sections: Vec<Section>,
     text: Vec<Range<LinkAddr>>,
     plt: Vec<Range<LinkAddr>>,
-    symbols: Symbols,
+    tables: Lazy,
     has_symtab: bool,
-    slots: Vec<Slot>,
     critical_sections: Vec<CriticalSection>,
     text_relocations: Vec<Range<LinkAddr>>,
-    patchable_entries: Vec<LinkAddr>,
     unwind: Unwind,
 }
 
@@ -63,14 +60,30 @@ impl Image {
     /// that only tools read (sections, static symbols, versions) may be damaged: then they count as empty.
     pub fn parse(file: &[u8]) -> Result<Image, ImageError> {
         let layout = Layout::parse(Bytes::file(file))?;
-        let header = layout::header(layout.file)?;
         let dynamic = Dynamic::parse(&layout)?;
-        let mut reader = symtab::Reader::new(&layout);
-        if let Some(dynamic) = &dynamic {
-            reader.dynamic(dynamic)?;
-        }
-        let has_symtab = reader.static_table()?;
-        let collected = reader.finish();
+        let tables = Lazy::now(&layout, dynamic.as_ref())?;
+        Image::new(layout, dynamic, tables, &|bytes| Part::copied(bytes.data()))
+    }
+
+    /// As [`parse`](Self::parse), but keeps the file, and reads tables in it when they are first asked for: symbols, slots
+    /// of imports, unwind tables. Of a symbol table that may be damaged, what comes before the damage counts.
+    ///
+    /// # Errors
+    /// As of [`parse`](Self::parse), but for those of symbols.
+    pub fn open(file: Contents) -> Result<Image, ImageError> {
+        let layout = Layout::parse(Bytes::file(file.as_ref().as_ref()))?;
+        let dynamic = Dynamic::parse(&layout)?;
+        let tables = Lazy::later(&file, &layout, dynamic.as_ref());
+        Image::new(layout, dynamic, tables, &|bytes| Part::of(&file, bytes))
+    }
+
+    fn new<'a>(
+        layout: Layout<'a>,
+        dynamic: Option<Dynamic<'a>>,
+        tables: Lazy,
+        part: &dyn Fn(Bytes<'a>) -> Part,
+    ) -> Result<Image, ImageError> {
+        let header = layout::header(layout.file)?;
         let rela = relocations::rela_tables(&layout, dynamic.as_ref());
         let entry = LinkAddr(header.e_entry.get(LE));
         Ok(Image {
@@ -79,16 +92,12 @@ impl Image {
             build_id: layout::note(&layout.notes, b"GNU", elf::NT_GNU_BUILD_ID.0).map(Box::from),
             debug_link: debug_link(&layout),
             debug_pointer: dynamic.as_ref().and_then(|d| d.debug),
-            r_debug: collected.r_debug,
-            rseq_offset: collected.rseq_offset,
             sections: layout.public_sections(),
-            symbols: collected.symbols,
-            has_symtab,
-            slots: relocations::slots(&layout, &rela, &collected.import_of),
+            has_symtab: symtab::static_table(&layout).is_some(),
+            tables,
             critical_sections: rseq::critical_sections(&layout, &rela),
-            text_relocations: relocations::in_text(&layout, &rela),
-            patchable_entries: patchable::entries(&layout, &rela),
-            unwind: Unwind::find(&layout),
+            text_relocations: relocations::in_text(&layout, dynamic.as_ref(), &rela),
+            unwind: Unwind::find(&layout, part),
             soname: dynamic.as_ref().and_then(|d| d.soname.clone()),
             needed: dynamic.map(|d| d.needed).unwrap_or_default(),
             interpreter: layout.interpreter,
@@ -114,9 +123,12 @@ impl Image {
         }
         let layout = Layout::with_text(file, sections, self.text.clone(), self.plt.clone());
         let mut reader = symtab::Reader::new(&layout);
-        reader.resume(&self.symbols);
-        self.has_symtab |= reader.static_table()?;
-        self.symbols = reader.finish().symbols;
+        reader.resume(&self.tables.get().symbols);
+        reader.static_table()?;
+        self.has_symtab |= symtab::static_table(&layout).is_some();
+        if let Some(tables) = self.tables.get_mut() {
+            tables.symbols = reader.finish().symbols;
+        }
         Ok(())
     }
 
@@ -172,13 +184,13 @@ impl Image {
 
     /// In the dynamic linker (or a static program that holds it): the `r_debug` structure.
     pub fn r_debug(&self) -> Option<LinkAddr> {
-        self.r_debug
+        self.tables.if_named("_r_debug")?.r_debug
     }
 
     /// In glibc's dynamic linker: the quadword that says how far from the thread pointer each thread has its area for restartable
     /// sequences (since 2.35; linux/rseq.h).
     pub fn rseq_offset(&self) -> Option<LinkAddr> {
-        self.rseq_offset
+        self.tables.if_named("__rseq_offset")?.rseq_offset
     }
 
     /// In the dynamic linker: the function it calls when the list of loaded modules changes.
@@ -188,6 +200,9 @@ impl Image {
 
     /// The function of this name, without version, as it is linked.
     pub fn function(&self, name: &str) -> Option<LinkAddr> {
+        if !self.may_name(name) {
+            return None;
+        }
         let named = |f: &&Function| self.names(f).any(|n| n.text == name);
         self.functions().iter().find(named).map(|f| f.addr)
     }
@@ -218,25 +233,30 @@ impl Image {
         &self.plt
     }
 
+    /// Whether there may be a symbol with `part` in its name; by the bytes of the string tables, so it is asked quickly.
+    pub fn may_name(&self, part: &str) -> bool {
+        self.tables.may_name(part)
+    }
+
     /// The functions that symbols name, ascending, one per address.
     pub fn functions(&self) -> &[Function] {
-        &self.symbols.functions
+        &self.tables.get().symbols.functions
     }
 
     /// The best known name of one of [`functions`](Self::functions).
     pub fn name(&self, function: &Function) -> &str {
-        let name = self.symbols.first_name(function);
+        let name = self.tables.get().symbols.first_name(function);
         name.map_or("", |name| name.text)
     }
 
     /// All names of one of [`functions`](Self::functions), the best known first.
     pub fn names(&self, function: &Function) -> impl ExactSizeIterator<Item = Name<'_>> {
-        self.symbols.names(function)
+        self.tables.get().symbols.names(function)
     }
 
     /// The innermost function that covers `at`.
     pub fn function_at(&self, at: LinkAddr) -> Option<&Function> {
-        self.symbols.function_at(at)
+        self.tables.get().symbols.function_at(at)
     }
 
     /// The function that begins at `at`.
@@ -247,7 +267,7 @@ impl Image {
 
     /// The first function that begins behind `at`.
     pub fn next_function_start(&self, at: LinkAddr) -> Option<LinkAddr> {
-        self.symbols.next_start(at)
+        self.tables.get().symbols.next_start(at)
     }
 
     /// The canonical frame address of the function at `pc`, what its stack pointer was before it was called, from what
@@ -274,30 +294,32 @@ impl Image {
 
     /// Symbols that are not among the functions, by reason.
     pub fn dropped(&self) -> Dropped {
-        self.symbols.dropped
+        self.tables.get().symbols.dropped
     }
 
     /// Names the dynamic linker binds: functions that are not defined here, and indirect functions of the
     /// file itself.
     pub fn imports(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.symbols.imports()
+        self.tables.get().symbols.imports()
     }
 
     /// Indices of [`imports`](Self::imports) with that name (one per version).
     pub fn import_indices(&self, name: &str) -> impl Iterator<Item = u32> {
-        self.symbols.import_indices(name)
+        let known = self.may_name(name).then(|| self.tables.get().symbols.import_indices(name));
+        known.into_iter().flatten()
     }
 
     /// Slots that the loader fills with what `target` stands for.
     pub fn slots_of(&self, target: SlotTarget) -> &[Slot] {
-        let start = self.slots.partition_point(|s| s.target < target);
-        let len = self.slots[start..].partition_point(|s| s.target == target);
-        &self.slots[start..start + len]
+        let slots = self.slots();
+        let start = slots.partition_point(|s| s.target < target);
+        let len = slots[start..].partition_point(|s| s.target == target);
+        &slots[start..start + len]
     }
 
     /// All slots of imported and indirect functions, sorted by target.
     pub fn slots(&self) -> &[Slot] {
-        &self.slots
+        &self.tables.get().slots
     }
 
     /// Restartable sequences, ascending. Nothing may be moved out of them.
@@ -312,7 +334,7 @@ impl Image {
 
     /// Addresses of nop runs that the compiler left for patching, ascending.
     pub fn patchable_entries(&self) -> &[LinkAddr] {
-        &self.patchable_entries
+        &self.tables.get().patchable_entries
     }
 
     /// Where in the file the byte at `at` is; `None` if it does not come from the file.
@@ -329,11 +351,7 @@ impl Image {
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let functions = self.functions().len();
-        f.debug_struct("Image")
-            .field("kind", &self.kind)
-            .field("functions", &functions)
-            .finish_non_exhaustive()
+        f.debug_struct("Image").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 

@@ -221,7 +221,13 @@ fn until(pattern: &Pattern, name: &NamePattern, size: u64) -> Option<Option<u64>
 
 /// The functions of `module` that a pattern names, each with the first name that matched.
 fn named<'m>(module: &'m Module, pattern: &'m NamePattern) -> impl Iterator<Item = (&'m Function, Name<'m>)> {
-    let candidates = module.image.functions().iter().filter(|f| !f.label || pattern.glob.is_literal());
+    let part = match &pattern.demangled {
+        Some(identifier) => identifier.as_deref().unwrap_or(""),
+        None => pattern.glob.prefix(),
+    };
+    // Where the name is not in the file, its symbols need not be read.
+    let functions = if module.image.may_name(part) { module.image.functions() } else { &[] };
+    let candidates = functions.iter().filter(|f| !f.label || pattern.glob.is_literal());
     candidates.filter_map(|f| {
         let matched = module.image.names(f).find(|name| name_matches(pattern, name))?;
         Some((f, matched))

@@ -62,8 +62,16 @@ pub(crate) fn rela_tables<'a>(layout: &Layout<'a>, dynamic: Option<&Dynamic<'a>>
 }
 
 /// What the loader writes to in code (`DT_TEXTREL`), ascending.
-pub(crate) fn in_text(layout: &Layout<'_>, rela: &[Bytes<'_>]) -> Vec<Range<LinkAddr>> {
+pub(crate) fn in_text(
+    layout: &Layout<'_>,
+    dynamic: Option<&Dynamic<'_>>,
+    rela: &[Bytes<'_>],
+) -> Vec<Range<LinkAddr>> {
     let mut fields = Vec::new();
+    // To a loader that is not told, code is not writable.
+    if dynamic.is_some_and(|dynamic| !dynamic.text_relocations) {
+        return fields;
+    }
     for relocation in rela.iter().flat_map(|table| table.all::<Rela64<LittleEndian>>()) {
         let at = LinkAddr(relocation.r_offset.get(LE));
         // The widest field of any type.

@@ -8,7 +8,7 @@ use object::elf::{self, Sym64};
 use crate::addr::find_range;
 use crate::bytes::{Bytes, LE};
 use crate::dynamic::Dynamic;
-use crate::layout::Layout;
+use crate::layout::{Layout, RawSection};
 use crate::symbols::{EXPORTED, Entry, IFUNC, Import, LOCAL, OLD_VERSION, Symbols, TYPED};
 use crate::versions::Versions;
 use crate::{ImageError, LinkAddr};
@@ -105,18 +105,15 @@ impl<'l, 'a> Reader<'l, 'a> {
         }
     }
 
-    /// Reads the static symbols; `true` if there is such a table.
-    pub(crate) fn static_table(&mut self) -> Result<bool, ImageError> {
-        let sections = &self.layout.sections;
-        let Some(table) = sections.iter().find(|s| s.kind == elf::SHT_SYMTAB.0 && s.bytes.len() > 0) else {
-            return Ok(false);
-        };
-        let strings = sections.get(table.link as usize).map_or(Bytes::empty(), |s| s.bytes);
+    /// Reads the static symbols, if there are any.
+    pub(crate) fn static_table(&mut self) -> Result<(), ImageError> {
+        let Some(table) = static_table(self.layout) else { return Ok(()) };
+        let strings = self.layout.sections.get(table.link as usize).map_or(Bytes::empty(), |s| s.bytes);
         for symbol in table.bytes.all::<Sym64<LittleEndian>>() {
             let verdict = self.judge(symbol, false);
             self.take(verdict, symbol, strings, None, false)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The functions read.
@@ -285,6 +282,11 @@ impl<'l, 'a> Reader<'l, 'a> {
             _ => Err(strings.error("symbol names of more than 4 GiB", offset)),
         }
     }
+}
+
+/// The table of static symbols, which strip takes out.
+pub(crate) fn static_table<'l, 'a>(layout: &'l Layout<'a>) -> Option<&'l RawSection<'a>> {
+    layout.sections.iter().find(|s| s.kind == elf::SHT_SYMTAB.0 && s.bytes.len() > 0)
 }
 
 /// Labels that assemblers keep for themselves: `.L…`, and mapping symbols `$x`, `$d.1`, ….

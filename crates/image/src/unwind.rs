@@ -11,8 +11,10 @@ use gimli::{
 
 use crate::LinkAddr;
 use crate::addr::find_range;
+use crate::bytes::Bytes;
 use crate::dwarf::{BinaryOp, Value, unwind_value};
 use crate::layout::Layout;
+use crate::tables::Part;
 
 type Table<'a> = EhFrame<EndianSlice<'a, LittleEndian>>;
 type Row = UnwindTableRow<usize>;
@@ -53,10 +55,9 @@ fn canonical(table: &Table<'_>, encoding: Encoding, row: &Row) -> Option<Value> 
     }
 }
 
-/// A copy of `.eh_frame`, read when first asked.
-#[derive(Default)]
+/// `.eh_frame`, read when first asked.
 pub(crate) struct Unwind {
-    eh_frame: Box<[u8]>,
+    eh_frame: Part,
     at: LinkAddr,
     text: Vec<Range<LinkAddr>>,
     plt: Vec<Range<LinkAddr>>,
@@ -67,15 +68,16 @@ pub(crate) struct Unwind {
 
 impl Unwind {
     /// Finds the table by its section, or else through the header that `PT_GNU_EH_FRAME` names.
-    pub(crate) fn find(layout: &Layout<'_>) -> Unwind {
+    /// `part` keeps its bytes.
+    pub(crate) fn find<'a>(layout: &Layout<'a>, part: &dyn Fn(Bytes<'a>) -> Part) -> Unwind {
         let section = layout.section(".eh_frame").filter(|s| s.bytes.len() > 0);
-        let found = section.map(|s| (LinkAddr(s.addr), s.bytes.data())).or_else(|| {
+        let found = section.map(|s| (LinkAddr(s.addr), s.bytes)).or_else(|| {
             let at = eh_frame_of_header(layout)?;
-            Some((at, layout.from(at)?.data()))
+            Some((at, layout.from(at)?))
         });
-        let (at, bytes) = found.unwrap_or((LinkAddr(0), &[]));
+        let (at, bytes) = found.unwrap_or((LinkAddr(0), Bytes::empty()));
         let (text, plt) = (layout.text.clone(), layout.plt.clone());
-        Unwind { eh_frame: bytes.into(), at, text, plt, ranges: OnceLock::new(), offsets: OnceLock::new() }
+        Unwind { eh_frame: part(bytes), at, text, plt, ranges: OnceLock::new(), offsets: OnceLock::new() }
     }
 
     fn bases(&self) -> BaseAddresses {
@@ -111,7 +113,7 @@ impl Unwind {
     fn row<T>(&self, pc: LinkAddr, look: impl FnOnce(&Table<'_>, Encoding, &Row) -> Option<T>) -> Option<T> {
         let offsets = self.offsets.get_or_init(|| self.find_offsets());
         let index = offsets.partition_point(|(start, _)| *start <= pc).checked_sub(1)?;
-        let table = EhFrame::new(&self.eh_frame, LittleEndian);
+        let table = EhFrame::new(self.eh_frame.bytes(), LittleEndian);
         let bases = self.bases();
         let entry = table.fde_from_offset(&bases, offsets[index].1.into(), EhFrame::cie_from_offset).ok()?;
         if !entry.contains(pc.0) {
@@ -123,7 +125,7 @@ impl Unwind {
     }
 
     fn find_offsets(&self) -> Vec<(LinkAddr, usize)> {
-        let table = EhFrame::new(&self.eh_frame, LittleEndian);
+        let table = EhFrame::new(self.eh_frame.bytes(), LittleEndian);
         let bases = self.bases();
         let mut common: HashMap<usize, gimli::Result<CommonInformationEntry<_>>> = HashMap::new();
         let mut found = Vec::new();
@@ -147,7 +149,7 @@ impl Unwind {
     }
 
     fn read(&self) -> Vec<Range<LinkAddr>> {
-        let table = EhFrame::new(&self.eh_frame, LittleEndian);
+        let table = EhFrame::new(self.eh_frame.bytes(), LittleEndian);
         let bases = self.bases();
         // Each common entry is parsed once: a long one that many refer to would cost quadratic time.
         let mut common: HashMap<usize, gimli::Result<CommonInformationEntry<_>>> = HashMap::new();

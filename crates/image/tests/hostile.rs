@@ -2,9 +2,10 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use incise_image::{Image, ImageError, LinkAddr, Pattern, demangle};
+use incise_image::{Contents, Image, ImageError, LinkAddr, Pattern, demangle};
 use support::{Scratch, libc_path};
 
 /// A small generator (xorshift64*), so that every run makes the same files.
@@ -62,6 +63,10 @@ fn damage(file: &[u8], rounds: usize, seed: u64) -> usize {
             if let Ok(image) = Image::parse(&copy) {
                 use_up(&image, &copy);
                 accepted += 1;
+            }
+            let shared = Arc::new(copy);
+            if let Ok(image) = Image::open(Arc::clone(&shared) as Contents) {
+                use_up(&image, &shared);
             }
             start.elapsed()
         })

@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use incise_image::{FunctionKind, Image};
+use incise_image::{FunctionKind, Image, outline};
 use support::{Scratch, image, libc_path, output};
 
 /// Names and addresses of functions as `readelf` lists them: typed symbols that are defined.
@@ -48,6 +50,43 @@ fn every_function_symbol_is_found() {
         );
         assert!(!expected.is_empty(), "{path}");
         println!("{path}: {} names, {} functions, {dropped:?}", own.len(), image.functions().len());
+    }
+}
+
+#[test]
+fn an_opened_file_says_what_a_parsed_one_says() {
+    let libc = libc_path();
+    for path in [libc.as_str(), "/bin/bash", "/usr/bin/python3"] {
+        let Ok(file) = std::fs::read(path) else {
+            support::skip(&format!("{path} does not exist"));
+            continue;
+        };
+        let parsed = image(path);
+        let read = Cell::new(0);
+        let outline = outline(file.len() as u64, &|at, into| {
+            into.copy_from_slice(&file[at as usize..at as usize + into.len()]);
+            read.set(read.get() + into.len());
+            true
+        });
+        println!("{path}: {} of {} bytes are read", read.get(), file.len());
+        assert!(read.get() < file.len() * 2 / 3, "{path}");
+        let opened = Image::open(Arc::new(outline.expect("readable"))).expect("a program");
+        // Before and after the tables are read.
+        for _ in 0..2 {
+            assert!(!opened.may_name("no such name") && opened.may_name("mem"), "{path}");
+            assert_eq!(opened.function("no such name"), None);
+            assert_eq!(opened.r_debug(), parsed.r_debug(), "{path}");
+            assert_eq!(opened.rseq_offset(), parsed.rseq_offset(), "{path}");
+            assert_eq!(own_functions(&opened), own_functions(&parsed), "{path}");
+        }
+        assert_eq!(opened.functions(), parsed.functions(), "{path}");
+        assert_eq!(opened.dropped(), parsed.dropped(), "{path}");
+        assert_eq!(opened.slots(), parsed.slots(), "{path}");
+        assert!(opened.imports().eq(parsed.imports()), "{path}");
+        assert!(opened.import_indices("malloc").eq(parsed.import_indices("malloc")), "{path}");
+        assert_eq!(opened.unwind_functions(), parsed.unwind_functions(), "{path}");
+        assert_eq!(opened.critical_sections(), parsed.critical_sections(), "{path}");
+        assert_eq!(opened.build_id(), parsed.build_id(), "{path}");
     }
 }
 

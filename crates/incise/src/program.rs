@@ -1,14 +1,15 @@
 //! A program as it is mapped: its modules, and what planning wants to know about its code.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{File, Metadata};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use incise_cfg::Cfg;
 use incise_image::{
-    Function, Image, ImageError, LinkAddr, Mapping, MemoryMap, MemoryReader, Module, modules,
+    Function, Image, ImageError, LinkAddr, Mapping, MemoryMap, MemoryReader, Module, modules, outline,
 };
 use incise_isa::Addr;
 use incise_isa::native::uses_gs_base;
@@ -41,7 +42,7 @@ impl Images {
             return image.clone();
         }
         let bytes = if *mapping.name == *"[vdso]" { in_memory(memory, mapping) } else { file(pid, mapping) };
-        let image = bytes.and_then(|bytes| Image::parse(&bytes).ok()).map(Arc::new);
+        let image = bytes.and_then(|bytes| Image::open(Arc::new(bytes)).ok()).map(Arc::new);
         self.parsed.insert(id, image.clone());
         image
     }
@@ -52,8 +53,8 @@ fn in_memory(memory: &dyn MemoryReader, mapping: &Mapping) -> Option<Vec<u8>> {
     memory.read(mapping.range.start, &mut bytes).then_some(bytes)
 }
 
-/// The file's bytes: by the mapping itself, which also works when the file was deleted or replaced, else by
-/// its path as the process sees it.
+/// What an image is made from of a mapped file: by the mapping itself, which also works when the file was deleted or
+/// replaced, else by its path as the process sees it.
 fn file(pid: &str, mapping: &Mapping) -> Option<Vec<u8>> {
     if !mapping.name.starts_with('/') {
         return None;
@@ -62,7 +63,13 @@ fn file(pid: &str, mapping: &Mapping) -> Option<Vec<u8>> {
     let linked = format!("/proc/{pid}/map_files/{:x}-{:x}", start.0, end.0);
     let rooted = format!("/proc/{pid}/root{}", mapping.name);
     let by_path = [rooted, mapping.name.to_string()].into_iter().filter(|_| !mapping.deleted);
-    std::iter::once(linked).chain(by_path).map(PathBuf::from).find_map(|path| fs::read(path).ok())
+    std::iter::once(linked).chain(by_path).map(PathBuf::from).find_map(|path| outlined(&path))
+}
+
+fn outlined(path: &Path) -> Option<Vec<u8>> {
+    let file = File::open(path).ok()?;
+    let len = file.metadata().ok().filter(Metadata::is_file)?.len();
+    outline(len, &|at, into| file.read_exact_at(into, at).is_ok())
 }
 
 /// No instruction of x86-64 is longer.
@@ -202,7 +209,7 @@ impl Program {
         modules.any(|module| {
             // The C library has it for those that import it; a program has it because it uses it.
             let wrapper = module.image.function(BY_NAME).is_some();
-            module.image.imports().any(|name| name == BY_NAME)
+            module.image.import_indices(BY_NAME).next().is_some()
                 || (module.main && wrapper)
                 || module.text.iter().any(|text| in_text(text, wrapper))
         })
@@ -328,7 +335,7 @@ impl Facts for Program {
         };
         let (module, has_v8) = (&self.modules[*index], &self.has_v8[*index]);
         let image = &module.image;
-        let find = || image.functions().iter().any(|function| image.name(function) == ALWAYS_THERE);
+        let find = || image.function(ALWAYS_THERE).is_some();
         *has_v8.get_or_init(find)
             && module.function_at(at).is_some_and(|(function, _)| image.name(function).starts_with(PREFIX))
     }
