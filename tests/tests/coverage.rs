@@ -129,6 +129,23 @@ fn a_plan_is_the_same_each_time_and_with_any_number_of_threads() {
 }
 
 #[test]
+fn a_plan_is_as_good_wherever_the_program_is_loaded() {
+    let Some(program) = need_program("ls") else { return };
+    let first = lines(&coverage(&["--json"], &program));
+    for base in ["0x55d3f1a6b000", "7f3a10c48000", "0x10000"] {
+        let other = lines(&coverage(&["--json", "--base", base], &program));
+        assert!(first.sites == other.sites, "other tactics at {base}");
+    }
+    for (base, part) in
+        [("0x1234", "no page"), ("0x7ffffffff000", "no process"), ("0x7ffff7c00000", "something else")]
+    {
+        let outcome = coverage(&["--base", base], &program);
+        assert_eq!(outcome.ending, Ending::Exited(125));
+        assert!(outcome.error_text().contains(part), "{base}: {}", outcome.error_text());
+    }
+}
+
+#[test]
 fn the_trap_policy_decides_about_sites_where_no_jump_fits() {
     let Some(program) = need_program("ls") else { return };
     let fallback = lines(&coverage(&["--json"], &program));

@@ -255,6 +255,10 @@ pub struct CoverageArgs {
     /// How probed functions are laid out.
     #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineChoice::Auto)]
     pub engine: EngineChoice,
+    /// As if it were loaded ADDR (hexadecimal) behind its link addresses; by default where Linux loads it without address
+    /// randomization.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub base: Option<u64>,
     /// Number of threads; all cores if not given. The plan is the same for any.
     #[arg(short = 'j', long, value_name = "N")]
     pub threads: Option<usize>,
@@ -267,6 +271,12 @@ pub struct CoverageArgs {
     /// Print JSON Lines.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Reads a hexadecimal address, with or without 0x.
+fn address(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text.trim_start_matches("0x"), 16)
+        .map_err(|_| format!("{text} is no hexadecimal address"))
 }
 
 /// Arguments of `doctor`.

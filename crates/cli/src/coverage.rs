@@ -64,6 +64,7 @@ fn one(args: &CoverageArgs, path: &Path, out: &mut dyn Write) -> Result<(), Fail
         points: args.points.into(),
         traps: args.trap.into(),
         layout: args.engine.into(),
+        base: args.base,
         threads: args.threads.unwrap_or_else(threads),
         first: args.first,
         alone: args.alone,

@@ -39,6 +39,8 @@ pub struct CoverageOptions<'o> {
     pub traps: TrapPolicy,
     /// How functions are laid out; by what it is likely to cost if nothing is given.
     pub layout: Option<Layout>,
+    /// Where the program is loaded; where Linux does so without address randomization if nothing is given.
+    pub base: Option<u64>,
     /// Number of threads; the result is the same for any.
     pub threads: usize,
     /// Only the first so many of the points are taken.
@@ -57,6 +59,7 @@ impl Default for CoverageOptions<'_> {
             points,
             traps: TrapPolicy::default(),
             layout: None,
+            base: None,
             threads: 1,
             first: None,
             alone: None,
@@ -154,7 +157,10 @@ pub enum CoverageError {
 pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Result<Coverage, CoverageError> {
     let began = Instant::now();
     let image = Arc::new(Image::parse(file)?);
-    let mut space = Loaded::new(&image, file)?;
+    let mut space = match options.base {
+        Some(base) => Loaded::at(&image, file, base)?,
+        None => Loaded::new(&image, file)?,
+    };
     let told = |progress| {
         if let Some(tell) = options.progress {
             tell(progress);

@@ -356,12 +356,8 @@ impl<'a> Entries<'a> {
     /// A jump to `target` at a place that `board` reaches.
     pub(crate) fn stub(&mut self, board: &Springboard, target: Addr, index: usize) -> Option<Addr> {
         let len = SPRINGBOARD_LEN as u64;
-        let at = if self.features.packed {
-            self.memory.allocate_packed(board, len)
-        } else {
-            self.memory.allocate(board.placements(), len)
-        };
-        let at = at.or_else(|| self.memory.allocate_any(board, len))?;
+        let packed = if self.features.packed { self.memory.allocate_packed(board, len) } else { None };
+        let at = packed.or_else(|| self.memory.allocate_stub(board, len, target))?;
         match Springboard::new(at, 0).encode(target) {
             Some(jump) => {
                 self.code.push(at, &jump);

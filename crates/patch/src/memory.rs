@@ -153,9 +153,14 @@ impl Memory {
         joined
     }
 
-    /// Takes `len` bytes for a trampoline of a springboard that admits `places`, best first.
+    /// Takes `len` bytes for a trampoline of a springboard that admits `places`, best first. What may lie anywhere lies in the
+    /// nearest arena: others are left to what is bound, and what is in reach of the code is in reach of all of them.
     pub(crate) fn allocate(&mut self, places: impl Iterator<Item = Placement>, len: u64) -> Option<Addr> {
         for place in places {
+            let nearest = if place.mask == 0 { self.nearest(place.base) } else { None };
+            if let Some(at) = nearest.and_then(|arena| arena.allocate(&place, len)) {
+                return Some(at);
+            }
             for arena in &mut self.arenas {
                 if let Some(at) = arena.allocate(&place, len) {
                     return Some(at);
@@ -163,6 +168,30 @@ impl Memory {
             }
         }
         None
+    }
+
+    fn nearest(&mut self, to: Addr) -> Option<&mut Arena> {
+        let distance = |arena: &Arena| {
+            let Range { start, end } = arena.range();
+            start.offset_from(to).unsigned_abs().min(end.offset_from(to).unsigned_abs())
+        };
+        self.arenas.iter_mut().min_by_key(|arena| distance(arena))
+    }
+
+    /// Takes `len` bytes at a place of `board` from which a jump leads to `target`.
+    pub(crate) fn allocate_stub(&mut self, board: &Springboard, len: u64, target: Addr) -> Option<Addr> {
+        let leads = |arena: &&mut Arena| {
+            let Range { start, end } = arena.range();
+            start.in_rel32_of(target) && end.in_rel32_of(target)
+        };
+        for place in board.placements() {
+            let mut arenas = self.arenas.iter_mut().filter(leads);
+            if let Some(at) = arenas.find_map(|arena| arena.allocate(&place, len)) {
+                return Some(at);
+            }
+        }
+        // Any trap bytes, if that does not take long.
+        self.arenas.iter_mut().filter(leads).find_map(|arena| arena.allocate_any(board, len))
     }
 
     /// Takes `len` bytes for a trampoline that only a trap leads to.
@@ -177,11 +206,6 @@ impl Memory {
     pub(crate) fn allocate_packed(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
         let used = self.arenas.iter_mut().find_map(|arena| arena.allocate_on_used(board, len));
         used.or_else(|| self.arenas.iter_mut().find_map(|arena| arena.allocate_on_fresh(board, len)))
-    }
-
-    /// Takes `len` bytes that any trap bytes lead to, if that does not take long.
-    pub(crate) fn allocate_any(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
-        self.arenas.iter_mut().find_map(|arena| arena.allocate_any(board, len))
     }
 
     /// An arena for so many bytes of trampolines without constraints, near `near`.
@@ -544,5 +568,21 @@ mod tests {
         );
         let wanted = Memory::default().missing(&map, &[Addr(0x7f00_0000_0100)], 0);
         assert_eq!(wanted.code, [Addr(0x7eff_ffff_0000)..Addr(0x7eff_ffff_f000)]);
+    }
+
+    #[test]
+    fn stubs_lie_where_their_target_is_in_reach() {
+        let text = Addr(0x7f00_0000_0000);
+        let far = text + 0x6000_0000..text + 0x6100_0000;
+        let (low, bulk) = (text - 0x3400_0000..text - 0x3300_0000, text + 0x10_0000..text + 0x20_0000);
+        let mut memory = Memory::default();
+        let code = vec![far, low.clone(), bulk.clone()];
+        memory.assume(&Reservations { code, ..Reservations::default() });
+        let anywhere = memory.allocate(Springboard::new(text, 0).placements(), 100).expect("room");
+        assert!(bulk.contains(&anywhere), "{anywhere} is not in the nearest arena");
+        let board = Springboard::new(text, 1 << 3);
+        assert!(memory.allocate(board.placements(), 5).is_some_and(|at| !low.contains(&at)));
+        let stub = memory.allocate_stub(&board, 5, low.start).expect("room");
+        assert!(low.contains(&stub), "from {stub} no jump leads to {}", low.start);
     }
 }

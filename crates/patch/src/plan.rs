@@ -241,7 +241,7 @@ impl Placer<'_, '_> {
             return Some((at, None));
         }
         let stub = self.constrained(shape, SPRINGBOARD_LEN as u64)?;
-        match self.anywhere(shape, len) {
+        match self.take(&Springboard::new(stub, 0), len) {
             Some(at) => Some((at, Some(stub))),
             None => {
                 self.memory.free(stub.span(SPRINGBOARD_LEN as u64));

@@ -509,3 +509,36 @@ fn a_plan_is_the_same_for_any_number_of_threads() {
     let (one, three) = (memory(1), memory(3));
     assert!(one == three);
 }
+
+#[test]
+fn what_fits_does_not_depend_on_where_things_are_loaded() {
+    // push rbx; mov rbx,rdi; call; mov r13,rax; test rax,rax; mov rdi,rbx; pop rbx; ret; int3: the jump behind each call
+    // has a trap inside.
+    const CODE: [u8; 22] = [
+        0x53, 0x48, 0x89, 0xFB, 0xE8, 0, 0, 0, 0, 0x49, 0x89, 0xC5, 0x48, 0x85, 0xC0, 0x48, 0x89, 0xDF, 0x5B,
+        0xC3, 0xCC, 0xCC,
+    ];
+    const COUNT: u64 = 200;
+    let mut code = CODE.repeat(COUNT as usize);
+    for n in 0..COUNT as usize {
+        let to_first = -((n * CODE.len() + 9) as i32);
+        code[n * CODE.len() + 5..][..4].copy_from_slice(&to_first.to_le_bytes());
+    }
+    let planned = |text: u64, distance: u64| {
+        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(text, &code));
+        let sites: Vec<u64> = (0..COUNT).flat_map(|n| heads(&CODE, text + n * CODE.len() as u64)).collect();
+        // Another module, probed before: where its trampolines may be is somewhere among where those of ours may be.
+        space.add_text(text + distance, FUNCTION);
+        count_at(&mut engine, &mut space, &[text + distance], BEST);
+        let outcomes = count_at(&mut engine, &mut space, &sites, BEST);
+        outcomes.iter().filter(|outcome| **outcome == Outcome::Installed(Tactic::Group)).count()
+    };
+    let expected = planned(TEXT, 64 << 20);
+    // Around the distance at which a trampoline behind a springboard with int3 in its third displacement byte is the first.
+    for n in 0..8u64 {
+        // Pages of libraries are random in 28 bits, here those of the tests' text.
+        let text = 0x7e00_0000_0000 + (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 36 << 12);
+        let distance = 0xC8_0000 + (n << 16);
+        assert_eq!(planned(text, distance), expected, "{text:#x}, {distance:#x}");
+    }
+}

@@ -66,6 +66,33 @@ impl<'f> Loaded<'f> {
         Ok(Loaded { file, segments, bias, around, code, data, planned: None })
     }
 
+    /// The same, but loaded `base` behind its link addresses, with its neighbours as near as they were.
+    ///
+    /// # Errors
+    /// [`SpaceError::Unsuitable`] if it is a program that cannot be moved, `base` is not that of a page, or there is no room.
+    pub fn at(image: &Image, file: &'f [u8], base: u64) -> Result<Loaded<'f>, SpaceError> {
+        let mut loaded = Loaded::new(image, file)?;
+        let unsuitable = |reason| SpaceError::Unsuitable { at: Addr(base), reason };
+        if image.kind() == Kind::Executable {
+            return Err(unsuitable("the program is linked for one address"));
+        }
+        if !base.is_multiple_of(PAGE) {
+            return Err(unsuitable("no page begins there"));
+        }
+        let end = image.segments().iter().map(|segment| segment.range().end.0).max().unwrap_or(0);
+        // What is put right behind it: the linker behind libraries, the heap behind a program.
+        let beside = if image.kind() == Kind::SharedObject { 0 } else { loaded.around.len() - 1 };
+        let Range { start, end: last } = loaded.around[beside].clone();
+        let beside_end = (last - loaded.bias).checked_add(base).filter(|last| *last <= STACK.start);
+        let beside_end = beside_end.ok_or(unsuitable("it would end where no process can have it"))?;
+        loaded.around[beside] = beside_end - (last - start)..beside_end;
+        let among = |other: &Range<u64>| other.start < beside_end.max(end + base) && base < other.end;
+        if loaded.around.iter().enumerate().any(|(n, other)| n != beside && among(other)) {
+            return Err(unsuitable("something else is there"));
+        }
+        Ok(Loaded { bias: base, ..loaded })
+    }
+
     /// The program alone in its address space, `bias` behind its link addresses.
     ///
     /// # Errors
