@@ -2,6 +2,8 @@
 //@ compile: gcc -O2 -no-pie -fno-pie
 //@ compile: gcc -O2 -static
 //@ strip
+//@ count: main -- 12
+//@ expect-count: main 1
 //@ count: *{link:work} -- 12
 //@ expect-count: sub_{hex:work} 12
 //@ count: stripped_fixed!*{link:work} -- 12

@@ -2,6 +2,8 @@
 //@ compile: gcc -O2
 //@ compile: gcc -O2 -static-pie
 //@ strip
+//@ count: main -- 12
+//@ expect-count: main 1
 //@ count: stripped_pie!*{link:work} -- 12
 //@ expect-count: sub_{hex:work} 12
 #include <stdio.h>

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use incise_isa::Addr;
 use object::elf;
 
 use crate::addr::find_range;
@@ -346,6 +347,13 @@ impl Image {
     pub fn bytes_at<'a>(&self, file: &'a [u8], at: LinkAddr, len: u64) -> Option<&'a [u8]> {
         let offset = layout::link_to_file(&self.segments, at, len)?;
         Bytes::file(file).get(offset.0, len).map(Bytes::data)
+    }
+
+    /// Reads `file`, which must be the contents this image was parsed from, as if it were mapped where it is linked:
+    /// `false` if any of the bytes is not in it.
+    pub fn read_file(&self, file: &[u8], at: Addr, into: &mut [u8]) -> bool {
+        let stored = self.bytes_at(file, LinkAddr(at.0), into.len() as u64);
+        stored.map(|stored| into.copy_from_slice(stored)).is_some()
     }
 }
 

@@ -47,6 +47,9 @@ impl Target {
     }
 }
 
+/// The function that every program in C begins with, also a stripped one.
+pub const MAIN: &str = "main";
+
 /// The name given to a function without a symbol.
 pub fn nameless(at: LinkAddr) -> String {
     format!("sub_{:x}", at.0)
@@ -56,7 +59,8 @@ pub fn nameless(at: LinkAddr) -> String {
 /// `module` is a pattern on modules that limits the search to those, as `MODULE!` does for one pattern.
 ///
 /// Wildcards match functions only; a label in hand-written assembly has to be named. Names that begin
-/// with `sub_` also mean functions that only the unwind tables tell of.
+/// with `sub_` also mean functions that only the unwind tables tell of; `main` also means that of a stripped program,
+/// where its module knows it.
 ///
 /// # Errors
 /// A pattern that names nothing.
@@ -253,10 +257,12 @@ fn name_matches(pattern: &NamePattern, name: &Name<'_>) -> bool {
 fn nameless_functions<'m>(module: &'m Module, pattern: &'m NamePattern) -> impl Iterator<Item = LinkAddr> {
     let meant = pattern.demangled.is_none() && pattern.glob.prefix().starts_with("sub_");
     let ranges = if meant { module.image.unwind_functions() } else { &[] };
-    let starts = ranges.iter().map(|r| r.start);
-    starts.filter(|&at| {
-        pattern.glob.matches(&nameless(at)) && module.image.function_at(at).is_none_or(|f| f.addr != at)
-    })
+    let fits = |at: &LinkAddr| {
+        pattern.glob.matches(&nameless(*at)) && module.image.function_at(*at).is_none_or(|f| f.addr != *at)
+    };
+    let main = module.unnamed_main.filter(|_| pattern.demangled.is_none() && pattern.glob.matches(MAIN));
+    let others = ranges.iter().map(|r| r.start).filter(move |at| Some(*at) != main);
+    others.filter(fits).chain(main)
 }
 
 /// A name as users write it: with its version only if that is not the default.
@@ -305,7 +311,7 @@ fn target_at(module: &Module, index: usize, addr: Addr) -> Target {
     Target {
         module: index,
         addr,
-        name: with_offset(&nameless(start), link.0 - start.0),
+        name: with_offset(&module.nameless(start), link.0 - start.0),
         names: Vec::new(),
         start: module.to_addr(start),
         end: None,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use incise_isa::Addr;
 
 use crate::addr::{find_range, normalize};
-use crate::{Function, Image, LinkAddr, Mapping, MemoryMap, Segment};
+use crate::find::{MAIN, nameless};
+use crate::{Function, Image, LinkAddr, Mapping, MemoryMap, MemoryReader, Segment, main_of_entry};
 
 /// A program or library in a process.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Module {
     pub text: Vec<Range<Addr>>,
     /// It is the program itself.
     pub main: bool,
+    /// Where `main` begins, if no symbol tells so but the entry code does: see [`find_main`](Self::find_main).
+    pub unnamed_main: Option<LinkAddr>,
 }
 
 impl Module {
@@ -58,6 +61,19 @@ impl Module {
     /// Whether `at` is in executable memory of this module.
     pub fn is_text(&self, at: Addr) -> bool {
         find_range(&self.text, at).is_some()
+    }
+
+    /// Looks in the entry code of a stripped program for where `main` begins. `memory`: that of the process, or the
+    /// file's as it is linked.
+    pub fn find_main(&mut self, memory: &dyn MemoryReader) {
+        if self.main && !self.image.has_symtab() {
+            self.unnamed_main = main_of_entry(&self.image, self.bias, memory).ok();
+        }
+    }
+
+    /// The name of the function at `start`, which has no symbol: `main` or `sub_…`.
+    pub fn nameless(&self, start: LinkAddr) -> String {
+        if self.unnamed_main == Some(start) { MAIN.to_owned() } else { nameless(start) }
     }
 
     /// The kernel's own library.
@@ -201,7 +217,7 @@ fn module_at(map: &MemoryMap, group: &[&Mapping], image: &Arc<Image>, bias: u64)
     let path = first.name.to_string();
     let name = path.rsplit('/').next().unwrap_or(&path).to_owned();
     let (deleted, image, text) = (first.deleted, Arc::clone(image), normalize(text));
-    Some(Module { name, path, deleted, bias, image, range, text, main: false })
+    Some(Module { name, path, deleted, bias, image, range, text, main: false, unnamed_main: None })
 }
 
 /// Whether the first page of `segment`, at `at`, is the file's.

@@ -235,6 +235,7 @@ int main(void) { return 0; }
         range,
         text,
         main: true,
+        unnamed_main: None,
     };
     let names = |pattern: &str| -> Vec<String> {
         let pattern = Pattern::parse(pattern).expect("a pattern");

@@ -1,6 +1,6 @@
 //! Names of addresses in programs.
 
-use incise_image::{LinkAddr, Module, nameless};
+use incise_image::{LinkAddr, Module};
 use incise_isa::Addr;
 
 /// A place in a program, by the names around it.
@@ -28,7 +28,7 @@ impl<'a> Place<'a> {
             None => {
                 let link = LinkAddr(at.0.wrapping_sub(module.bias));
                 let (function, offset) = match without_symbol(module, link) {
-                    Some(start) => (Some(nameless(start)), link.0 - start.0),
+                    Some(start) => (Some(module.nameless(start)), link.0 - start.0),
                     None => (None, link.0),
                 };
                 Place { module: Some(module), function, offset }

@@ -118,7 +118,9 @@ impl Program {
 
     /// The modules in a memory map of process `pid`.
     pub fn of_map(map: &MemoryMap, pid: &str, images: &mut Images, memory: &dyn MemoryReader) -> Program {
-        let program = Program::new(modules(map, &mut |mapping| images.of(pid, mapping, memory)));
+        let mut modules = modules(map, &mut |mapping| images.of(pid, mapping, memory));
+        modules.iter_mut().for_each(|module| module.find_main(memory));
+        let program = Program::new(modules);
         Program { pid: Some(pid.to_owned()), ..program }
     }
 
@@ -127,7 +129,11 @@ impl Program {
     /// # Errors
     /// If it is not an x86-64 ELF program or library.
     pub fn of_file(path: &Path, bytes: &[u8]) -> Result<Program, ImageError> {
-        Ok(Program::of_image(path, Arc::new(Image::parse(bytes)?), 0))
+        let image = Arc::new(Image::parse(bytes)?);
+        let mut program = Program::of_image(path, Arc::clone(&image), 0);
+        let read = |at: Addr, into: &mut [u8]| image.read_file(bytes, at, into);
+        program.modules.iter_mut().for_each(|module| module.find_main(&read));
+        Ok(program)
     }
 
     /// The program `image` from the file `path`, mapped `bias` behind its link addresses.
@@ -138,7 +144,17 @@ impl Program {
         let range = ends.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or_default();
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let path = path.to_string_lossy().into_owned();
-        Program::new(vec![Module { name, path, deleted: false, bias, image, range, text, main: true }])
+        Program::new(vec![Module {
+            name,
+            path,
+            deleted: false,
+            bias,
+            image,
+            range,
+            text,
+            main: true,
+            unnamed_main: None,
+        }])
     }
 
     fn new(modules: Vec<Module>) -> Program {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use incise::image::{Image, LinkAddr, debug_file_candidates, demangle};
+use incise::image::{Image, LinkAddr, MAIN, debug_file_candidates, demangle, main_of_entry, nameless};
 use incise::source::Stored;
 use incise::{Addr, Program, Query};
 use incise_cfg::{Cfg, Options, Parser, Store, import_of_stub};
@@ -13,6 +13,8 @@ pub(crate) struct Binary {
     pub path: PathBuf,
     pub file: Vec<u8>,
     pub image: Image,
+    /// Where `main` begins, if no symbol tells so.
+    unnamed_main: Option<LinkAddr>,
     /// Where symbols and lines come from, if not from the file itself.
     debug: Option<PathBuf>,
 }
@@ -34,7 +36,13 @@ impl Binary {
                 }
             }
         }
-        Ok(Binary { path: path.to_owned(), file, image, debug })
+        let unnamed_main = if image.is_program() && !image.has_symtab() {
+            let read = |at: Addr, into: &mut [u8]| image.read_file(&file, at, into);
+            main_of_entry(&image, 0, &read).ok()
+        } else {
+            None
+        };
+        Ok(Binary { path: path.to_owned(), file, image, unnamed_main, debug })
     }
 
     /// The whole program's graph: from `store` if that fits, from the user's cache, else parsed afresh.
@@ -96,7 +104,11 @@ impl Binary {
     pub(crate) fn name(&self, entry: LinkAddr) -> String {
         let Some(function) = self.image.function_starting_at(entry) else {
             let import = self.import_behind(entry);
-            return import.map_or_else(|| format!("sub_{:x}", entry.0), |import| format!("{import}@plt"));
+            return match import {
+                Some(import) => format!("{import}@plt"),
+                None if self.unnamed_main == Some(entry) => MAIN.to_owned(),
+                None => nameless(entry),
+            };
         };
         let name = self.image.name(function);
         demangle(name).map_or_else(|| name.to_owned(), |text| text.to_string())
