@@ -16,6 +16,8 @@ use crate::tactic::{Obstacle, Refusal, TrapPolicy};
 
 /// So many instructions make a chunk.
 const CHUNK: usize = 4096;
+/// Regions of a chunk begin within so many bytes of each other: its memory has to be in reach of all of them.
+const NEAR: i64 = 64 << 20;
 /// For fewer chunks no thread is worth its start.
 const CHUNKS_MIN: usize = 4;
 
@@ -66,8 +68,9 @@ impl Placer<'_, '_> {
         let mut rest = regions;
         while !rest.is_empty() {
             let mut insns = 0;
+            let first = rest[0].extent.start;
             let whole = rest.iter().take_while(|region| {
-                let fits = insns < CHUNK;
+                let fits = insns < CHUNK && region.extent.start.offset_from(first) < NEAR;
                 insns += region.members.len();
                 fits
             });

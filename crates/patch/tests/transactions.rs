@@ -105,6 +105,20 @@ fn every_boundary_can_be_probed_in_any_order_and_all_bytes_come_back() {
     }
 }
 
+#[test]
+fn regions_of_modules_far_apart_have_trampolines_in_reach() {
+    const FAR: u64 = 0x5500_1234_5000;
+    let outcomes = |modules: &[u64]| {
+        let (mut engine, mut space) = (Engine::new(), FakeSpace::default());
+        modules.iter().for_each(|&at| space.add_text(at, FUNCTION));
+        let sites: Vec<u64> = modules.iter().flat_map(|&at| heads(FUNCTION, at)).collect();
+        count_at(&mut engine, &mut space, &sites, BEST)
+    };
+    let alone = [outcomes(&[FAR]), outcomes(&[TEXT])].concat();
+    assert_eq!(alone.iter().filter(|one| **one == Outcome::Installed(Tactic::Trap)).count(), 0, "{alone:?}");
+    assert_eq!(outcomes(&[FAR, TEXT]), alone);
+}
+
 /// Every original boundary is intact, leads to a trampoline, or is a trap with a landing.
 fn check_boundaries(engine: &Engine, space: &FakeSpace, heads: &[u64]) {
     for &head in heads {
