@@ -23,8 +23,12 @@ use support::{Pristine, Rng, function, instructions, isolated, storm_time, usage
 
 const RUNNERS: u64 = 4;
 const CHANGERS: u64 = 2;
-/// Transactions a second that the changers make together, if the machine is fast enough.
+/// Batches a second that the changers commit together, if the machine is fast enough. (Instances that are switched for the
+/// first time take further transactions.)
 const RATE: u32 = 1000;
+/// Between two forks. Each makes the kernel copy every page that is written to afterwards: without a pause, changers spend two
+/// fifths of their time on that.
+const FORK_PAUSE: Duration = Duration::from_millis(40);
 
 #[test]
 fn storm_swap() {
@@ -157,8 +161,7 @@ fn storm(writer: Writer) {
 
     let pinned_calls = AtomicU64::new(0);
     let checks = AtomicU64::new(0);
-    let (commits, installed, refused, trapped) =
-        (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let [commits, switches, busy, installed, refused, trapped] = [const { AtomicU64::new(0) }; 6];
     let (most_bytes, most_retired) = (AtomicU64::new(0), AtomicU64::new(0));
     let forks = AtomicU64::new(0);
     let threads: Vec<AtomicI32> = (0..RUNNERS).map(|_| AtomicI32::new(0)).collect();
@@ -188,7 +191,8 @@ fn storm(writer: Writer) {
         }
         for number in 0..CHANGERS {
             let (session, points, counters) = (&session, &points, &counters);
-            let (commits, installed, refused, trapped) = (&commits, &installed, &refused, &trapped);
+            let (commits, switches, busy) = (&commits, &switches, &busy);
+            let (installed, refused, trapped) = (&installed, &refused, &trapped);
             let (most_bytes, most_retired) = (&most_bytes, &most_retired);
             scope.spawn(move || {
                 let _end = StopOnPanic;
@@ -198,6 +202,7 @@ fn storm(writer: Writer) {
                 while !STOP.load(Relaxed) {
                     for _ in 0..rng.below(4) {
                         if !present.is_empty() {
+                            switches.fetch_add(1, Relaxed);
                             match session.switch(*rng.pick(&present), rng.below(2) == 0) {
                                 // The first one plans anew, all or nothing: it may be refused, and changes nothing then.
                                 Ok(()) | Err(Error::Commit(CommitError::Refused(_))) => {}
@@ -234,6 +239,7 @@ fn storm(writer: Writer) {
                     next += Duration::from_secs(1) * CHANGERS as u32 / RATE;
                     std::thread::sleep(next.saturating_duration_since(Instant::now()));
                 }
+                busy.fetch_add(processor_time().as_micros() as u64, Relaxed);
                 let mut batch = session.batch();
                 present.into_iter().for_each(|instance| batch.remove(instance));
                 batch.commit().expect("removal");
@@ -252,9 +258,11 @@ fn storm(writer: Writer) {
     let left = session.remove_all().expect("removal of everything");
     pristine.check();
     eprintln!(
-        "\n# storm {writer:?}: {} commits/s, {} probes put in ({} traps, {} refused), {} checks, {} signals, {} forks; \
+        "\n# storm {writer:?}: {} commits/s, {} us of processor time each with {:.1} switches, {} probes put in ({} traps, {} refused), {} checks, {} signals, {} forks; \
          trampolines {} bytes at most, {} retired; {before:?} -> {after:?} -> {:?}",
         commits.load(Relaxed) / began.elapsed().as_secs().max(1),
+        busy.load(Relaxed) / commits.load(Relaxed),
+        switches.load(Relaxed) as f64 / commits.load(Relaxed) as f64,
         installed.load(Relaxed),
         trapped.load(Relaxed),
         refused.load(Relaxed),
@@ -272,6 +280,14 @@ fn storm(writer: Writer) {
     assert!(usage().mappings < before.mappings + 128, "mappings");
     assert!(usage().resident < before.resident + (48 << 20), "memory");
     assert!(commits.load(Relaxed) > 100 && HANDLED.load(Relaxed) > 100 && forks.load(Relaxed) > 5);
+}
+
+/// What this thread has taken so far.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills `time`.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn snippet(rng: &mut Rng, counters: &[incise::Counter]) -> Snippet {
@@ -339,5 +355,6 @@ fn fork_on(forks: &AtomicU64) {
         }
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "a forked child: {status:#x}");
         forks.fetch_add(1, Relaxed);
+        std::thread::sleep(FORK_PAUSE);
     }
 }
