@@ -30,6 +30,7 @@ mod coverage;
 mod file;
 mod filter;
 mod flow;
+mod images;
 mod leads;
 mod names;
 pub mod patching;
@@ -52,6 +53,7 @@ pub use coverage::{Coverage, CoverageError, CoverageOptions, CoverageProgress, C
 pub use file::{CountsReport, ProcessCounts, RewriteOptions, Rewritten, read_counts, rewrite};
 pub use filter::{Filter, FilterError};
 pub use flow::{Lines, PointView};
+pub use images::Images;
 pub use incise_image as image;
 pub use incise_isa::{self as isa, Addr};
 pub use incise_patch::{
@@ -63,5 +65,5 @@ pub use incise_patch::{
 pub use incise_snippet::{compile, data, interpret, language, show, tree as snippet};
 pub use incise_space as space;
 pub use point::{Found, Incomplete, Point, PointKind, Query, Unresolved};
-pub use program::{Images, Program};
+pub use program::Program;
 pub use session::{Batch, Counter, Error, Session};

@@ -1,76 +1,19 @@
 //! A program as it is mapped: its modules, and what planning wants to know about its code.
 
-use std::collections::HashMap;
-use std::fs::{File, Metadata};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use incise_cfg::Cfg;
-use incise_image::{
-    Function, Image, ImageError, LinkAddr, Mapping, MemoryMap, MemoryReader, Module, modules, outline,
-};
+use incise_image::{Function, Image, ImageError, LinkAddr, MemoryMap, MemoryReader, Module, modules};
 use incise_isa::Addr;
-use incise_isa::native::uses_gs_base;
 use incise_patch::Facts;
 use incise_space::{AddressSpace, SpaceError};
 
 use crate::callback::is_machinery;
+use crate::images::Images;
 use crate::leads::Leads;
 use crate::source::{CfgSource, Stored};
-
-/// Parsed files, kept so that a file is parsed once however many processes map it.
-#[derive(Default)]
-pub struct Images {
-    parsed: HashMap<FileId, Option<Arc<Image>>>,
-}
-
-#[derive(PartialEq, Eq, Hash)]
-struct FileId {
-    device: (u32, u32),
-    inode: u64,
-    name: Arc<str>,
-}
-
-impl Images {
-    /// The image of a mapped file of process `pid` (`self` for this one). Files that are not ELF programs give
-    /// nothing.
-    fn of(&mut self, pid: &str, mapping: &Mapping, memory: &dyn MemoryReader) -> Option<Arc<Image>> {
-        let id = FileId { device: mapping.device, inode: mapping.inode, name: mapping.name.clone() };
-        if let Some(image) = self.parsed.get(&id) {
-            return image.clone();
-        }
-        let bytes = if *mapping.name == *"[vdso]" { in_memory(memory, mapping) } else { file(pid, mapping) };
-        let image = bytes.and_then(|bytes| Image::open(Arc::new(bytes)).ok()).map(Arc::new);
-        self.parsed.insert(id, image.clone());
-        image
-    }
-}
-
-fn in_memory(memory: &dyn MemoryReader, mapping: &Mapping) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; mapping.range.end.offset_from(mapping.range.start) as usize];
-    memory.read(mapping.range.start, &mut bytes).then_some(bytes)
-}
-
-/// What an image is made from of a mapped file: by the mapping itself, which also works when the file was deleted or
-/// replaced, else by its path as the process sees it.
-fn file(pid: &str, mapping: &Mapping) -> Option<Vec<u8>> {
-    if !mapping.name.starts_with('/') {
-        return None;
-    }
-    let Range { start, end } = &mapping.range;
-    let linked = format!("/proc/{pid}/map_files/{:x}-{:x}", start.0, end.0);
-    let rooted = format!("/proc/{pid}/root{}", mapping.name);
-    let by_path = [rooted, mapping.name.to_string()].into_iter().filter(|_| !mapping.deleted);
-    std::iter::once(linked).chain(by_path).map(PathBuf::from).find_map(|path| outlined(&path))
-}
-
-fn outlined(path: &Path) -> Option<Vec<u8>> {
-    let file = File::open(path).ok()?;
-    let len = file.metadata().ok().filter(Metadata::is_file)?.len();
-    outline(len, &|at, into| file.read_exact_at(into, at).is_ok())
-}
 
 /// No instruction of x86-64 is longer.
 const LONGEST_INSN: u64 = 15;
@@ -199,36 +142,6 @@ impl Program {
                 self.leads[index] = earlier.leads[known].clone();
             }
         }
-    }
-
-    /// Whether code in one of `modules` sets or reads the base of gs, as far as its bytes tell.
-    pub(crate) fn uses_gs<'a>(
-        mut modules: impl Iterator<Item = &'a Module>,
-        memory: &dyn MemoryReader,
-    ) -> bool {
-        const BY_NAME: &str = "arch_prctl";
-        // An instruction at the end of a piece is whole in the next one.
-        const PIECE: u64 = 1 << 20;
-        const OVERLAP: u64 = 256;
-        let mut bytes = vec![0; (PIECE + OVERLAP) as usize];
-        let mut in_text = |text: &Range<Addr>, wrapper: bool| {
-            let mut at = text.start;
-            while at < text.end {
-                let piece = &mut bytes[..(text.end.offset_from(at) as u64).min(PIECE + OVERLAP) as usize];
-                if memory.read(at, piece) && uses_gs_base(piece, wrapper) {
-                    return true;
-                }
-                at = at + PIECE;
-            }
-            false
-        };
-        modules.any(|module| {
-            // The C library has it for those that import it; a program has it because it uses it.
-            let wrapper = module.image.function(BY_NAME).is_some();
-            module.image.import_indices(BY_NAME).next().is_some()
-                || (module.main && wrapper)
-                || module.text.iter().any(|text| in_text(text, wrapper))
-        })
     }
 
     /// From now on, graphs come from `source`. What is known of where control comes in is forgotten.

@@ -20,8 +20,9 @@ use rustc_hash::FxHashMap;
 use crate::callback::NoCallbacks;
 use crate::changing::GraphError;
 use crate::compiled::Cache;
+use crate::images::Images;
 use crate::point::{Found, Point, Query};
-use crate::program::{Images, Program};
+use crate::program::Program;
 use crate::script::ScriptError;
 use crate::source::CfgSource;
 

@@ -12,6 +12,7 @@ mod edit;
 mod error;
 pub mod faults;
 pub mod file;
+mod mapped_file;
 pub mod own;
 pub mod remote;
 mod rounds;
@@ -25,6 +26,7 @@ pub use data::DataMapping;
 pub use displaced::Displaced;
 pub use edit::{Bytes, Edit};
 pub use error::{Fault, SpaceError};
+pub use mapped_file::MappedFile;
 
 use std::ops::Range;
 use std::time::Duration;

@@ -12,6 +12,7 @@
 use std::arch::asm;
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::IntoRawFd;
 
 use crate::faults;
 
@@ -127,6 +128,12 @@ pub(crate) fn name_memory(at: u64, len: u64, name: &'static CStr) {
 /// A file descriptor, closed on drop.
 #[derive(Debug)]
 pub(crate) struct File(i32);
+
+impl From<std::fs::File> for File {
+    fn from(file: std::fs::File) -> File {
+        File(file.into_raw_fd())
+    }
+}
 
 impl File {
     /// open(2), close-on-exec.

@@ -31,8 +31,8 @@ use incise_space::SpaceError;
 use incise_space::remote::{Event, LaunchOptions, ProcessId, Tracer};
 
 use crate::filter::Filter;
+use crate::images::Images;
 use crate::point::{Incomplete, PointKind};
-use crate::program::Images;
 use crate::session::Error;
 use process::Process;
 use resolvers::Passage;
@@ -313,7 +313,7 @@ impl Counting {
         let mut process = Process::begin(pid, &mut space, &mut self.images, self.options.condition.as_ref())?;
         // Left behind, the probes would count for threads that nobody gives areas.
         if !self.options.keep {
-            process.count_by_thread(&mut space)?;
+            process.count_by_thread(&mut space, &mut self.images)?;
         }
         process.set_gates(&mut space, &mut self.tally)?;
         self.processes.insert(pid, process);

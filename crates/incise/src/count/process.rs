@@ -19,9 +19,10 @@ use super::resolvers::{Passage, Passed, Resolvers, head_of};
 use super::tally::{Key, Tally};
 use super::{CountOptions, Probes};
 use crate::flow::inside;
+use crate::images::Images;
 use crate::perf_map::{self, PerfMap};
 use crate::point::{Point, PointKind, Unresolved};
-use crate::program::{Images, Program};
+use crate::program::Program;
 use crate::script::ScriptError;
 use crate::session::Error;
 
@@ -105,9 +106,12 @@ impl Process {
     }
 
     /// Lets each thread count by itself, where no code of the program uses gs for something else.
-    pub(super) fn count_by_thread(&mut self, space: &mut RemoteSpace) -> Result<(), Error> {
-        let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
-        if !Program::uses_gs(self.program.modules().iter(), &memory)
+    pub(super) fn count_by_thread(
+        &mut self,
+        space: &mut RemoteSpace,
+        images: &mut Images,
+    ) -> Result<(), Error> {
+        if !self.program.modules().iter().any(|module| images.use_gs(module))
             && let Some(cells) = space.thread_cells()?
         {
             self.engine.count_by_thread(cells);
@@ -191,9 +195,8 @@ impl Process {
             self.searched.remove(&(old.path.clone(), old.bias));
             self.unresolved.retain(|(_, ifunc)| !old.range.contains(&ifunc.resolver));
         }
-        let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
         let by_thread = self.engine.counts_by_thread();
-        let uses_gs = by_thread && Program::uses_gs(program.gone_in(&self.program), &memory);
+        let uses_gs = by_thread && program.gone_in(&self.program).any(|module| images.use_gs(module));
         self.program = program;
         if uses_gs {
             // None of its code has run yet.

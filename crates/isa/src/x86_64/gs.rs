@@ -15,10 +15,18 @@ const CALL: usize = 32;
 
 /// Whether `code` looks as if it set or read the base of gs: by `rdgsbase` or `wrgsbase`, or by the system call `arch_prctl`, if
 /// what it is called for is gs or cannot be seen close to the call. `wrapper`: the C library's function of that name may be in
-/// it, and is not counted. Finds too much rather than too little, but cannot see what is made at run time.
-pub fn uses_gs_base(code: &[u8], wrapper: bool) -> bool {
-    memmem::find_iter(code, &[0x0F, 0xAE]).any(|at| is_gs_base(code, at))
-        || memmem::find_iter(code, &[SYS_ARCH_PRCTL, 0, 0, 0]).any(|at| is_arch_prctl(code, at, wrapper))
+/// it, and is not counted. `makes_calls`: whether the call at an offset (`e8`, or `ff 15`), if it is one, may be that of
+/// `syscall(3)`. Finds too much rather than too little, but cannot see what is made at run time.
+pub fn uses_gs_base(code: &[u8], wrapper: bool, makes_calls: &dyn Fn(usize) -> bool) -> bool {
+    // Both at once in a piece that stays in the cache; it takes some bytes around one to judge.
+    const PIECE: usize = 1 << 18;
+    const AROUND: usize = 2 * NEAR;
+    let piece = |start: usize| (start, &code[start..code.len().min(start + PIECE + AROUND)]);
+    (0..code.len()).step_by(PIECE).map(piece).any(|(start, piece)| {
+        memmem::find_iter(piece, &[0x0F, 0xAE]).any(|at| is_gs_base(code, start + at))
+            || memmem::find_iter(piece, &[SYS_ARCH_PRCTL, 0, 0, 0])
+                .any(|at| is_arch_prctl(code, start + at, wrapper, makes_calls))
+    })
 }
 
 /// `f3 [rex] 0f ae /1` or `/3` with a register (AMD APM vol. 3, RDGSBASE and WRGSBASE); `at` is that of `0f`.
@@ -30,7 +38,7 @@ fn is_gs_base(code: &[u8], at: usize) -> bool {
 }
 
 /// Whether the number of the system call at `at` is loaded into eax or edi (for `syscall(3)`), for gs or who knows what.
-fn is_arch_prctl(code: &[u8], at: usize, wrapper: bool) -> bool {
+fn is_arch_prctl(code: &[u8], at: usize, wrapper: bool, makes_calls: &dyn Fn(usize) -> bool) -> bool {
     const EAX: u8 = 0;
     const ESI: u8 = 6;
     const EDI: u8 = 7;
@@ -39,7 +47,8 @@ fn is_arch_prctl(code: &[u8], at: usize, wrapper: bool) -> bool {
         memmem::find(behind, &[0x0F, 0x05]).is_some()
     } else if loads(code, at, EDI) {
         // call rel32, or through a slot of the linkage table.
-        behind.contains(&0xE8) || memmem::find(behind, &[0xFF, 0x15]).is_some()
+        let direct = memchr::memchr_iter(0xE8, behind);
+        direct.chain(memmem::find_iter(behind, &[0xFF, 0x15])).any(|call| makes_calls(at + 4 + call))
     } else {
         return false;
     };
@@ -67,7 +76,7 @@ mod tests {
 
     fn uses(text: &str) -> bool {
         let at = crate::Addr(0x1000);
-        uses_gs_base(&assemble(text, at, Syntax::Intel, &|_| None).expect("assembles"), false)
+        uses_gs_base(&assemble(text, at, Syntax::Intel, &|_| None).expect("assembles"), false, &|_| true)
     }
 
     #[test]
@@ -85,7 +94,27 @@ mod tests {
         assert!(uses(wrapper));
         assert!(uses("mov edi, 158; mov esi, eax; call 0x2000"));
         let bytes = assemble(wrapper, crate::Addr(0x1000), Syntax::Intel, &|_| None).expect("assembles");
-        assert!(!uses_gs_base(&bytes, true));
+        assert!(!uses_gs_base(&bytes, true, &|_| true));
+    }
+
+    #[test]
+    fn numbers_given_to_other_functions_are_no_system_calls() {
+        let code =
+            assemble("mov edi, 158; mov esi, 0; call 0x2000", crate::Addr(0), Syntax::Intel, &|_| None);
+        let code = code.expect("assembles");
+        let call = code.len() - 5;
+        assert!(uses_gs_base(&code, false, &|at| at == call));
+        assert!(!uses_gs_base(&code, false, &|at| at != call));
+    }
+
+    #[test]
+    fn what_lies_across_pieces_is_seen() {
+        for before in (1 << 18) - 8..(1 << 18) + 8 {
+            let mut code = vec![0x90; before];
+            code.extend([0xF3, 0x48, 0x0F, 0xAE, 0xD8]);
+            code.extend([0x90; 600]);
+            assert!(uses_gs_base(&code, false, &|_| true), "{before}");
+        }
     }
 
     #[test]
