@@ -1,19 +1,23 @@
 //! The same session over another process: counters and machine code put into a program that runs.
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use incise::isa::native::{Gpr, GprSet};
+use incise::space::remote::RemoteSpace;
 use incise::space::remote::{ProcessId, Tracer};
-use incise::{MachineCode, Query, Session, Snippet};
+use incise::space::{AddressSpace, faults};
+use incise::{Addr, Counter, MachineCode, Point, Query, Session, Snippet};
 
 /// Answers each line with the line's first number times ten.
 const PROGRAM: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
-__attribute__((noinline)) long times_ten(long n) { return n * 10; }
+__attribute__((noinline)) long plus(long n, long m) { __asm__ volatile(""); return n + m; }
+__attribute__((noinline)) long times_ten(long n) { long sum = 0; for (int i = 0; i < 10; i++) sum = plus(sum, n); return sum; }
 int main(void) {
     char line[64];
     while (fgets(line, sizeof line, stdin)) { printf("%ld\n", times_ten(atol(line))); fflush(stdout); }
@@ -97,4 +101,79 @@ fn counters_and_machine_code_work_in_a_running_program_and_leave_no_trace() {
     drop(target.child.stdin.take());
     assert!(target.child.wait().expect("it ends").success());
     assert_eq!(Gpr::Rdi.number(), 7, "the argument the machine code changes");
+}
+
+/// The bytes in `range`, and the program's executable mappings.
+fn state(tracer: &mut Tracer, pid: ProcessId, range: &Range<Addr>) -> (Vec<u8>, Vec<String>) {
+    let space = tracer.space(pid).expect("a space");
+    let mut bytes = vec![0; range.end.offset_from(range.start) as usize];
+    space.read(range.start, &mut bytes).expect("readable");
+    let map = space.mappings().expect("the map");
+    let executable = map.iter().filter(|mapping| mapping.permissions.execute);
+    (bytes, executable.map(|mapping| format!("{:?} {}", mapping.range, mapping.name)).collect())
+}
+
+#[test]
+fn whatever_call_of_a_transaction_fails_the_program_is_as_it_was() {
+    let mut target = Target::start();
+    let (mut tracer, pid) = Tracer::attach(ProcessId(target.child.id() as i32)).expect("attached");
+    let session = Session::over(tracer.space(pid).expect("a space"), &pid.to_string()).expect("a session");
+    let points: Vec<Point> = ["times_ten", "plus", "main"]
+        .into_iter()
+        .flat_map(|name| session.find(Query::functions(name)).expect("the function"))
+        .collect();
+    let hits = session.counter("hits");
+    let put_in = |hits: &Counter<RemoteSpace>| {
+        let mut batch = session.batch();
+        for point in &points {
+            batch.push_back(point, hits.increment());
+        }
+        batch.commit()
+    };
+    let map = tracer.space(pid).expect("a space").mappings().expect("the map");
+    let range = map.find(points[0].addr).expect("mapped").range.clone();
+    let (text, mappings) = state(&mut tracer, pid, &range);
+    let mut failures = 0;
+    for errno in [libc::ENOMEM, libc::EPERM] {
+        for n in 0.. {
+            faults::fail_nth(n, errno);
+            let result = put_in(&hits);
+            let (_, happened) = faults::disarm();
+            let context = format!("call {n} of putting in, errno {errno}: {result:?}");
+            assert!(result.is_ok() || happened, "{context}");
+            if result.is_err() {
+                failures += 1;
+                assert!(state(&mut tracer, pid, &range).0 == text, "{context}");
+                assert_eq!(target.ask(&mut tracer, 4), 40, "{context}");
+                put_in(&hits).expect(&context);
+            }
+            let before = hits.read();
+            assert_eq!(target.ask(&mut tracer, 5), 50, "{context}");
+            assert_eq!(hits.read() - before, 11, "{context}");
+            let probed = state(&mut tracer, pid, &range).0;
+            faults::fail_nth(n, errno);
+            let result = session.remove_all();
+            let gone = faults::disarm().1;
+            let context = format!("call {n} of removal, errno {errno}: {result:?}");
+            assert!(result.is_ok() || gone, "{context}");
+            if result.is_err() {
+                failures += 1;
+                let now = state(&mut tracer, pid, &range).0;
+                assert!(now == probed || now == text, "{context}");
+                assert_eq!(target.ask(&mut tracer, 6), 60, "{context}");
+                session.remove_all().expect(&context);
+            }
+            assert!(state(&mut tracer, pid, &range).0 == text, "{context}");
+            if !happened && !gone {
+                break;
+            }
+        }
+    }
+    assert!(failures > 50, "{failures}");
+    assert_eq!(target.ask(&mut tracer, 4), 40);
+    tracer.space(pid).expect("a space").remove().expect("nothing is left");
+    assert_eq!(state(&mut tracer, pid, &range), (text, mappings));
+    tracer.detach(pid).expect("detached");
+    drop(target.child.stdin.take());
+    assert!(target.child.wait().expect("it ends").success());
 }

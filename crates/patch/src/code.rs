@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
 use incise_isa::native::{Insn, MAX_INSN_LEN, SPRINGBOARD_LEN, decode};
-use incise_space::{Bytes, Edit};
+use incise_space::{Bytes, Edit, SpaceError};
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
@@ -98,13 +98,16 @@ struct Stretch {
 
 impl<'a> Code<'a> {
     /// Reads the pages around `sites` (ascending) and takes `groups` back in the copy.
+    ///
+    /// # Errors
+    /// [`SpaceError::Unreadable`] if code cannot be read that groups are in: they are not gone, so nothing can be planned.
     pub(crate) fn read(
         memory: &dyn MemoryReader,
         map: &MemoryMap,
         sites: &[Addr],
         groups: &BTreeMap<Addr, Group>,
         facts: &'a dyn Facts,
-    ) -> Code<'a> {
+    ) -> Result<Code<'a>, SpaceError> {
         let mut wanted: Vec<Range<Addr>> = Vec::new();
         for &site in sites {
             let low = Addr(site.0.saturating_sub(AROUND)).align_down(PAGE);
@@ -124,6 +127,10 @@ impl<'a> Code<'a> {
                 }
                 let mut original = vec![0; end.offset_from(start) as usize];
                 if !memory.read(start, &mut original) {
+                    let before = groups.range(..end).next_back();
+                    if before.is_some_and(|(_, group)| group.extent.end > start) {
+                        return Err(SpaceError::Unreadable { at: start, len: original.len() });
+                    }
                     continue;
                 }
                 // A patched page is a mapping of its own: keep neighbours together.
@@ -141,7 +148,7 @@ impl<'a> Code<'a> {
         for stretch in &mut stretches {
             stretch.take_back(groups, &mut lost);
         }
-        Code { stretches, sites: sites.to_vec(), lost, facts }
+        Ok(Code { stretches, sites: sites.to_vec(), lost, facts })
     }
 
     /// Whether the code around `site` was read, and looked through for branches to it.

@@ -106,6 +106,20 @@ fn every_boundary_can_be_probed_in_any_order_and_all_bytes_come_back() {
 }
 
 #[test]
+fn probes_whose_code_cannot_be_read_for_once_are_not_forgotten() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    count_at(&mut engine, &mut space, &[TEXT], BEST);
+    let probed = space.bytes(TEXT, FUNCTION.len());
+    space.unreadable = true;
+    let batch = Batch::removal(engine.instances().collect::<Vec<_>>());
+    assert!(engine.commit(&mut space, &NoFacts, &batch, BEST).is_err());
+    assert_eq!((space.bytes(TEXT, FUNCTION.len()), engine.instances().count()), (probed, 1));
+    space.unreadable = false;
+    remove_all(&mut engine, &mut space);
+    assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+}
+
+#[test]
 fn regions_of_modules_far_apart_have_trampolines_in_reach() {
     const FAR: u64 = 0x5500_1234_5000;
     let outcomes = |modules: &[u64]| {

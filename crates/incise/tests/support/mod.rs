@@ -175,6 +175,15 @@ impl Pristine {
         pristine
     }
 
+    /// All code as it is now.
+    pub fn now(&self) -> Vec<Vec<u8>> {
+        let bytes = |(range, _, bytes): &(Range<u64>, String, Vec<u8>)| {
+            // SAFETY: mapped readable for the life of the process.
+            unsafe { std::slice::from_raw_parts(range.start as *const u8, bytes.len()) }.to_vec()
+        };
+        self.texts.iter().map(bytes).collect()
+    }
+
     /// Asserts that all code is what the files say, byte by byte.
     pub fn check(&self) {
         for (range, path, bytes) in &self.texts {

@@ -29,6 +29,8 @@ pub struct FakeSpace {
     /// More bytes than this are not mapped at once, if it is not 0.
     pub bound: u64,
     pub shadow_stack: bool,
+    /// Nothing can be read for now.
+    pub unreadable: bool,
     pub busy: BTreeSet<Addr>,
     /// The first quadword of every data mapping.
     pub data: Vec<&'static AtomicU64>,
@@ -81,6 +83,9 @@ fn release(_: NonNull<u8>, _: u64) {}
 
 impl AddressSpace for FakeSpace {
     fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
+        if self.unreadable {
+            return Err(SpaceError::Unreadable { at, len: into.len() });
+        }
         for (i, byte) in into.iter_mut().enumerate() {
             *byte = *self
                 .memory
