@@ -82,6 +82,8 @@ pub(super) struct Book {
     pub used: u64,
     /// What undone patches have left, because a thread may be in it: for each its code and its memory.
     pub left: Vec<Vec<Range<Addr>>>,
+    /// Memory of undone patches that is being unmapped.
+    pub gone: Vec<Range<Addr>>,
     /// Pages of the tracer that are to be taken over.
     pub runtime: Option<Addr>,
     /// Which of the [`PLACES`] holds the valid lines.
@@ -90,7 +92,7 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) fn new(at: Addr) -> Book {
-        Book { at, patches: Vec::new(), used: 0, left: Vec::new(), runtime: None, place: 1 }
+        Book { at, patches: Vec::new(), used: 0, left: Vec::new(), gone: Vec::new(), runtime: None, place: 1 }
     }
 
     /// The memory it takes.
@@ -105,7 +107,13 @@ impl Book {
 
     /// Whether nothing needs it.
     pub(super) fn is_empty(&self) -> bool {
-        self.patches.is_empty() && self.left.is_empty()
+        self.patches.is_empty() && self.left.is_empty() && self.gone.is_empty()
+    }
+
+    /// All memory it tells of, and its own.
+    pub(super) fn memory(&self) -> Vec<Range<Addr>> {
+        let held = self.patches.iter().map(Patch::holdings).chain(self.left.iter().cloned()).flatten();
+        held.chain(self.gone.iter().cloned()).chain([self.range()]).collect()
     }
 
     /// Takes a patch out; what it held is left.
@@ -132,6 +140,9 @@ impl Book {
         let mut lines = format!("used {:x}\n", self.used);
         if let Some(runtime) = self.runtime {
             lines.push_str(&format!("runtime {:x}\n", runtime.0));
+        }
+        if !self.gone.is_empty() {
+            lines.push_str(&format!("gone {}\n", ranges(&self.gone)));
         }
         for left in &self.left {
             lines.push_str(&format!("left {}\n", ranges(left)));
@@ -179,6 +190,7 @@ impl Book {
             match text.split_once(' ')? {
                 ("used", used) => book.used = u64::from_str_radix(used, 16).ok()?,
                 ("runtime", at) => book.runtime = Some(Addr(u64::from_str_radix(at, 16).ok()?)),
+                ("gone", list) => book.gone = parsed_ranges(list)?,
                 ("left", list) => book.left.push(parsed_ranges(list)?),
                 _ => book.patches.push(parsed(text)?),
             }

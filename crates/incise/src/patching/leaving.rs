@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::thread::sleep;
 use std::time::Duration;
 
-use incise_image::Mapping;
+use incise_image::{Mapping, MemoryMap};
 use incise_isa::Addr;
 use incise_space::remote::RemoteSpace;
 use incise_space::{AddressSpace, SpaceError};
@@ -28,12 +28,22 @@ pub(super) fn inherit(space: &mut RemoteSpace, books: &[Book]) -> Result<(), Pat
         loop {
             match space.adopt_runtime(base) {
                 Err(SpaceError::Busy { .. }) if retries > 0 => retries -= 1,
-                Ok(true) => return Ok(()),
+                Ok(true) => return free_blank(space, books),
                 Ok(false) => break,
                 Err(error) => return Err(error.into()),
             }
             sleep(Duration::from_millis(1));
         }
+    }
+    Ok(())
+}
+
+/// Unmaps what was to be a book, or code of a patch, when a run was killed, and is recorded nowhere.
+fn free_blank(space: &mut RemoteSpace, books: &[Book]) -> Result<(), PatchError> {
+    let Some(blank) = space.left_blank()? else { return Ok(()) };
+    let mut known = books.iter().flat_map(Book::memory);
+    if !known.any(|range| range.start < blank.end && blank.start < range.end) {
+        space.unmap(blank.start, blank.end.offset_from(blank.start) as u64)?;
     }
     Ok(())
 }
@@ -70,8 +80,9 @@ pub(super) fn tidy(space: &mut RemoteSpace, books: &mut [Book], index: usize) ->
 
 /// Frees what undone patches have left, in all books.
 pub(super) fn sweep_all(space: &mut RemoteSpace, books: &mut [Book]) -> Result<(), PatchError> {
-    for book in books.iter_mut().filter(|book| !book.left.is_empty()) {
+    for book in books.iter_mut().filter(|book| !book.left.is_empty() || !book.gone.is_empty()) {
         space.adopt_code(book.range())?;
+        unmap(space, book)?;
         sweep(space, book)?;
     }
     Ok(())
@@ -94,17 +105,50 @@ fn sweep(space: &mut RemoteSpace, book: &mut Book) -> Result<(), PatchError> {
         .partition(|ranges| ranges.iter().any(|range| busy.contains(&range.start)));
     book.left = stay;
     book.recount();
-    // Recorded before it is done: what is unmapped twice may be the program's by then.
-    write(space, book)?;
+    book.gone = go.iter().flatten().filter(mapped).cloned().collect();
+    // Marked, then recorded as gone, then done: what is recorded as gone and has no mark may be the program's by now.
     let map = space.mappings()?;
-    for range in go.iter().flatten().filter(mapped) {
-        // What was recorded and not mapped before a run was killed may be the program's now.
-        for mapping in map.overlapping(range).filter(|mapping| is_ours(mapping)) {
-            let (start, end) = (mapping.range.start.max(range.start), mapping.range.end.min(range.end));
-            space.unmap(start, end.offset_from(start) as u64)?;
+    for piece in pieces(&map, &book.gone).filter(|piece| piece.code) {
+        space.adopt_code(piece.range.clone())?;
+        space.write_code(&[(piece.range.start, &GONE)])?;
+    }
+    write(space, book)?;
+    unmap(space, book)
+}
+
+/// What the memory of a patch begins with when nothing leads there any more.
+const GONE: [u8; 16] = *b"incise has left ";
+
+/// Unmaps what is recorded as gone.
+fn unmap(space: &mut RemoteSpace, book: &mut Book) -> Result<(), PatchError> {
+    if book.gone.is_empty() {
+        return Ok(());
+    }
+    let map = space.mappings()?;
+    for Piece { range, code } in pieces(&map, &book.gone) {
+        let mut mark = [0; GONE.len()];
+        if !code || space.read(range.start, &mut mark).is_ok() && mark == GONE {
+            space.unmap(range.start, range.end.offset_from(range.start) as u64)?;
         }
     }
-    Ok(())
+    book.gone.clear();
+    write(space, book)
+}
+
+/// A part of a mapping that may be ours.
+struct Piece {
+    range: Range<Addr>,
+    code: bool,
+}
+
+/// The parts of `ranges` where memory of our kind is mapped.
+fn pieces<'a>(map: &'a MemoryMap, ranges: &'a [Range<Addr>]) -> impl Iterator<Item = Piece> + 'a {
+    ranges.iter().flat_map(|range| {
+        map.overlapping(range).filter(|mapping| is_ours(mapping)).map(|mapping| Piece {
+            range: mapping.range.start.max(range.start)..mapping.range.end.min(range.end),
+            code: mapping.permissions.execute,
+        })
+    })
 }
 
 /// Whether memory is of the kind that is mapped for patches: code without a file that is never writable, or data that

@@ -11,11 +11,12 @@ use incise_image::Mapping;
 use incise_isa::Addr;
 use incise_isa::native::TRAP_LEN;
 
+use super::landings::{previous_at, read_action};
 use super::memory::{Memory, PAGE};
 use super::runtime::Runtime;
 use super::tracees::{MemoryId, Tracees};
 use super::x86_64;
-use crate::trap::{self, TABLE_HEAD, TrapHeader};
+use crate::trap::{self, KernelSigaction, TABLE_HEAD, TrapHeader};
 use crate::{Landing, SpaceError};
 
 /// The most landings that are taken over.
@@ -91,11 +92,21 @@ impl Tracees {
         let target = self.target_mut(memory)?;
         target.runtime = Some(runtime.clone());
         target.faults = landings.last().is_some_and(Landing::is_fault);
-        // Where the program, or another tracer, has put its own over ours, that may lead to ours: putting ours over it
-        // once more would make a circle.
-        if runtime.handling && !self.in_force(memory)? {
-            self.target_mut(memory)?.runtime = None;
-            return Ok(false);
+        if runtime.handling {
+            match self.in_force(memory) {
+                Ok(Some(true)) => {}
+                Ok(Some(false)) => runtime.handling = false,
+                other => {
+                    self.target_mut(memory)?.runtime = None;
+                    return other.map(|_| false);
+                }
+            }
+        }
+        runtime.retired = self.left_tables(memory, &runtime)?;
+        let (incomplete, table) = (!runtime.handling, runtime.table.is_some());
+        self.target_mut(memory)?.runtime = Some(runtime);
+        if incomplete && table {
+            self.install_handlers(memory)?;
         }
         let target = self.target_mut(memory)?;
         target.landings = Rc::new(landings.clone());
@@ -120,12 +131,23 @@ impl Tracees {
         Ok(landings)
     }
 
-    fn in_force(&mut self, memory: MemoryId) -> Result<bool, SpaceError> {
+    /// Whether the handler is in force for all signals; `Some(false)` if it is yet to be put in force for some, or was
+    /// taken back; `None` where others are that may lead to it: putting it over them once more would make a circle.
+    fn in_force(&mut self, memory: MemoryId) -> Result<Option<bool>, SpaceError> {
         let mut signals = self.target(memory)?.signals();
         self.with_caller(memory, |caller, runtime| {
             let ours = runtime.handler() + trap::HANDLER as u64;
-            signals
-                .try_fold(true, |all, signal| Ok(all & (caller.action(runtime, signal)?.handler == ours.0)))
+            signals.try_fold(Some(true), |all, signal| {
+                let current = caller.action(runtime, signal)?;
+                if current.handler == ours.0 {
+                    return Ok(all);
+                }
+                let at = previous_at(runtime, signal);
+                let previous = read_action(caller.memory(), at)?;
+                let never = previous == KernelSigaction::default()
+                    && caller.memory().read_u64(at + size_of::<KernelSigaction>() as u64)? == 0;
+                Ok(all.filter(|_| never || previous == current).map(|_| false))
+            })
         })
     }
 

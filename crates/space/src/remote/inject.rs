@@ -128,6 +128,16 @@ impl Caller<'_> {
         self.memory.write(self.blob, &x86_64::blob(&self.saved), Some(self.tid))
     }
 
+    /// Puts the code of the calls to `at`, too.
+    pub(super) fn copy_to(&self, at: Addr) -> Result<(), SpaceError> {
+        self.memory.write(at, &x86_64::blob(&self.saved), Some(self.tid))
+    }
+
+    /// Where the code is that makes the calls.
+    pub(super) fn blob(&self) -> Addr {
+        self.blob
+    }
+
     /// The thread.
     pub(super) fn thread(&self) -> Tid {
         self.tid

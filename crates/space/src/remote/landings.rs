@@ -71,7 +71,9 @@ impl Tracees {
         }
         let landings = Rc::new(landings.to_vec());
         self.hold(memory)?;
-        let pointed = self.point_to(memory, place.as_ref().map_or(Addr(0), |range| range.start));
+        let pointed = self
+            .announce_retired(memory)
+            .and_then(|()| self.point_to(memory, place.as_ref().map_or(Addr(0), |range| range.start)));
         if pointed.is_ok()
             && let Ok(target) = self.target_mut(memory)
         {
@@ -91,7 +93,7 @@ impl Tracees {
         self.hold(memory)?;
         let mapped = self.memory_map(memory).and_then(|map| {
             let at = far_hole(&map, len, PAGE)?;
-            self.with_caller(memory, |caller, _| caller.map(at, len, libc::PROT_READ))?;
+            self.with_caller(memory, |caller, runtime| caller.map_noted(runtime, at, len, libc::PROT_READ))?;
             Ok(at)
         });
         self.release(memory);
@@ -222,7 +224,7 @@ impl Caller<'_> {
     }
 }
 
-fn previous_at(runtime: &Runtime, signal: i32) -> Addr {
+pub(super) fn previous_at(runtime: &Runtime, signal: i32) -> Addr {
     runtime.header() + TrapHeader::previous_offset(signal) as u64
 }
 
@@ -231,7 +233,7 @@ fn action_bytes(action: &KernelSigaction) -> Vec<u8> {
     [handler, flags, restorer, mask].iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-fn read_action(memory: &Memory, at: Addr) -> Result<KernelSigaction, SpaceError> {
+pub(super) fn read_action(memory: &Memory, at: Addr) -> Result<KernelSigaction, SpaceError> {
     Ok(KernelSigaction {
         handler: memory.read_u64(at)?,
         flags: memory.read_u64(at + 8)?,

@@ -27,6 +27,18 @@ impl Caller<'_> {
         self.map_file(at, len, protection, flags, NO_FILE)
     }
 
+    /// As [`map`](Self::map), noted for who comes after us if we are killed.
+    pub(super) fn map_noted(
+        &mut self,
+        runtime: &Runtime,
+        at: Addr,
+        len: u64,
+        protection: i32,
+    ) -> Result<(), SpaceError> {
+        self.announce(runtime, Some(&at.span(len)))?;
+        self.map(at, len, protection).inspect_err(|_| drop(self.announce(runtime, None)))
+    }
+
     fn map_file(
         &mut self,
         at: Addr,
@@ -111,7 +123,7 @@ impl Tracees {
     pub(super) fn map_code(&mut self, memory: MemoryId, at: Addr, len: u64) -> Result<(), SpaceError> {
         check_range(at, len)?;
         let protection = libc::PROT_READ | libc::PROT_EXEC;
-        self.with_caller(memory, |caller, _| caller.map(at, len, protection))?;
+        self.with_caller(memory, |caller, runtime| caller.map_noted(runtime, at, len, protection))?;
         insert(&mut self.target_mut(memory)?.code, at.span(len));
         Ok(())
     }

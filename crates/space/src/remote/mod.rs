@@ -28,6 +28,7 @@ mod divert;
 mod event;
 mod frames;
 mod inject;
+mod intent;
 mod journal;
 mod landings;
 mod launch;

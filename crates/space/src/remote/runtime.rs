@@ -11,10 +11,12 @@ use incise_image::{Mapping, MemoryMap};
 use incise_isa::Addr;
 
 use super::inject::Caller;
+use super::intent;
 use super::memory::{Memory, PAGE};
 use super::tracees::{MemoryId, Tracees};
 use super::x86_64;
-use crate::{SpaceError, faults, trap};
+use crate::trap::{self, TrapHeader};
+use crate::{SpaceError, faults};
 
 /// Where our pages are, and what is in them.
 #[derive(Clone, Debug)]
@@ -114,13 +116,18 @@ impl Tracees {
         let runtime = Runtime::at(base);
         let mut mapped = false;
         let result = self.with_caller_in_slack(memory, |caller| {
+            if let Some(range) = caller.blank_pages(&map) {
+                caller.unmap(range.start, range.end.offset_from(range.start) as u64)?;
+            }
             let (code, data) = (base, base + PAGE);
+            caller.announce_pages(base)?;
             caller.map(code, PAGE, libc::PROT_READ | libc::PROT_EXEC)?;
             caller.map(data, PAGE, libc::PROT_READ | libc::PROT_WRITE).inspect_err(|_| {
                 drop(caller.unmap(code, PAGE));
             })?;
             mapped = true;
-            Ok(())
+            // From here on they are known by this.
+            caller.copy_to(base)
         });
         if mapped {
             self.target_mut(memory)?.runtime = Some(runtime.clone());
@@ -134,11 +141,15 @@ impl Tracees {
         Ok(blobs(&self.memory_map(memory)?, target).iter().map(|blob| blob.start).collect())
     }
 
-    /// Those of them that had no handler in them yet.
+    /// Those of them that have no handler in them yet, or no landings any more.
     pub(super) fn idle_runtimes(&self, memory: MemoryId) -> Result<Vec<Addr>, SpaceError> {
         let target = &self.target(memory)?.memory;
         let mut left = self.left_runtimes(memory)?;
-        left.retain(|base| !Runtime::at(*base).has_handler(target));
+        left.retain(|base| {
+            let runtime = Runtime::at(*base);
+            !runtime.has_handler(target)
+                || target.read_u64(runtime.header() + TrapHeader::TABLE as u64).is_ok_and(|table| table == 0)
+        });
         Ok(left)
     }
 
@@ -166,7 +177,7 @@ impl Tracees {
         if let Some((range, _)) = calls.iter().zip(quiescent).find(|(_, quiescent)| !quiescent) {
             return Err(SpaceError::Busy { at: range.start });
         }
-        let before = target.read_vec(slack, x86_64::BLOB_LEN)?;
+        let before = intent::without_note(target.read_vec(slack, intent::SLACK_LEN)?);
         let result = self.caller(memory, slack).and_then(|mut caller| work(&mut caller));
         let stopped = self.live_thread(memory)?;
         let restored = target.write(slack, &before, Some(stopped));
@@ -239,7 +250,7 @@ fn slack(map: &MemoryMap, memory: &Memory) -> Result<Addr, SpaceError> {
             let behind = mapping.range.start + end.checked_sub(mapping.file_offset)?;
             let behind = (behind + 16).align_up(16);
             let room = mapping.range.end.offset_from(behind);
-            (room >= x86_64::BLOB_LEN as i64 && room < PAGE as i64).then_some(behind)
+            (room >= intent::SLACK_LEN as i64 && room < PAGE as i64).then_some(behind)
         })
         .ok_or_else(|| {
             let full = io::Error::from_raw_os_error(libc::ENOSPC);

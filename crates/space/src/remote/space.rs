@@ -178,13 +178,22 @@ impl RemoteSpace {
         self.tracees.borrow().target(self.memory).ok()?.runtime.as_ref().map(|runtime| runtime.blob())
     }
 
-    /// Where pages are that an earlier tracer left before it had put a trap handler into them, for
+    /// Where pages are that an earlier tracer left before it had put a trap handler into them, or with no landings, for
     /// [`adopt_runtime`](Self::adopt_runtime).
     ///
     /// # Errors
     /// [`SpaceError::Gone`] if the process ended or runs another program.
     pub fn idle_runtimes(&self) -> Result<Vec<Addr>, SpaceError> {
         self.tracees.borrow().idle_runtimes(self.memory)
+    }
+
+    /// Memory for code that an earlier tracer mapped and was killed before it wrote to it, by the pages that were
+    /// [adopted](Self::adopt_runtime).
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the process ended or runs another program.
+    pub fn left_blank(&self) -> Result<Option<Range<Addr>>, SpaceError> {
+        self.tracees.borrow().left_blank(self.memory)
     }
 
     /// The landings of traps that earlier tracers have left in force, ascending.
