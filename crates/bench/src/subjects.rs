@@ -271,6 +271,11 @@ twins! {
             concat!("sub rsp, 512\n", low!("vmovaps [rsp + 32*\\num], ymm\\num")),
             low!("vmovaps ymm\\num, [rsp + 32*\\num]")
         );
+    twin_save_avx_wide "add edi, 0x01020304" "int3" "lea eax, [rdi + rsi]\n ret"
+        save_all!(
+            concat!("sub rsp, 1024\n", low!("vmovaps [rsp + 64*\\num], zmm\\num")),
+            low!("vmovaps zmm\\num, [rsp + 64*\\num]")
+        );
     twin_save_avx512 "add edi, 0x01020304" "int3" "lea eax, [rdi + rsi]\n ret"
         save_all!(
             concat!(

@@ -10,7 +10,7 @@ use incise::isa::native::{Gpr, GprSet};
 use incise::space::remote::RemoteSpace;
 use incise::space::remote::{ProcessId, Tracer};
 use incise::space::{AddressSpace, faults};
-use incise::{Addr, Counter, MachineCode, Point, Query, Session, Snippet};
+use incise::{Addr, Counter, MachineCode, Outcome, Point, Position, Query, Session, Snippet, Tactic};
 
 /// Answers each line with the line's first number times ten.
 const PROGRAM: &str = r#"
@@ -25,6 +25,27 @@ int main(void) {
 }
 "#;
 
+/// As above, while two threads call a function whose entry has a call so close behind it that a jump there reaches into it.
+const NESTED: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+int nested(int n);
+__asm__(".text\n.balign 16\n.globl nested\n.type nested,@function\nnested:\n  push %rbx\n  mov %edi, %ebx\n"
+        "  call twice\n  add %ebx, %eax\n  lea 1(%rax), %eax\n  pop %rbx\n  ret\n.size nested, . - nested\n"
+        ".balign 16\n.type twice,@function\ntwice:\n  lea (%rdi,%rdi), %eax\n  ret\n.size twice, . - twice\n");
+static void *run(void *unused) {
+    for (int n = 0;; n = (n + 1) & 0xffff) if (nested(n) != 3 * n + 1) abort();
+}
+int main(void) {
+    char line[64];
+    pthread_t thread;
+    for (int i = 0; i < 2; i++) pthread_create(&thread, NULL, run, NULL);
+    while (fgets(line, sizeof line, stdin)) { printf("%d\n", (nested(atoi(line)) - 1) / 3 * 10); fflush(stdout); }
+    return 0;
+}
+"#;
+
 struct Target {
     child: Child,
     answers: BufReader<std::process::ChildStdout>,
@@ -33,11 +54,19 @@ struct Target {
 
 impl Target {
     fn start() -> Target {
+        Target::of(PROGRAM)
+    }
+
+    fn of(text: &str) -> Target {
         let folder = tempfile::tempdir().expect("a folder");
         let (source, program) = (folder.path().join("target.c"), folder.path().join("target"));
-        std::fs::write(&source, PROGRAM).expect("a file");
-        let built =
-            Command::new("gcc").arg("-O1").arg("-o").arg(&program).arg(&source).status().expect("gcc");
+        std::fs::write(&source, text).expect("a file");
+        let built = Command::new("gcc")
+            .args(["-O1", "-pthread", "-o"])
+            .arg(&program)
+            .arg(&source)
+            .status()
+            .expect("gcc");
         assert!(built.success());
         let mut child =
             Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program");
@@ -173,6 +202,45 @@ fn whatever_call_of_a_transaction_fails_the_program_is_as_it_was() {
     assert_eq!(target.ask(&mut tracer, 4), 40);
     tracer.space(pid).expect("a space").remove().expect("nothing is left");
     assert_eq!(state(&mut tracer, pid, &range), (text, mappings));
+    tracer.detach(pid).expect("detached");
+    drop(target.child.stdin.take());
+    assert!(target.child.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_jump_into_a_call_comes_and_goes_while_threads_run_it() {
+    let mut target = Target::of(NESTED);
+    let (mut tracer, pid) = Tracer::attach(ProcessId(target.child.id() as i32)).expect("attached");
+    let session = Session::over(tracer.space(pid).expect("a space"), &pid.to_string()).expect("a session");
+    let entry = session.find(Query::functions("nested")).expect("the function")[0].addr;
+    let code = entry..entry + 15;
+    let (text, _) = state(&mut tracer, pid, &code);
+    assert_eq!((text[0], text[3], text[14]), (0x53, 0xE8, 0xC3), "push, call, ret");
+    let hits = session.counter("hits");
+    for round in 0..20 {
+        let mut batch = session.batch();
+        for offset in [0, 1, 3, 8, 10, 13, 14] {
+            batch.insert(entry + offset, hits.increment(), Position::Last);
+        }
+        let report = batch.commit().expect("commit");
+        let tactic = |outcome: &Outcome| matches!(outcome, Outcome::Installed(Tactic::Pun));
+        assert!(tactic(&report.entries[0].outcome), "{report:?}");
+        let (now, _) = state(&mut tracer, pid, &code);
+        assert_eq!((now[0], now[3]), (0xE9, 0xE8), "a jump whose displacement has the call's opcode");
+        let before = hits.read();
+        assert_eq!(target.ask(&mut tracer, round), 10 * round);
+        assert!(hits.read() > before);
+        // A thread may be in the trampoline.
+        session.remove_all().expect("removal");
+        assert_eq!(state(&mut tracer, pid, &code).0, text);
+        assert_eq!(target.ask(&mut tracer, round), 10 * round);
+    }
+    let left = (0..100).map(|round| {
+        target.ask(&mut tracer, round);
+        session.remove_all().expect("removal")
+    });
+    assert!(left.into_iter().any(|left| left == 0), "a thread does not leave");
+    tracer.space(pid).expect("a space").remove().expect("nothing is left");
     tracer.detach(pid).expect("detached");
     drop(target.child.stdin.take());
     assert!(target.child.wait().expect("it ends").success());

@@ -10,6 +10,7 @@ mod support;
 
 use std::arch::asm;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use incise::callback::{Context, VectorState, callback};
@@ -164,6 +165,46 @@ fn nothing_changes_at_any_instruction() {
         }
         let machine = Machine::random(&mut rng);
         assert!(machine.differences(&machine.run()).is_empty(), "unprobed");
+    });
+}
+
+static FLAGS_SEEN: AtomicU64 = AtomicU64::new(0);
+
+/// Notes the flags, and changes those in `data`.
+extern "C" fn note_flags(context: &mut Context, data: u64) {
+    FLAGS_SEEN.store(context.flags, Relaxed);
+    context.flags ^= data;
+}
+
+#[test]
+fn a_callback_sees_and_changes_flags() {
+    /// Carry, parity, adjust, zero, sign, overflow.
+    const ARITHMETIC: u64 = 0x08D5;
+    /// Direction, alignment check, identification too.
+    const ALL: u64 = 0x24_0CD5;
+    isolated("a_callback_sees_and_changes_flags", PATIENCE, || {
+        let insns = instructions(&function(&program(), identity as *const () as usize));
+        let session = Session::own().expect("a session");
+        let mut rng = Rng::new(2);
+        for (n, insn) in insns.iter().enumerate() {
+            let told = if n == 0 { ARITHMETIC } else { ALL };
+            for state in STATES {
+                let change = rng.next() & ARITHMETIC;
+                let mut batch = session.batch();
+                batch.insert(insn.addr(), callback(note_flags, change, state), Position::Last);
+                batch.commit().expect("a callback");
+                for _ in 0..50 {
+                    let mut machine = Machine::random(&mut rng);
+                    let after = machine.run();
+                    let seen = FLAGS_SEEN.load(Relaxed);
+                    assert_eq!(seen & told, machine.flags & told, "{n} {state:?}");
+                    machine.flags ^= change;
+                    let differences = machine.differences(&after);
+                    assert!(differences.is_empty(), "{n} {state:?} {change:x}: {differences:?}");
+                }
+                session.remove_all().expect("removal");
+            }
+        }
     });
 }
 

@@ -45,13 +45,22 @@ pub(super) fn lines() -> Result<Vec<Line>, Error> {
             .at_most(1.3),
         hand("hand-written: save all, xmm, call", Shape::Plain, "twin_save_sse"),
         called("incise: callback, xmm", "plain_callback_sse", VectorState::Sse)
-            .against("hand-written: save all, xmm, call"),
+            .against("hand-written: save all, xmm, call")
+            .at_most(1.3),
         hand("hand-written: save all, ymm, call", Shape::Plain, "twin_save_avx"),
+        // Code that changes ymm registers clears the upper halves of zmm registers.
+        hand("hand-written: save all, zmm0-15, call", Shape::Plain, "twin_save_avx_wide"),
         called("incise: callback, ymm", "plain_callback_avx", VectorState::Avx)
-            .against("hand-written: save all, ymm, call"),
+            .against(if std::arch::is_x86_feature_detected!("avx512f") {
+                "hand-written: save all, zmm0-15, call"
+            } else {
+                "hand-written: save all, ymm, call"
+            })
+            .at_most(1.3),
         hand("hand-written: save all, zmm, call", Shape::Plain, "twin_save_avx512"),
         called("incise: callback, zmm", "plain_callback_avx512", VectorState::Avx512)
-            .against("hand-written: save all, zmm, call"),
+            .against("hand-written: save all, zmm, call")
+            .at_most(1.3),
         {
             let session = session.clone();
             Line::new("incise: counter by a trap", move || trapped(&session)).against(LOCK)
