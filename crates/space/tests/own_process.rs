@@ -408,6 +408,9 @@ fn a_page_that_somebody_else_changed_is_not_swapped() {
             scope.spawn(move || wait.recv());
             let applied = apply(&mut space, &[text.edit]).expect("poked");
             assert_eq!((applied.mappings, Text::call()), (0, 2));
+            // It is not ours for having been poked.
+            let back = text.edit.inverse();
+            assert_eq!(apply(&mut space, &[back]).expect("poked").mappings, 0);
             drop(release);
         });
         0

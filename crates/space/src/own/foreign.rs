@@ -53,6 +53,17 @@ pub(super) fn check(
     Ok(())
 }
 
+/// Those of some pages, by number, that are as their files have them.
+pub(super) fn unchanged(mut pages: Vec<u64>) -> Vec<u64> {
+    pages.sort_unstable();
+    pages.dedup();
+    if let Some(pagemap) = (!pages.is_empty()).then(|| File::open(c"/proc/self/pagemap", libc::O_RDONLY).ok()).flatten() {
+        let at = |page: u64| Addr(page * PAGE);
+        pages.retain(|page| changed_pages(&pagemap, at(*page), at(*page + 1)).next().is_none());
+    }
+    pages
+}
+
 /// The numbers of the pages from `start` to `end`, of a private mapping of a file, that are not the file's.
 fn changed_pages(pagemap: &File, start: Addr, end: Addr) -> impl Iterator<Item = u64> {
     let first = start.0 / PAGE;

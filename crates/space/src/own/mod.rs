@@ -251,9 +251,12 @@ impl OwnSpace {
     }
 
     fn poke(&mut self, edits: &[Edit]) -> Result<(), SpaceError> {
-        poke::poke(edits).map_err(|error| self.blame_shared(edits, error))?;
         let pages = |edit: &Edit| edit.at.0 / PAGE..=(edit.at.0 + edit.old.len() as u64 - 1) / PAGE;
-        self.poked.extend(edits.iter().flat_map(pages));
+        // What somebody else changed before stays theirs.
+        let new = edits.iter().flat_map(pages).filter(|page| !self.poked.contains(page));
+        let ours = foreign::unchanged(new.collect());
+        poke::poke(edits).map_err(|error| self.blame_shared(edits, error))?;
+        self.poked.extend(ours);
         Ok(())
     }
 
