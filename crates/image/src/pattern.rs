@@ -327,6 +327,7 @@ impl ModuleGlob {
         // `[vdso]` is also a class of characters; taken literally first.
         self.text == module.name
             || self.fits_file(&module.name)
+            || module.path.rsplit('/').next().is_some_and(|file| self.text == file || self.fits_file(file))
             || self.fits_file(module.name.trim_matches(['[', ']']))
             || module.image.soname().is_some_and(|soname| self.fits_file(soname))
     }

@@ -1,6 +1,7 @@
 //! A program as it is mapped: its modules, and what planning wants to know about its code.
 
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -49,6 +50,33 @@ impl Default for Source {
     }
 }
 
+/// The file name by which process `pid` was executed, which may be a link's: what its user knows it by.
+fn called(pid: &str, memory: &dyn MemoryReader) -> Option<String> {
+    /// Of the file name, in the vector of the kernel (elf(5), linux/auxvec.h).
+    const AT_EXECFN: u64 = 31;
+    const LONGEST: usize = 4096;
+    let process = Path::new("/proc").join(pid);
+    let vector = std::fs::read(process.join("auxv")).ok()?;
+    let (words, _) = vector.as_chunks::<8>();
+    let (pairs, _) = words.as_chunks::<2>();
+    let at = pairs.iter().find(|[kind, _]| u64::from_le_bytes(*kind) == AT_EXECFN)?[1];
+    let at = Addr(u64::from_le_bytes(at));
+    let mut name = Vec::new();
+    let mut byte = [0];
+    while name.len() < LONGEST && memory.read(at + name.len() as u64, &mut byte) && byte != [0] {
+        name.extend(byte);
+    }
+    let name = Path::new(std::str::from_utf8(&name).ok()?);
+    let place = match name.strip_prefix("/") {
+        Ok(_) if name.starts_with("/proc") || name.starts_with("/dev") => return None,
+        Ok(inside) => process.join("root").join(inside),
+        Err(_) => process.join("cwd").join(name),
+    };
+    // A script is not what its interpreter is called, and the folder may be another one since.
+    let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    (file(&place)? == file(&process.join("exe"))?).then(|| name.file_name()?.to_str().map(str::to_owned))?
+}
+
 impl Program {
     /// Reads the memory map of process `pid` (`self` for this one) and the files in it.
     ///
@@ -63,6 +91,11 @@ impl Program {
     pub fn of_map(map: &MemoryMap, pid: &str, images: &mut Images, memory: &dyn MemoryReader) -> Program {
         let mut modules = modules(map, &mut |mapping| images.of(pid, mapping, memory));
         modules.iter_mut().for_each(|module| module.find_main(memory));
+        if let Some(main) = modules.first_mut().filter(|module| module.main)
+            && let Some(name) = called(pid, memory)
+        {
+            main.name = name;
+        }
         let program = Program::new(modules);
         Program { pid: Some(pid.to_owned()), ..program }
     }
