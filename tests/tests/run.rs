@@ -171,6 +171,24 @@ fn points_of_every_kind() {
     }
 }
 
+/// Without frame pointers, from the function that calls the probed one out to the first: at entries, exits and inside.
+#[test]
+fn stacks_are_walked_by_the_unwind_tables() {
+    for scripted in both() {
+        for place in ["entry", "exit", "block", "instruction"] {
+            let maps =
+                scripted.maps(&format!("function:length_of:{place} /tid == pid/ {{ @[ustack] = count(); }}"));
+            let all: u64 = maps.values().map(|count| count.as_u64().expect("a count")).sum();
+            assert!(all >= 10, "{place}: {maps:?}");
+            for (_, stack) in maps.keys() {
+                let stack: Vec<Vec<String>> = serde_json::from_str(stack).expect("frames");
+                let [first, .., last] = &stack[0][..] else { panic!("{place}: {stack:?}") };
+                assert!(first.contains("main") && last.contains("_start"), "{place}: {stack:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn clauses_in_the_tool() {
     let Some(scripted) = Scripted::new("-O2") else { return };

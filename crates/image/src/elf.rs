@@ -282,6 +282,11 @@ impl Image {
         self.unwind.caller(pc)
     }
 
+    /// The unwind tables as plain rows, ascending; see [`FrameRow`](crate::FrameRow).
+    pub fn frame_rows(&self) -> Vec<crate::FrameRow> {
+        crate::frames::rows(&self.unwind)
+    }
+
     /// Ranges of code the unwind tables describe, ascending by start: functions, and parts of functions
     /// that compilers put elsewhere. For stripped files; read on the first call.
     pub fn unwind_functions(&self) -> &[Range<LinkAddr>] {

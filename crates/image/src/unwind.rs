@@ -16,7 +16,7 @@ use crate::dwarf::{BinaryOp, Value, unwind_value};
 use crate::layout::Layout;
 use crate::tables::Part;
 
-type Table<'a> = EhFrame<EndianSlice<'a, LittleEndian>>;
+pub(crate) type Table<'a> = EhFrame<EndianSlice<'a, LittleEndian>>;
 type Row = UnwindTableRow<usize>;
 
 /// How to find the caller of the code at some place.
@@ -80,7 +80,7 @@ impl Unwind {
         Unwind { eh_frame: part(bytes), at, text, plt, ranges: OnceLock::new(), offsets: OnceLock::new() }
     }
 
-    fn bases(&self) -> BaseAddresses {
+    pub(super) fn bases(&self) -> BaseAddresses {
         let text = self.text.first().map_or(0, |r| r.start.0);
         BaseAddresses::default().set_eh_frame(self.at.0).set_text(text)
     }
@@ -122,6 +122,11 @@ impl Unwind {
         let mut context = UnwindContext::new();
         let row = entry.unwind_info_for_address(&table, &bases, &mut context, pc.0).ok()?;
         look(&table, entry.cie().encoding(), row)
+    }
+
+    /// The table itself.
+    pub(crate) fn table(&self) -> Table<'_> {
+        EhFrame::new(self.eh_frame.bytes(), LittleEndian)
     }
 
     fn find_offsets(&self) -> Vec<(LinkAddr, usize)> {

@@ -1,7 +1,7 @@
 //! The rings of one program, in the memory that it and its forked children share with us.
 
 use incise_isa::Addr;
-use incise_snippet::data::RingReader;
+use incise_snippet::data::{Ahead, RingReader};
 use incise_space::remote::{ProcessId, RemoteSpace};
 use incise_space::{AddressSpace, DataMapping, SpaceError};
 
@@ -15,6 +15,7 @@ use super::threads::id_offset;
 pub(crate) struct Region {
     mapping: DataMapping,
     pub reader: RingReader,
+    ahead: Ahead,
     pub recorder: Recorder,
     pub owners: Owners,
     pub unwinder: Unwinder,
@@ -50,10 +51,10 @@ impl Region {
         let end = end.unwrap_or(u64::MAX);
         let mapping = space.map_data(at, layout.bytes())?;
         layout.format(mapping.words(), 0);
-        let reader = RingReader::new(layout, mapping.words());
+        let (reader, ahead) = (RingReader::new(layout, mapping.words()), Ahead::new(layout));
         let recorder = Recorder::new(shape, at.0, None, end);
         let (owners, unwinder) = (Owners::of(pid), Unwinder::of(pid));
-        Ok(Region { mapping, reader, recorder, owners, unwinder, shape, end, threads: false })
+        Ok(Region { mapping, reader, ahead, recorder, owners, unwinder, shape, end, threads: false })
     }
 
     /// Tells the writers where the ids of threads are, once it is known.
@@ -73,6 +74,9 @@ impl Region {
     /// Reads what is there. Returns how many records.
     pub(crate) fn drain(&mut self, now: u64, take: &mut dyn FnMut(Waiting)) -> u64 {
         let Region { reader, owners, unwinder, shape, .. } = self;
+        for bytes in self.ahead.take(self.mapping.words()) {
+            self.mapping.populate(bytes.start, bytes.end);
+        }
         let before = reader.read();
         reader.drain(self.mapping.words(), now, &mut |words| {
             let (thread, point) = (words[1] as u32, (words[1] >> 32) as u32);

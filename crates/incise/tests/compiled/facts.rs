@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use incise::data::Value;
 use incise::snippet::{Fault, Program, Stmt, Storage, Type, Variable};
-use incise::{PointKind, Query, Session};
+use incise::{PointKind, Query, Ran, Session};
 
 use super::Over;
 use super::support::isolated;
@@ -31,9 +31,10 @@ fn names_of_threads_and_stacks_are_gathered_in_another_process() {
     // A key of text has zeros behind it.
     let (key, count) = by.iter().next().expect("a name");
     assert_eq!((key[0].to_le_bytes(), count), (*b"target\0\0", Value::Count(1)));
-    // At the entry of `inner` the frame pointer is that of `between`.
+    // `between` called it, and `answer` that; only `between` has a frame pointer.
     let from = language.print("from").expect("a map");
-    assert!(from.contains("answer+"), "{from}");
+    let [between, answer] = ["between+", "answer+"].map(|name| from.find(name));
+    assert!(between.is_some() && between < answer, "{from}");
     over.session.remove_all().expect("removal");
     over.end();
 }
@@ -42,6 +43,17 @@ fn names_of_threads_and_stacks_are_gathered_in_another_process() {
 fn state(pid: i32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?')
+}
+
+#[test]
+fn code_runs_once_in_this_process() {
+    let session = Session::own().expect("this process");
+    let total = Variable::new("total", Type::U64, Storage::Global);
+    for expected in [21, 42] {
+        let program = Program::new([total.add(21), Stmt::give(total.get())]).expect("a program");
+        assert_eq!(session.once(&program).expect("it runs"), Ran::Value(expected));
+    }
+    assert_eq!(session.variable(&total).get(), 42);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use incise_isa::native::Gpr;
 use super::builder::{Lower, own, theirs};
 use super::link::Piece;
 use super::{CompileError, routines};
-use crate::tree::{BinaryOp, Expr, Node, Register, Type};
+use crate::tree::{BinaryOp, Expr, Node, PointFact, Register, Type};
 
 impl Lower<'_> {
     /// Puts values of the types wanted one behind the other, each as whole quadwords. Gives their address.
@@ -72,11 +72,19 @@ impl Lower<'_> {
             (Node::Command, _) if room >= 16 => {
                 self.call_routine::<0>(Piece::code(routines::command()?), &[base]);
             }
-            (Node::Stack, Type::Frames(depth)) => {
-                let routine = routines::stack()?;
+            (Node::Stack(table), Type::Frames(depth)) => {
                 let frame = self.register(Register::General(Gpr::Rbp));
                 let depth = self.quadword(u64::from(depth).min(room / 8));
-                self.call_routine::<0>(routine, &[frame, base, depth]);
+                match table {
+                    None => drop(self.call_routine::<0>(routines::stack()?, &[frame, base, depth])),
+                    Some(table) => {
+                        let stack = self.register(Register::General(Gpr::Rsp));
+                        let at = self.point(PointFact::OriginalAddress, Type::U64);
+                        let table = self.block(table);
+                        let arguments = [frame, base, depth, stack, at, table];
+                        self.call_routine::<0>(routines::walk()?, &arguments);
+                    }
+                }
             }
             (_, ty) => return Err(CompileError::Unsupported(format!("{ty} cannot be had this way"))),
         }

@@ -87,7 +87,7 @@ impl Lower<'_> {
                 let [_, has] = self.get(map, keys)?;
                 self.fit(has, ty)
             }
-            Node::Text(_) | Node::ReadText(_) | Node::Command | Node::Stack => {
+            Node::Text(_) | Node::ReadText(_) | Node::Command | Node::Stack(_) => {
                 return Err(CompileError::Unsupported(format!("{ty} is no value here")));
             }
         })
@@ -175,7 +175,7 @@ impl Lower<'_> {
         Ok(self.of_quadword(value, ty))
     }
 
-    fn point(&mut self, fact: PointFact, ty: Type) -> Value {
+    pub(super) fn point(&mut self, fact: PointFact, ty: Type) -> Value {
         let uses = &mut self.parts.uses;
         match fact {
             PointFact::EffectiveAddress => uses.effective_address = true,

@@ -13,7 +13,7 @@ pub(super) fn system(fact: SystemFact, thread_at: Option<i32>) -> Result<Vec<u8>
         (SystemFact::Thread, Some(at)) => format!("mov eax, dword ptr fs:[{at}]\nret"),
         (SystemFact::Thread, None) => format!("mov eax, {}\nsyscall\nret", number::GETTID),
         (SystemFact::Process, _) => format!("mov eax, {}\nsyscall\nret", number::GETPID),
-        (SystemFact::Cpu, _) => format!("{CPU}\nret"),
+        (SystemFact::Cpu, _) => format!("{}\nret", cpu()),
         (SystemFact::Cycles, _) => "rdtsc\nshl rdx, 32\nor rax, rdx\nret".to_owned(),
         (SystemFact::Nanoseconds, _) => format!(
             "sub rsp, 24\nmov rsi, rsp\nmov edi, 1\nmov eax, {}\nsyscall\nmov rdx, 1000000000\n\
@@ -24,8 +24,10 @@ pub(super) fn system(fact: SystemFact, thread_at: Option<i32>) -> Result<Vec<u8>
     code(&text)
 }
 
-/// `rax = number of the CPU`: the limit of the kernel's segment for it (arch/x86/include/asm/segment.h, CPUNODE).
-const CPU: &str = "mov eax, 0x7b\nlsl eax, eax\nand eax, 0xfff";
+/// `rax = number of the CPU`.
+fn cpu() -> String {
+    format!("{}and eax, 0xfff", crate::data::operation::cpu("rax"))
+}
 
 /// Numbers of system calls (arch/x86/entry/syscalls/syscall_64.tbl).
 mod number {
@@ -133,8 +135,9 @@ pub(super) fn enter(slots: u64, thread_at: Option<i32>) -> Result<Piece, Compile
 
 /// The address of the value of this CPU in a table at `rdi`, with `stride` bytes for each of `cpus`; the last is for all others.
 pub(super) fn cpu_slot(cpus: u64, stride: u64) -> Result<Vec<u8>, CompileError> {
+    let cpu = cpu();
     code(&format!(
-        "{CPU}
+        "{cpu}
          mov edx, {cpus}
          cmp eax, edx
          cmova eax, edx
@@ -165,6 +168,15 @@ pub(super) fn stack() -> Result<Piece, CompileError> {
     // The two loads come behind four bytes of test and jump, and end at the return.
     let end = bytes.len() as u32 - 1;
     let loads = offsets_of(&bytes, &[&[0x48, 0x8B, 0x47, 0x08], &[0x48, 0x8B, 0x0F]]);
+    Ok(Piece::faulting(bytes, loads.into_iter().map(|load| (load, end)).collect()))
+}
+
+/// The same by a table as of [`walk`](crate::data::walk) at `r9`, from the code at `r8`, where the stack pointer is `rcx`. What the table
+/// does not tell is walked by frame pointers.
+pub(super) fn walk() -> Result<Piece, CompileError> {
+    let bytes = code(&crate::data::walk::routine())?;
+    let end = bytes.len() as u32 - 1;
+    let loads = offsets_of(&bytes, &crate::data::walk::LOADS);
     Ok(Piece::faulting(bytes, loads.into_iter().map(|load| (load, end)).collect()))
 }
 

@@ -2,11 +2,14 @@
 //! records, and the machine code that works on them.
 
 mod aggregate;
+mod ahead;
 mod bucket;
 pub mod operation;
 mod ring;
 pub mod tables;
+pub mod walk;
 
+pub use ahead::Ahead;
 pub use aggregate::{Aggregate, Value};
 pub use bucket::{Buckets, Linear, Log};
 pub use ring::{MAGIC, RingLayout, RingReader, VERSION};

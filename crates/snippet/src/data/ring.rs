@@ -90,7 +90,7 @@ impl RingLayout {
         HEAD + ring as u64 * HEAD
     }
 
-    fn slots_at(self, ring: usize) -> u64 {
+    pub(super) fn slots_at(self, ring: usize) -> u64 {
         let heads = (HEAD + ((HEAD) << self.rings)).next_multiple_of(PAGE);
         heads + ((ring as u64) << (self.slots + self.slot))
     }
@@ -116,6 +116,11 @@ impl RingLayout {
         for ring in 0..self.rings() {
             words[(self.head_at(ring) / 8) as usize + 3].store(word, Ordering::Relaxed);
         }
+    }
+
+    /// How many slots of a ring were taken so far.
+    pub(super) fn taken(self, words: &Words, ring: usize) -> u64 {
+        self.position(words, ring).load(Ordering::Acquire)
     }
 
     fn position(self, words: &Words, ring: usize) -> &AtomicU64 {
@@ -196,7 +201,7 @@ impl RingReader {
             }
         }
         for ring in 0..self.layout.rings() {
-            let end = self.layout.position(words, ring).load(Ordering::Acquire);
+            let end = self.layout.taken(words, ring);
             let first = self.next[ring];
             for position in first..end {
                 let (slot, free) = self.layout.slot(words, ring, position);

@@ -154,7 +154,7 @@ impl Emitter<'_> {
     }
 
     /// Adds to the quadword of a block, for all threads.
-    fn add(&mut self, block: usize, offset: i32, value: i32) -> Result<(), Unfit> {
+    pub(super) fn add(&mut self, block: usize, offset: i32, value: i32) -> Result<(), Unfit> {
         let at = self.target.blocks[block] + offset as u64;
         if self.reaches(at) {
             match value {

@@ -1,15 +1,16 @@
 //! Additions to a variable of which each CPU has its own value, without `lock`: restartable sequences (linux/rseq.h).
 //!
 //! ```text
-//! look:   mov cpu, fs:[area + CPU_ID]      ; early in a thread's life there is none: a fault leads to `slow`
-//!         cmp cpu, CPUS ; jae slow         ; nor where it is not registered: its number is negative then
-//! retry:  lea cpu, [rip + descriptor] ; mov fs:[area + CS], cpu
+//! retry:  lea cpu, [rip + descriptor]
+//!         mov fs:[area + CS], cpu          ; early in a thread's life there is no area: a fault leads to `none`
 //! start:  mov cpu, fs:[area + CPU_ID]
-//!         shl cpu, 7 ; add [base + cpu + RESTARTED], value
+//!         cmp cpu, CPUS ; jae slow         ; nor where it is not registered: its number is negative then
+//!         shl cpu, 7 ; add cpu, [rip + base] ; add [cpu + RESTARTED], value
 //! behind: mov fs:[area + CS], 0 ; jmp done
 //!         ud1 edi, [rip + SIGNATURE]       ; what the kernel wants to see before `abort`
 //! abort:  jmp retry
-//! slow:   lock add [base + CPUS * STRIDE], value
+//! slow:   mov fs:[area + CS], 0
+//! none:   lock add [base + CPUS * STRIDE], value
 //! done:
 //! ```
 //!
@@ -19,6 +20,7 @@
 
 use super::emit::{Emitter, Unfit};
 use super::value::Where;
+use crate::data::operation::has_rdpid;
 use crate::tree::{CPUS, RESTARTED, STRIDE};
 
 /// Offsets in `struct rseq` (linux/rseq.h).
@@ -32,68 +34,87 @@ const NOT_BELOW: u8 = 3;
 impl Emitter<'_> {
     /// Adds to the quadword of this CPU.
     pub(super) fn add_per_cpu(&mut self, block: usize, value: i32) -> Result<(), Unfit> {
-        let (base, cpu) = (self.scratch()?, self.scratch()?);
-        self.address_of(block, base)?;
-        let (c, b) = (cpu.number(), base.number());
+        match self.target.rseq.filter(|_| !self.target.moves) {
+            Some(area) => self.add_restartably(area, block, value),
+            None => self.add_by_number(block, value),
+        }
+    }
+
+    /// The same in a restartable sequence, with one register.
+    fn add_restartably(&mut self, area: i32, block: usize, value: i32) -> Result<(), Unfit> {
+        let cpu = self.scratch()?;
+        let c = cpu.number();
         let fs = |opcode: u8, wide: u8, register: u8, offset: i32| {
             let rex = 0x40 | wide | (register >> 3) << 2;
             let mut code = vec![0x64, rex, opcode, 0x04 | (register & 7) << 3, 0x25];
             code.extend_from_slice(&offset.to_le_bytes());
             code
         };
-        let add = |lock: bool, displacement: u64| {
-            let mut code = if lock { vec![0xF0] } else { Vec::new() };
-            code.extend([0x48 | (c >> 3) << 1 | b >> 3, 0x81, 0x84, (c & 7) << 3 | b & 7]);
-            code.extend_from_slice(&(displacement as i32).to_le_bytes());
-            code.extend_from_slice(&value.to_le_bytes());
-            code
-        };
-        let shift = [0x48 | c >> 3, 0xC1, 0xE0 | c & 7, STRIDE.trailing_zeros() as u8];
-        let area = self.target.rseq.filter(|_| !self.target.moves);
-        match area {
-            Some(area) => {
-                let look = self.asm.bytes().len();
-                self.asm.raw(&fs(0x8B, 0, c, area + CPU_ID));
-                let slow = self.above_cpus(c);
-                let retry = self.asm.bytes().len();
-                self.asm.raw(&[0x48 | (c >> 3) << 2, 0x8D, 0x05 | (c & 7) << 3, 0, 0, 0, 0]);
-                let descriptor = self.asm.bytes().len() - 4;
-                self.asm.raw(&fs(0x89, 8, c, area + CS));
-                let start = self.asm.here();
-                let section = [fs(0x8B, 0, c, area + CPU_ID), shift.to_vec(), add(false, RESTARTED)].concat();
-                self.asm.raw(&section);
-                let mut clear = fs(0xC7, 8, 0, area + CS);
-                clear.extend([0; 4]);
-                self.asm.raw(&clear);
-                let done = self.jump();
-                self.asm.raw(&[0x0F, 0xB9, 0x3D]);
-                self.asm.raw(&SIGNATURE.to_le_bytes());
-                let abort = self.asm.here();
-                let back = self.jump();
-                self.asm.set(back - 4, &((retry as i64 - back as i64) as i32).to_le_bytes());
-                // struct rseq_cs: version and flags, start, length, where to go on.
-                let words = [0, start.0, section.len() as u64, abort.0];
-                let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-                self.begun.literals.push((descriptor, bytes));
-                self.begun.faults.push((look, self.asm.bytes().len()));
-                self.join(slow);
-                self.add_shared(b, value);
-                self.join(done);
-            }
-            None => {
-                // The limit of the kernel's segment for it (arch/x86/include/asm/segment.h, CPUNODE).
-                self.asm.mov_imm(cpu, 0x7B);
-                self.asm.raw(&[0x40 | ((c >> 3) * 5), 0x0F, 0x03, 0xC0 | ((c & 7) * 9)]);
-                self.asm.raw(&[0x40 | c >> 3, 0x81, 0xE0 | c & 7, 0xFF, 0x0F, 0, 0]);
-                let slow = self.above_cpus(c);
-                self.asm.raw(&shift);
-                self.asm.raw(&add(true, 0));
-                let done = self.jump();
-                self.join(slow);
-                self.add_shared(b, value);
-                self.join(done);
-            }
+        let mut clear = fs(0xC7, 8, 0, area + CS);
+        clear.extend([0; 4]);
+        // A register and what lies behind the code, by its distance.
+        let beside = |opcode: u8| [0x48 | (c >> 3) << 2, opcode, 0x05 | (c & 7) << 3, 0, 0, 0, 0];
+        let retry = self.asm.bytes().len();
+        self.asm.raw(&beside(0x8D));
+        let descriptor = self.asm.bytes().len() - 4;
+        let enter = self.asm.bytes().len();
+        self.asm.raw(&fs(0x89, 8, c, area + CS));
+        let start = self.asm.here();
+        self.asm.raw(&fs(0x8B, 0, c, area + CPU_ID));
+        let slow = self.above_cpus(c);
+        self.asm.raw(&[0x48 | c >> 3, 0xC1, 0xE0 | c & 7, STRIDE.trailing_zeros() as u8]);
+        self.asm.raw(&beside(0x03));
+        let base = self.asm.bytes().len() - 4;
+        self.asm.raw(&[0x48 | c >> 3, 0x81, 0x80 | c & 7]);
+        if c & 7 == 4 {
+            self.asm.raw(&[0x24]);
         }
+        self.asm.raw(&(RESTARTED as i32).to_le_bytes());
+        self.asm.raw(&value.to_le_bytes());
+        let length = self.asm.here().offset_from(start) as u64;
+        self.asm.raw(&clear);
+        let done = self.jump();
+        self.asm.raw(&[0x0F, 0xB9, 0x3D]);
+        self.asm.raw(&SIGNATURE.to_le_bytes());
+        let abort = self.asm.here();
+        let back = self.jump();
+        self.asm.set(back - 4, &((retry as i64 - back as i64) as i32).to_le_bytes());
+        self.join(slow);
+        self.asm.raw(&clear);
+        self.begun.faults.push((enter, self.asm.bytes().len()));
+        self.release(Where::Own(cpu));
+        self.add(block, (CPUS * STRIDE) as i32, value)?;
+        self.join(done);
+        // struct rseq_cs: version and flags, start, length, where to go on.
+        let words = [0, start.0, length, abort.0];
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.begun.literals.push((descriptor, bytes));
+        self.begun.literals.push((base, self.target.blocks[block].0.to_le_bytes().to_vec()));
+        Ok(())
+    }
+
+    /// The same by the number of the CPU, with `lock`: the thread may be on another one meanwhile.
+    fn add_by_number(&mut self, block: usize, value: i32) -> Result<(), Unfit> {
+        let (base, cpu) = (self.scratch()?, self.scratch()?);
+        self.address_of(block, base)?;
+        let (c, b) = (cpu.number(), base.number());
+        if has_rdpid() && !self.target.moves {
+            self.asm.raw(&[0xF3, 0x40 | c >> 3, 0x0F, 0xC7, 0xF8 | c & 7]);
+        } else {
+            // The limit of the kernel's segment for it (arch/x86/include/asm/segment.h, CPUNODE).
+            self.asm.mov_imm(cpu, 0x7B);
+            self.asm.raw(&[0x40 | ((c >> 3) * 5), 0x0F, 0x03, 0xC0 | ((c & 7) * 9)]);
+        }
+        self.asm.raw(&[0x40 | c >> 3, 0x81, 0xE0 | c & 7, 0xFF, 0x0F, 0, 0]);
+        let slow = self.above_cpus(c);
+        self.asm.raw(&[0x48 | c >> 3, 0xC1, 0xE0 | c & 7, STRIDE.trailing_zeros() as u8]);
+        // lock add [base + cpu], value
+        self.asm.raw(&[0xF0, 0x48 | (c >> 3) << 1 | b >> 3, 0x81, 0x84, (c & 7) << 3 | b & 7, 0, 0, 0, 0]);
+        self.asm.raw(&value.to_le_bytes());
+        let done = self.jump();
+        self.join(slow);
+        self.add_shared(b, value);
+        self.join(done);
         self.release(Where::Own(cpu));
         self.release(Where::Own(base));
         Ok(())

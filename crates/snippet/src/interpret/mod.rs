@@ -229,7 +229,7 @@ impl Run<'_> {
                 let at = self.scalar(address)?.bits;
                 return bytes(self.text(at, ty)?);
             }
-            Node::Stack => {
+            Node::Stack(_) => {
                 let depth = (ty.size() / 8) as u8;
                 return bytes(self.world.stack(depth).iter().flat_map(|at| at.to_le_bytes()).collect());
             }

@@ -57,6 +57,11 @@ pub trait Scope {
     /// Where records go.
     fn ring(&self) -> Option<tree::Ring>;
 
+    /// How stacks are walked at the point, as a table of [`walk`](crate::data::walk); by frame pointers if there is none.
+    fn frames(&self) -> Option<tree::Block> {
+        None
+    }
+
     /// The argument `$n` of the script, from 1.
     fn argument(&self, _n: u32) -> Option<String> {
         None

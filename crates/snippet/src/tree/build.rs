@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::block::Variable;
+use super::block::{Block, Variable};
 use super::error::TreeError;
 use super::expr::{AtomicOp, BinaryOp, Callee, Expr, Node, PointFact, Register, SystemFact, UnaryOp};
 use super::stmt::Place;
@@ -335,9 +335,14 @@ impl Expr {
         Expr::from_node(Type::Text(16), Node::Command)
     }
 
-    /// The innermost return addresses of the thread, at most `depth`.
+    /// The innermost return addresses of the thread, at most `depth`, found by frame pointers.
     pub fn stack(depth: u8) -> Expr {
-        Expr::from_node(Type::Frames(depth.max(1)), Node::Stack)
+        Expr::from_node(Type::Frames(depth.max(1)), Node::Stack(None))
+    }
+
+    /// The same, found by a table as of [`walk`](crate::data::walk).
+    pub fn stack_by(depth: u8, table: &Block) -> Expr {
+        Expr::from_node(Type::Frames(depth.max(1)), Node::Stack(Some(table.clone())))
     }
 
     /// A call of a function with integers, pointers and floats; at most six of the former, eight of the latter.

@@ -112,7 +112,7 @@ fn expr(f: &mut Formatter<'_>, e: &Expr, locals: &[Local], around: u8) -> fmt::R
             f.write_char(')')
         }
         Node::Command => f.write_str("comm"),
-        Node::Stack => match e.ty() {
+        Node::Stack(_) => match e.ty() {
             Type::Frames(depth) => write!(f, "ustack({depth})"),
             _ => f.write_str("ustack"),
         },

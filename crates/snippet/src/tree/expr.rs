@@ -5,7 +5,7 @@ use std::sync::Arc;
 use incise_isa::Addr;
 use incise_isa::native::Gpr;
 
-use super::block::Variable;
+use super::block::{Block, Variable};
 use super::error::TreeError;
 use super::program::LocalId;
 use super::stmt::Place;
@@ -54,8 +54,8 @@ pub enum Node {
     ReadText(Expr),
     /// The name of the thread.
     Command,
-    /// Return addresses of the thread, found by frame pointers.
-    Stack,
+    /// Return addresses of the thread, found by a table as of [`walk`](crate::data::walk), or without one by frame pointers.
+    Stack(Option<Block>),
     /// One operand.
     Unary(UnaryOp, Expr),
     /// Two operands of one type, a pointer and an integer, or a value and how far to shift it.

@@ -376,7 +376,7 @@ impl Check<'_> {
             | Node::Point(_)
             | Node::System(_)
             | Node::Command
-            | Node::Stack => Ok(()),
+            | Node::Stack(_) => Ok(()),
             Node::Load(a) | Node::ReadText(a) | Node::Unary(_, a) | Node::Cast(a) | Node::Reinterpret(a) => {
                 self.expr(a, depth)
             }

@@ -36,6 +36,13 @@ impl HistogramLayout {
         self.stride() << self.cpus
     }
 
+    /// For each CPU a number that changes with what is added: the sum, wrapping, and how many zeros there were.
+    pub fn marks(self, words: &Words) -> impl Iterator<Item = u64> + '_ {
+        let zeros = 1 + self.buckets().of(0) as usize;
+        let parts = words.chunks(self.stride() as usize / 8).take(1 << self.cpus);
+        parts.map(move |part| part[0].load(Ordering::Acquire).wrapping_add(part[zeros].load(Ordering::Relaxed)))
+    }
+
     /// What it holds: the sum of all values (wrapping) and how many lie in each bucket.
     pub fn read(self, words: &Words) -> (i64, Vec<u64>) {
         let aggregate = self.aggregate();
@@ -52,7 +59,7 @@ impl HistogramLayout {
     }
 }
 
-/// Adds a value to a histogram. In: `r11` the histogram, `rax` the value. Changes `rcx`, `r9`, `r10`, `r11`, flags.
+/// Adds a value to a histogram, to its sum last: who reads that first sees in the buckets all that is in it. In: `r11` the histogram, `rax` the value. Changes `rcx`, `r9`, `r10`, `r11`, flags.
 pub fn histogram_add(layout: HistogramLayout) -> String {
     let (bits, stride, mask) = (layout.log.bits(), layout.stride(), (1u32 << layout.cpus) - 1);
     let part = if layout.cpus == 0 {
@@ -60,7 +67,7 @@ pub fn histogram_add(layout: HistogramLayout) -> String {
     } else {
         format!("{}and r9d, {mask}\nimul r9d, r9d, {stride}\nadd r11, r9\n", cpu("r9"))
     };
-    format!("{part}lock add [r11], rax\n{}lock inc qword ptr [r11+r10*8+8]\n", bucket(bits))
+    format!("{part}{}lock inc qword ptr [r11+r10*8+8]\nlock add [r11], rax\n", bucket(bits))
 }
 
 /// `r10 = bucket of rax`, as [`Log`] has them. Changes `rcx`, `r9`, flags.

@@ -30,13 +30,19 @@ pub fn assemble(text: &str) -> Vec<u8> {
     }
 }
 
+/// Whether the processor has `rdpid` (CPUID 7: ECX bit 22; Intel SDM vol. 2, CPUID).
+pub fn has_rdpid() -> bool {
+    __cpuid_count(7, 0).ecx & 1 << 22 != 0
+}
+
 /// `register = number of this CPU`, by name without size prefix: `9` for `r9`. Flags change.
 ///
 /// `rdpid` where the processor has it; else the limit of segment 0x7b, where Linux keeps the same number (`getcpu` in its
 /// vDSO). Bits 12 and up are the node.
+///
+/// On Zen 4 the first takes 0.6 ns, the other 15.
 pub fn cpu(register: &str) -> String {
-    // CPUID 7: ECX bit 22 (Intel SDM vol. 2, CPUID).
-    if __cpuid_count(7, 0).ecx & 1 << 22 != 0 {
+    if has_rdpid() {
         format!("rdpid {register}\n")
     } else {
         format!("mov {register}, 0x7b\nlsl {register}, {register}\n")

@@ -43,7 +43,7 @@ impl Check<'_> {
             "cycles" => return fixed(tree::cycles()),
             "elapsed" => return fixed(tree::nanoseconds().sub(self.scope.began())),
             "comm" => Value { ty: Type::Text(16), expr: tree::Expr::command() },
-            "ustack" => Value { ty: Type::Frames(FRAMES), expr: tree::Expr::stack(FRAMES) },
+            "ustack" => self.frames(FRAMES),
             "NULL" => {
                 Value { ty: Type::Void.pointer(), expr: tree::Constant::new(tree::Type::Pointer, 0).into() }
             }

@@ -243,7 +243,16 @@ impl Check<'_> {
                 }
             },
         };
-        Ok(Value { ty: Type::Frames(depth), expr: tree::Expr::stack(depth) })
+        Ok(self.frames(depth))
+    }
+
+    pub(super) fn frames(&mut self, depth: u8) -> Value {
+        let table = self.scope.frames();
+        let expr = match &table {
+            Some(table) => tree::Expr::stack_by(depth, table),
+            None => tree::Expr::stack(depth),
+        };
+        Value { ty: Type::Frames(depth), expr }
     }
 
     /// 0 if the texts are the same in so many bytes, else 1.
