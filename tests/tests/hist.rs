@@ -95,6 +95,32 @@ fn arguments_and_results_are_sorted_into_buckets() {
 }
 
 #[test]
+fn expressions_are_measured_and_told_apart() {
+    let measured = Measured::new();
+    let (_, text) = measured.hist(&["step", "--of", "arg0 * 2 + 1", "--json"], &["steps", "100"]);
+    let step = one(&text, "step");
+    assert_eq!((&step["count"], &step["sum"], &step["of"]), (&100.into(), &10_000.into(), &"arg0 * 2 + 1".into()));
+    let (_, text) = measured.hist(&["step", "--of", "retval", "--by", "retval % 2", "--json"], &["steps", "100"]);
+    let all = lines(&text, "histogram");
+    let told: Vec<_> = all.iter().map(|line| (line["key"].as_str(), line["count"].as_u64())).collect();
+    assert!(told.contains(&(Some("0"), Some(50))) && told.contains(&(Some("1"), Some(50))) && told.len() == 2, "{text}");
+    // Each call of a recursion has its own begin.
+    for by in ["comm", "arg0 > 1"] {
+        let (outcome, text) = measured.hist(&["fibonacci", "--by", by, "--json"], &["fibonacci", "15"]);
+        assert_eq!(outcome.stdout, b"610\n");
+        let all = lines(&text, "histogram");
+        let counts: Vec<_> = all.iter().map(|line| (line["key"].as_str(), line["count"].as_u64())).collect();
+        let wanted = match by {
+            "comm" => vec![(Some("traced"), Some(1973))],
+            _ => vec![(Some("0"), Some(987)), (Some("1"), Some(986))],
+        };
+        assert_eq!(counts, wanted, "{text}");
+    }
+    let (_, text) = measured.hist(&["step", "--of", "arg0", "--by", "arg0 & 1"], &["steps", "100"]);
+    assert!(text.contains("step [1]: arg0 of 50 calls, mean 50, "), "{text}");
+}
+
+#[test]
 fn threads_children_and_jumps_are_timed() {
     let measured = Measured::new();
     let (_, text) = measured.hist(&["step", "--json"], &["threads"]);

@@ -2,42 +2,39 @@
 
 use std::io::{self, Write};
 
-use incise::timing::{Buckets, Measure, Values};
+use incise::timing::Buckets;
 
-use super::{measured, rows};
+use super::args::Of;
+use super::{Histogram, Measured, rows};
 use crate::trace::duration;
 
 /// Widest bar, in columns.
 const BAR: usize = 40;
 
 /// A value, with its unit.
-pub(crate) fn number(value: i64, of: Measure) -> String {
-    match of {
-        Measure::Duration => duration(value.max(0) as u64),
-        _ if value == i64::MIN => "-".to_owned(),
-        _ => {
-            let binary = [(1i64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
-            let unit = binary.into_iter().find(|(unit, _)| value >= *unit && value % unit == 0);
-            unit.map_or_else(|| value.to_string(), |(unit, name)| format!("{}{name}", value / unit))
-        }
+pub(super) fn number(value: i64, of: &Of) -> String {
+    if of.is_time() {
+        return duration(value.max(0) as u64);
     }
+    if value == i64::MIN {
+        return "-".to_owned();
+    }
+    let binary = [(1i64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    let unit = binary.into_iter().find(|(unit, _)| value >= *unit && value % unit == 0);
+    unit.map_or_else(|| value.to_string(), |(unit, name)| format!("{}{name}", value / unit))
 }
 
-pub(super) fn write(
-    histograms: &[Values],
-    of: Measure,
-    buckets: Buckets,
-    out: &mut dyn Write,
-) -> io::Result<()> {
+pub(super) fn write(measured: &Measured, of: &Of, out: &mut dyn Write) -> io::Result<()> {
+    let (histograms, buckets) = (&measured.histograms, measured.buckets);
     if histograms.is_empty() {
         return writeln!(out, "no values");
     }
-    for (index, values) in histograms.iter().enumerate() {
+    for (index, histogram) in histograms.iter().enumerate() {
         if index > 0 {
             writeln!(out)?;
         }
-        writeln!(out, "{}", title(values, of, buckets))?;
-        let rows = rows(values, buckets);
+        writeln!(out, "{}", title(histogram, of, buckets))?;
+        let rows = rows(&histogram.counts, buckets);
         let most = rows.iter().map(|row| row.count).max().unwrap_or(1).max(1);
         for row in rows {
             let from = number(row.from, of);
@@ -54,19 +51,19 @@ pub(super) fn write(
 }
 
 /// A line about a histogram.
-pub(super) fn title(values: &Values, of: Measure, buckets: Buckets) -> String {
-    let module = if values.function.module.is_empty() { "" } else { "!" };
-    let (count, what) = (values.count(), measured(of));
+pub(super) fn title(histogram: &Histogram, of: &Of, buckets: Buckets) -> String {
+    let Histogram { module, function, key, counts, sum } = histogram;
+    let between = if module.is_empty() { "" } else { "!" };
+    let key = key.as_ref().map_or(String::new(), |key| format!(" [{key}]"));
+    let count = histogram.count();
     let plural = if count == 1 { "call" } else { "calls" };
     let at = |share| {
-        let value = buckets.quantile(&values.counts, share).unwrap_or(0.0);
+        let value = buckets.quantile(counts, share).unwrap_or(0.0);
         number(value as i64, of)
     };
-    let mean = number(values.sum / count.max(1) as i64, of);
+    let mean = number(sum / count.max(1) as i64, of);
     format!(
-        "{}{module}{}: {what} of {count} {plural}, mean {mean}, p50 {}, p90 {}, p99 {}",
-        values.function.module,
-        values.function.name,
+        "{module}{between}{function}{key}: {of} of {count} {plural}, mean {mean}, p50 {}, p90 {}, p99 {}",
         at(0.5),
         at(0.9),
         at(0.99)

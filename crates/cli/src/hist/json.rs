@@ -2,11 +2,10 @@
 
 use std::io::{self, Write};
 
-use incise::CountResult;
-use incise::timing::{Measure, Snapshot, Values};
 use serde::Serialize;
 
-use super::measured;
+use super::Measured;
+use super::args::Of;
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -14,6 +13,8 @@ enum Line<'a> {
     Histogram {
         module: &'a str,
         function: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<&'a str>,
         of: &'a str,
         count: u64,
         sum: i64,
@@ -47,15 +48,9 @@ struct Bucket {
     count: u64,
 }
 
-pub(super) fn write(
-    histograms: &[Values],
-    of: Measure,
-    values: &Snapshot,
-    probes: &CountResult,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let (of, buckets) = (measured(of), values.buckets);
-    for histogram in histograms {
+pub(super) fn write(measured: &Measured, of: &Of, out: &mut dyn Write) -> io::Result<()> {
+    let (of, buckets, probes) = (of.to_string(), measured.buckets, &measured.probes);
+    for histogram in &measured.histograms {
         let quantile = |share| buckets.quantile(&histogram.counts, share).unwrap_or(0.0);
         let full = (0..).zip(&histogram.counts).filter(|(_, count)| **count > 0);
         let full = full.map(|(bucket, &count)| Bucket {
@@ -64,8 +59,9 @@ pub(super) fn write(
             count,
         });
         let line = Line::Histogram {
-            module: &histogram.function.module,
-            function: &histogram.function.name,
+            module: &histogram.module,
+            function: &histogram.function,
+            key: histogram.key.as_deref(),
             of: &of,
             count: histogram.count(),
             sum: histogram.sum,
@@ -90,9 +86,9 @@ pub(super) fn write(
     let summary = Line::Summary {
         installed: probes.counted.len(),
         refused: probes.refused.len(),
-        untimed: values.untimed,
-        unpaired: values.unpaired,
-        left_out: values.left_out,
+        untimed: measured.untimed,
+        unpaired: measured.unpaired,
+        left_out: measured.left_out,
         stop_us: probes.stop.as_micros() as u64,
     };
     serde_json::to_writer(&mut *out, &summary)?;

@@ -2,10 +2,9 @@
 
 use std::io::{self, Write};
 
-use incise::timing::{Buckets, Measure, Values};
-
+use super::args::Of;
 use super::bars::{number, title};
-use super::rows;
+use super::{Measured, rows};
 
 const WIDTH: usize = 860;
 /// Where bars begin, and how long the longest is.
@@ -13,21 +12,17 @@ const LEFT: usize = 190;
 const LONGEST: usize = 560;
 const LINE: usize = 20;
 
-pub(super) fn write(
-    histograms: &[Values],
-    of: Measure,
-    buckets: Buckets,
-    out: &mut dyn Write,
-) -> io::Result<()> {
+pub(super) fn write(measured: &Measured, of: &Of, out: &mut dyn Write) -> io::Result<()> {
+    let buckets = measured.buckets;
     let mut body = String::new();
     let mut y = LINE;
-    for values in histograms {
+    for histogram in &measured.histograms {
         y += LINE;
         body += &format!(
             "<text x=\"16\" y=\"{y}\" class=\"title\">{}</text>\n",
-            escape(&title(values, of, buckets))
+            escape(&title(histogram, of, buckets))
         );
-        let rows = rows(values, buckets);
+        let rows = rows(&histogram.counts, buckets);
         let most = rows.iter().map(|row| row.count).max().unwrap_or(1).max(1);
         for row in rows {
             y += LINE;

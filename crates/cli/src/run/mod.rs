@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use incise::Error;
-use incise::script::{ScriptError, ScriptEvent, ScriptOptions, ScriptResult, Scripting};
+use incise::script::{ScriptError, ScriptEvent, ScriptOptions, ScriptTotals, Scripting};
 
 use crate::signals::{self, INTERRUPTED};
-use crate::target::{TargetArgs, Which, exit_code};
+use crate::target::{Which, exit_code};
 use crate::{FAILED, Failure};
 use args::RunArgs;
 
@@ -80,7 +80,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         json::totals(&result.totals, &mut *out.borrow_mut())?;
     }
     out.borrow_mut().flush()?;
-    told(&result, target);
+    told(&result.totals);
+    if let Some(probes) = &result.probes {
+        target.tell_missing(probes, "probed");
+        target.tell_stop(probes);
+    }
     Ok(result.probes.map_or(ExitCode::SUCCESS, |probes| exit_code(probes.ending)))
 }
 
@@ -93,8 +97,7 @@ fn without_shebang(source: &str) -> String {
 }
 
 /// What did not go well.
-fn told(result: &ScriptResult, target: &TargetArgs) {
-    let totals = &result.totals;
+pub(crate) fn told(totals: &ScriptTotals) {
     if totals.lost > 0 {
         eprintln!("incise: {} records were lost; --buffer makes room for more", totals.lost);
     }
@@ -108,7 +111,4 @@ fn told(result: &ScriptResult, target: &TargetArgs) {
         let count = totals.left_out;
         eprintln!("incise: {count} points are left out: what the script names has no value there");
     }
-    let Some(probes) = &result.probes else { return };
-    target.tell_missing(probes, "probed");
-    target.tell_stop(probes);
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use incise::CountOptions;
-use incise::timing::{Measure, Next, Snapshot, Timing, TimingResult};
+use incise::timing::{Look, Measure, Next, Timing, TimingResult};
 
 use crate::Failure;
 use crate::hist::tell;
@@ -54,10 +54,10 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     let once = args.once;
     let watch = {
         let face = Rc::clone(&face);
-        move |snapshot: &Snapshot| match &mut *face.borrow_mut() {
-            Face::Screen(screen) => screen.show(snapshot),
+        move |look: &mut Look<'_>| match &mut *face.borrow_mut() {
+            Face::Screen(screen) => screen.show(look),
             Face::Table(table) => {
-                let written = table.show(snapshot, pause)?;
+                let written = table.show(look, pause)?;
                 if written && once {
                     INTERRUPTED.store(true, Ordering::Relaxed);
                 }
@@ -78,7 +78,9 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     if let Face::Table(table) = &mut *face.borrow_mut() {
         table.finish(&values)?;
     }
-    tell(target, &probes, &values);
+    target.tell_missing(&probes, "measured");
+    tell(&values);
+    target.tell_stop(&probes);
     Ok(exit_code(probes.ending))
 }
 

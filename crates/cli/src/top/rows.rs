@@ -1,8 +1,9 @@
 //! What is shown of each function: what changed between two looks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use incise::timing::Snapshot;
+use incise::timing::{Snapshot, Values};
 use serde::Serialize;
 
 use super::args::Sort;
@@ -33,8 +34,11 @@ pub(super) struct Row {
 pub(super) fn rows(before: Option<&Snapshot>, now: &Snapshot) -> Vec<Row> {
     let since = before.map_or(Duration::ZERO, |before| before.elapsed);
     let seconds = now.elapsed.saturating_sub(since).as_secs_f64().max(1e-9);
-    let row = |(place, values): (usize, &incise::timing::Values)| {
+    let row = |(place, values): (usize, &Arc<Values>)| {
         let earlier = before.and_then(|before| before.functions.get(place));
+        if let Some(same) = earlier.filter(|earlier| Arc::ptr_eq(earlier, values)) {
+            return Row::idle(place, same);
+        }
         let mut counts = values.counts.clone();
         if let Some(earlier) = earlier {
             counts.iter_mut().zip(&earlier.counts).for_each(|(now, then)| *now -= *then.min(now));
@@ -42,19 +46,32 @@ pub(super) fn rows(before: Option<&Snapshot>, now: &Snapshot) -> Vec<Row> {
         let sum = values.sum.wrapping_sub(earlier.map_or(0, |earlier| earlier.sum));
         let quantile = |share| now.buckets.quantile(&counts, share).unwrap_or(0.0);
         Row {
-            place,
-            module: values.function.module.clone(),
-            function: values.function.name.clone(),
             calls_per_second: counts.iter().sum::<u64>() as f64 / seconds,
             time_per_second: sum as f64 / seconds,
             p50: quantile(0.5),
             p99: quantile(0.99),
+            ..Row::idle(place, values)
+        }
+    };
+    now.functions.iter().enumerate().map(row).collect()
+}
+
+impl Row {
+    /// A function that was not called.
+    fn idle(place: usize, values: &Values) -> Row {
+        Row {
+            place,
+            module: values.function.module.clone(),
+            function: values.function.name.clone(),
+            calls_per_second: 0.0,
+            time_per_second: 0.0,
+            p50: 0.0,
+            p99: 0.0,
             calls: values.count(),
             time: values.sum,
             enabled: values.enabled,
         }
-    };
-    now.functions.iter().enumerate().map(row).collect()
+    }
 }
 
 /// Puts them in order.
@@ -70,7 +87,7 @@ pub(super) fn sort(rows: &mut [Row], by: Sort) {
 
 #[cfg(test)]
 mod tests {
-    use incise::timing::{Buckets, Log, Values};
+    use incise::timing::{Buckets, Log};
     use incise::trace::TracedFunction;
 
     use super::*;
@@ -82,7 +99,7 @@ mod tests {
             counts[buckets.of(100 << index) as usize] = count;
             let name = format!("f{index}");
             let function = TracedFunction { module: "m".into(), name, addr: incise::Addr(0) };
-            Values { function, counts, sum: (100 << index) * count as i64, enabled: true }
+            Arc::new(Values { function, counts, sum: (100 << index) * count as i64, enabled: true })
         };
         let functions = calls.iter().enumerate().map(values).collect();
         let elapsed = Duration::from_secs(seconds);

@@ -4,7 +4,7 @@ use std::io::{self, Stderr, stderr};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use incise::timing::{Measure, Next, Snapshot};
+use incise::timing::{Look, Next, Snapshot};
 use ratatui::Terminal;
 use ratatui::backend::{Backend, CrosstermBackend};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -19,9 +19,9 @@ use ratatui::widgets::{Cell, Row as Cells, Table, TableState};
 
 use super::args::Sort;
 use super::rows::{Row, rows, sort};
-use crate::hist::number;
 use crate::report::group;
 use crate::signals::INTERRUPTED;
+use crate::trace::duration;
 
 /// Time between two looks at the keyboard.
 const BEAT: Duration = Duration::from_millis(50);
@@ -43,6 +43,8 @@ pub(super) struct View {
     typing: bool,
     rows: Vec<Row>,
     selected: TableState,
+    /// The first row that is on the screen.
+    first: usize,
     seconds: f64,
 }
 
@@ -65,25 +67,30 @@ impl Screen {
             typing: false,
             rows: Vec::new(),
             selected: TableState::default(),
+            first: 0,
             seconds: 0.0,
         };
         Screen { terminal: None, view, pause, before: None }
     }
 
     /// Draws what is new, and does what was typed.
-    pub(super) fn show(&mut self, now: &Snapshot) -> io::Result<Next> {
+    pub(super) fn show(&mut self, look: &mut Look<'_>) -> io::Result<Next> {
         if self.terminal.is_none() {
             enable_raw_mode()?;
             execute!(stderr(), EnterAlternateScreen)?;
             self.terminal = Some(Terminal::new(CrosstermBackend::new(stderr()))?);
         }
         let since = self.before.as_ref().map_or(Duration::ZERO, |before| before.elapsed);
-        if self.before.is_none() || now.elapsed.saturating_sub(since) >= self.pause {
-            self.view.take(rows(self.before.as_ref(), now), now.elapsed.as_secs_f64());
-            self.before = Some(now.clone());
+        let mut changed = false;
+        if self.before.is_none() || look.elapsed().saturating_sub(since) >= self.pause {
+            let now = look.snapshot();
+            self.view.take(rows(self.before.as_ref(), &now), now.elapsed.as_secs_f64());
+            self.before = Some(now);
+            changed = true;
         }
         let mut switches = Vec::new();
         while event::poll(Duration::ZERO)? {
+            changed = true;
             let Event::Key(key) = event::read()? else { continue };
             match self.view.key(key) {
                 Wanted::Nothing => {}
@@ -91,7 +98,7 @@ impl Screen {
                 Wanted::Switch(place, on) => switches.push((place, on)),
             }
         }
-        if let Some(terminal) = &mut self.terminal {
+        if let Some(terminal) = self.terminal.as_mut().filter(|_| changed) {
             self.view.draw(terminal)?;
         }
         Ok(Next { pause: BEAT, switches })
@@ -184,7 +191,14 @@ impl View {
             let name = Cell::from(format!("{}!{}{off}", row.module, row.function));
             Cells::new(numbers.chain([name])).style(style)
         };
-        let table: Vec<Cells> = self.shown().map(cells).collect();
+        // Two lines are the status and the keys, one the heads of columns. Only what may be seen is made.
+        let height = usize::from(terminal.size()?.height).saturating_sub(3).max(1);
+        let count = self.shown().count();
+        let selected = self.selected.selected().map(|selected| selected.min(count.saturating_sub(1)));
+        self.first = selected.map_or(0, |selected| self.first.clamp((selected + 1).saturating_sub(height), selected));
+        let table: Vec<Cells> = self.shown().skip(self.first).take(height).map(cells).collect();
+        self.selected.select(selected);
+        let mut visible = TableState::default().with_selected(selected.map(|selected| selected - self.first));
         let widths = columns.iter().map(|column| Constraint::Length(column.width));
         let widths = widths.chain([Constraint::Fill(1)]);
         let bold = Style::new().add_modifier(Modifier::BOLD);
@@ -210,12 +224,11 @@ impl View {
         } else {
             long
         };
-        let selected = &mut self.selected;
         let drawn = terminal.draw(|frame| {
             let parts = Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)]);
             let [head, body, foot] = parts.areas(frame.area());
             frame.render_widget(Line::from(status).style(bold), head);
-            frame.render_stateful_widget(table, body, selected);
+            frame.render_stateful_widget(table, body, &mut visible);
             frame.render_widget(Line::from(keys), foot);
         });
         drawn.map(drop)
@@ -230,7 +243,7 @@ struct Column {
 }
 
 fn time(nanos: f64) -> String {
-    number(nanos as i64, Measure::Duration)
+    duration(nanos.max(0.0) as u64)
 }
 
 /// The columns that a terminal of this width has room for beside names: a number is shown whole or not at all.
@@ -285,6 +298,7 @@ mod tests {
             typing: false,
             rows: Vec::new(),
             selected,
+            first: 0,
             seconds: 0.0,
         };
         view.take(vec![row(0, "rare", 5.0), row(1, "frequent", 500.0)], 3.0);
@@ -311,6 +325,21 @@ mod tests {
         assert!(lines[2].ends_with("m!frequent") && lines[3].ends_with("m!rare"), "{lines:?}");
         press(&mut view, KeyCode::Char('t'));
         assert!(screen(&mut view)[2].ends_with("m!rare"));
+    }
+
+    #[test]
+    fn the_selected_function_is_on_the_screen() {
+        let mut view = view();
+        view.take((0..10).map(|place| row(place, &format!("f{place}"), 100.0 - place as f64)).collect(), 3.0);
+        // Three rows are seen.
+        for _ in 0..5 {
+            press(&mut view, KeyCode::Down);
+        }
+        let lines = screen(&mut view);
+        assert!(lines[2].ends_with("m!f2") && lines[4].ends_with("m!f4"), "{lines:?}");
+        press(&mut view, KeyCode::Up);
+        assert!(screen(&mut view)[2].ends_with("m!f2"));
+        assert_eq!(press(&mut view, KeyCode::Char(' ')), Wanted::Switch(3, false));
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use incise::timing::{Measure, Snapshot};
+use incise::timing::{Look, Snapshot};
 use serde::Serialize;
 
 use super::args::{Sort, TopArgs};
 use super::rows::{Row, rows, sort};
-use crate::hist::number;
 use crate::report::group;
+use crate::trace::duration;
 
 /// Writes one table after the other.
 pub(super) struct Table {
@@ -40,13 +40,14 @@ impl Table {
     }
 
     /// Writes what changed, if an interval is over. Whether it was.
-    pub(super) fn show(&mut self, now: &Snapshot, pause: Duration) -> io::Result<bool> {
+    pub(super) fn show(&mut self, look: &mut Look<'_>, pause: Duration) -> io::Result<bool> {
         let since = self.before.as_ref().map_or(Duration::ZERO, |before| before.elapsed);
-        if now.elapsed.saturating_sub(since) < pause / 2 {
+        if look.elapsed().saturating_sub(since) < pause / 2 {
             return Ok(false);
         }
-        self.write(now)?;
-        self.before = Some(now.clone());
+        let now = look.snapshot();
+        self.write(&now)?;
+        self.before = Some(now);
         Ok(true)
     }
 
@@ -76,7 +77,7 @@ impl Table {
             "{:>12} {:>10} {:>10} {:>10} {:>14}  function",
             "calls/s", "time/s", "p50", "p99", "calls"
         )?;
-        let time = |nanos: f64| number(nanos as i64, Measure::Duration);
+        let time = |nanos: f64| duration(nanos.max(0.0) as u64);
         for row in rows {
             let Row { calls_per_second, time_per_second, p50, p99, calls, module, function, .. } = &row;
             writeln!(

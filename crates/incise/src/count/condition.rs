@@ -37,6 +37,11 @@ impl Condition {
         let syntax = parse_expression(NAME, text).map_err(ConditionError)?;
         Ok(Condition { text: text.into(), syntax: syntax.into() })
     }
+
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
 }
 
 /// What conditions are called in messages.

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -59,8 +60,9 @@ impl Values {
 pub struct Snapshot {
     /// How long values were taken.
     pub elapsed: Duration,
-    /// For each function, in the order they were found; functions keep their places.
-    pub functions: Vec<Values>,
+    /// For each function, in the order they were found; functions keep their places. One that was not called since an earlier snapshot
+    /// has the same values, in the same memory.
+    pub functions: Vec<Arc<Values>>,
     /// Calls that were not timed, because there was no room for them in the table of calls.
     pub untimed: u64,
     /// Calls that ended whose begin was not seen.
@@ -81,6 +83,22 @@ impl Snapshot {
             left_out: 0,
             buckets,
         }
+    }
+}
+
+/// The values, for who looks at them.
+pub struct Look<'a>(&'a mut State);
+
+impl Look<'_> {
+    /// How long values were taken.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// All values now. What that costs is a look at two quadwords of each function on each CPU, and reading the histograms of those that were
+    /// called since the last time.
+    pub fn snapshot(&mut self) -> Snapshot {
+        self.0.snapshot(false)
     }
 }
 
@@ -109,7 +127,7 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Starts `program` with `arguments`; it is searched for in PATH. `watch` is shown the values from time to time.
+    /// Starts `program` with `arguments`; it is searched for in PATH. `watch` may look at the values from time to time.
     ///
     /// # Errors
     /// If it cannot be run, is no x86-64 program, or a pattern is malformed. The program has not run then.
@@ -118,7 +136,7 @@ impl Timing {
         arguments: &[OsString],
         functions: CountOptions,
         of: Measure,
-        watch: impl FnMut(&Snapshot) -> io::Result<Next> + 'static,
+        watch: impl FnMut(&mut Look<'_>) -> io::Result<Next> + 'static,
     ) -> Result<Timing, Error> {
         let state = state(of, Box::new(watch));
         let probes = Box::new(Rc::clone(&state));
@@ -134,7 +152,7 @@ impl Timing {
         pid: i32,
         functions: CountOptions,
         of: Measure,
-        watch: impl FnMut(&Snapshot) -> io::Result<Next> + 'static,
+        watch: impl FnMut(&mut Look<'_>) -> io::Result<Next> + 'static,
     ) -> Result<Timing, Error> {
         let state = state(of, Box::new(watch));
         let probes = Box::new(Rc::clone(&state));
@@ -158,7 +176,7 @@ impl Timing {
     /// As for [`Counting::run`], and [`Error::Output`] if `watch` failed.
     pub fn run(self, interrupted: &AtomicBool) -> Result<TimingResult, Error> {
         let probes = self.counting.run(interrupted)?;
-        let values = self.state.borrow().snapshot();
+        let values = self.state.borrow_mut().snapshot(true);
         Ok(TimingResult { probes, values })
     }
 }

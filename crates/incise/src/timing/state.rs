@@ -4,16 +4,18 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use incise_patch::Snippet;
+use incise_snippet::data::Words;
 use incise_snippet::data::operation::{CallsLayout, HistogramLayout};
 use incise_space::remote::{ProcessId, RemoteSpace};
 use incise_space::{AddressSpace, DataMapping};
 
 use super::snippet::{HISTOGRAMS, Measurer, Places, UNPAIRED, UNTIMED};
-use super::{FUNCTIONS, Measure, Next, Snapshot, Values};
+use super::{FUNCTIONS, Look, Measure, Next, Snapshot, Values};
 use crate::count::{CountOptions, Found, Key, Probes, Search};
 use crate::point::PointKind;
 use crate::program::Program;
@@ -21,7 +23,7 @@ use crate::session::Error;
 use crate::trace::{TracedFunction, place};
 
 /// Who looks at the values from time to time.
-pub(crate) type Watch = Box<dyn FnMut(&Snapshot) -> io::Result<Next>>;
+pub(crate) type Watch = Box<dyn FnMut(&mut Look<'_>) -> io::Result<Next>>;
 
 /// Pages of stack on which calls can be timed.
 const STACK_PAGES: usize = 1 << 15;
@@ -30,13 +32,16 @@ const STACK_PAGES: usize = 1 << 15;
 struct Region {
     shared: DataMapping,
     measurer: Measurer,
+    /// The marks of each function's histogram, as they were when it was read.
+    seen: Vec<Vec<u64>>,
 }
 
 pub(crate) struct State {
     of: Measure,
     layout: HistogramLayout,
     rate: f64,
-    functions: Vec<Values>,
+    /// As they were read last.
+    functions: Vec<Arc<Values>>,
     index: HashMap<Key, u32>,
     keys: Vec<Key>,
     regions: BTreeMap<usize, Region>,
@@ -46,7 +51,8 @@ pub(crate) struct State {
     past: Snapshot,
     /// When the program first went on with probes in it.
     began: Option<Instant>,
-    watch: Watch,
+    /// Nothing while it looks.
+    watch: Option<Watch>,
     next: Instant,
     switches: Vec<(Key, bool)>,
     /// Functions for which there is no room.
@@ -69,7 +75,7 @@ impl State {
             made: 0,
             past: Snapshot::new(layout.buckets()),
             began: None,
-            watch,
+            watch: Some(watch),
             next: Instant::now(),
             switches: Vec::new(),
             left_out: HashSet::new(),
@@ -86,8 +92,24 @@ impl State {
         HISTOGRAMS + function as u64 * self.layout.bytes()
     }
 
+    /// The quadwords of a function's histogram.
+    fn words<'a>(&self, region: &'a Region, number: usize) -> &'a Words {
+        let from = (self.at(number) / 8) as usize;
+        &region.shared.words()[from..from + (self.layout.bytes() / 8) as usize]
+    }
+
     /// Adds what a region holds.
     fn add(&self, region: &Region, into: &mut Snapshot) {
+        self.add_counters(region, into);
+        for (number, values) in self.functions.iter().enumerate() {
+            if into.functions.len() <= number {
+                into.functions.push(Arc::new(empty(values)));
+            }
+            add_values(self.layout.read(self.words(region, number)), Arc::make_mut(&mut into.functions[number]));
+        }
+    }
+
+    fn add_counters(&self, region: &Region, into: &mut Snapshot) {
         let words = region.shared.words();
         let word = |offset: u64| words[(offset / 8) as usize].load(Ordering::Relaxed);
         into.untimed += word(UNTIMED);
@@ -95,31 +117,51 @@ impl State {
         if !self.conditional {
             into.unpaired += word(UNPAIRED);
         }
-        for (number, values) in self.functions.iter().enumerate() {
-            if into.functions.len() <= number {
-                into.functions.push(Values {
-                    counts: vec![0; values.counts.len()],
-                    sum: 0,
-                    ..values.clone()
-                });
-            }
-            let from = (self.at(number) / 8) as usize;
-            let (sum, counts) = self.layout.read(&words[from..from + (self.layout.bytes() / 8) as usize]);
-            let all = &mut into.functions[number];
-            all.function = values.function.clone();
-            all.enabled = values.enabled;
-            all.sum = all.sum.wrapping_add(sum);
-            all.counts.iter_mut().zip(counts).for_each(|(into, from)| *into += from);
-        }
     }
 
-    /// All that was taken so far.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let mut all = self.past.clone();
-        self.regions.values().for_each(|region| self.add(region, &mut all));
+    /// Whether a function has other marks than when it was read, which are noted.
+    fn changed(&mut self, number: usize) -> bool {
+        let (layout, from) = (self.layout, (self.at(number) / 8) as usize);
+        let mut changed = false;
+        for region in self.regions.values_mut() {
+            let words = &region.shared.words()[from..from + (layout.bytes() / 8) as usize];
+            if region.seen.len() <= number {
+                region.seen.resize(number + 1, Vec::new());
+            }
+            let seen = &mut region.seen[number];
+            if !layout.marks(words).eq(seen.iter().copied()) {
+                *seen = layout.marks(words).collect();
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// All that was taken so far: of functions that were not called since the last time, what was read then, unless `everything` is read.
+    pub(crate) fn snapshot(&mut self, everything: bool) -> Snapshot {
+        for number in 0..self.functions.len() {
+            if !self.changed(number) && !everything {
+                continue;
+            }
+            let mut values = empty(&self.functions[number]);
+            if let Some(past) = self.past.functions.get(number) {
+                add_values((past.sum, past.counts.clone()), &mut values);
+            }
+            let regions = self.regions.values();
+            regions.for_each(|region| {
+                add_values(self.layout.read(self.words(region, number)), &mut values);
+            });
+            self.functions[number] = Arc::new(values);
+        }
+        let mut all = Snapshot { functions: self.functions.clone(), ..self.past.clone() };
+        self.regions.values().for_each(|region| self.add_counters(region, &mut all));
         all.left_out = self.left_out.len();
-        all.elapsed = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        all.elapsed = self.elapsed();
         all
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
     /// Keeps what programs left that are gone.
@@ -131,9 +173,21 @@ impl State {
                 let mut past = std::mem::replace(&mut self.past, Snapshot::new(self.layout.buckets()));
                 self.add(&region, &mut past);
                 self.past = past;
+                // What it added last is to be read with the others.
+                self.regions.values_mut().for_each(|region| region.seen.clear());
             }
         }
     }
+}
+
+/// A function without values.
+fn empty(values: &Values) -> Values {
+    Values { function: values.function.clone(), counts: vec![0; values.counts.len()], sum: 0, enabled: values.enabled }
+}
+
+fn add_values((sum, counts): (i64, Vec<u64>), into: &mut Values) {
+    into.sum = into.sum.wrapping_add(sum);
+    into.counts.iter_mut().zip(counts).for_each(|(into, from)| *into += from);
 }
 
 impl Probes for Rc<RefCell<State>> {
@@ -162,7 +216,7 @@ impl Probes for Rc<RefCell<State>> {
         let measurer = Measurer::new(state.of, places, table, state.layout, state.rate);
         state.retire();
         state.made += 1;
-        state.regions.insert(state.made, Region { shared, measurer });
+        state.regions.insert(state.made, Region { shared, measurer, seen: Vec::new() });
         state.processes.insert(pid, state.made);
         Ok(())
     }
@@ -196,12 +250,12 @@ impl Probes for Rc<RefCell<State>> {
                 state.keys.push(function);
                 let counts = vec![0; state.layout.buckets().count() as usize];
                 let function = TracedFunction::of(point);
-                state.functions.push(Values { function, counts, sum: 0, enabled: true });
+                state.functions.push(Arc::new(Values { function, counts, sum: 0, enabled: true }));
                 number
             }
         };
         if !exit {
-            state.functions[number].function = TracedFunction::of(point);
+            Arc::make_mut(&mut state.functions[number]).function = TracedFunction::of(point);
         }
         let region = state.regions.get(state.processes.get(&pid)?)?;
         let snippet = region.measurer.snippet(number as u32, state.at(number), exit)?;
@@ -215,11 +269,13 @@ impl Probes for Rc<RefCell<State>> {
         if let Some(rest) = state.next.checked_duration_since(now).filter(|rest| !rest.is_zero()) {
             return Ok(rest);
         }
-        let snapshot = state.snapshot();
-        let next = (state.watch)(&snapshot).map_err(Error::Output)?;
+        let Some(mut watch) = state.watch.take() else { return Ok(Duration::ZERO) };
+        let next = watch(&mut Look(state));
+        state.watch = Some(watch);
+        let next = next.map_err(Error::Output)?;
         for (function, enabled) in next.switches {
             if let (Some(key), Some(values)) = (state.keys.get(function), state.functions.get_mut(function)) {
-                values.enabled = enabled;
+                Arc::make_mut(values).enabled = enabled;
                 state.switches.push((key.clone(), enabled));
             }
         }
