@@ -209,6 +209,13 @@ impl Active {
                         }
                         return;
                     }
+                    What::Tree(program) => match self.session.program(&program) {
+                        Ok(compiled) => compiled.snippet(),
+                        Err(error) => {
+                            to.failed.push(Outcome::nowhere(cookie, error.into()));
+                            return;
+                        }
+                    },
                     What::Counter => {
                         let counter = self.session.counter(format!("cookie {cookie}"));
                         let snippet = counter.increment();

@@ -8,6 +8,7 @@
 use std::ffi::{CStr, c_char};
 
 use incise::Position;
+use incise::snippet::Program;
 
 use crate::abi::{Address, Op, Probe, flag, op};
 use crate::error::Error;
@@ -31,6 +32,8 @@ pub enum What {
     Counter,
     /// A text.
     Snippet(String),
+    /// A tree.
+    Tree(Program),
 }
 
 /// A change of what is installed.
@@ -59,6 +62,28 @@ impl Operation {
     /// # Safety
     /// See the head of the file.
     pub unsafe fn read(flags: u64, from: &Op) -> Result<Operation, Error> {
+        // SAFETY: the caller's.
+        unsafe { Operation::read_with(flags, from, None) }
+    }
+
+    /// The same of an operation that puts a tree somewhere.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    ///
+    /// # Safety
+    /// See the head of the file.
+    pub unsafe fn read_tree(flags: u64, from: &Op, tree: What) -> Result<Operation, Error> {
+        if from.kind != op::SNIPPET || !from.snippet.is_null() {
+            return Err(Error::Op("a tree is a PATCH_OP_SNIPPET whose `snippet` is NULL".to_owned()));
+        }
+        // SAFETY: the caller's.
+        unsafe { Operation::read_with(flags, from, Some(tree)) }
+    }
+
+    /// # Safety
+    /// See the head of the file.
+    unsafe fn read_with(flags: u64, from: &Op, tree: Option<What>) -> Result<Operation, Error> {
         if from.reserved != [0; 2] {
             return Err(Error::Op("the member `reserved` of an operation has to be 0".to_owned()));
         }
@@ -92,9 +117,13 @@ impl Operation {
             return Err(Error::Op("`snippet` goes with PATCH_OP_SNIPPET only".to_owned()));
         }
         let what = match (from.kind, from.probe) {
-            (op::SNIPPET, None) => {
-                What::Snippet(snippet.ok_or(Error::Null("the member `snippet` of the operation"))?.to_owned())
-            }
+            (op::SNIPPET, None) => match tree {
+                Some(tree) => tree,
+                None => {
+                    let text = snippet.ok_or(Error::Null("the member `snippet` of the operation"))?;
+                    What::Snippet(text.to_owned())
+                }
+            },
             (op::SNIPPET, Some(_)) => {
                 return Err(Error::Op("PATCH_OP_SNIPPET calls no probe: leave `probe` NULL".to_owned()));
             }

@@ -102,6 +102,29 @@ patch_err patch_read_text(char *buffer, size_t size, size_t *length, uint64_t *d
  */
 patch_err patch_run_once(const char *snippet, int64_t *value);
 
+/*
+ * Rings of records, one for each CPU, such as `incise trace` has a program write (docs/trace.md, The rings): their reader, where
+ * whoever made them has gone, or for tools of one's own. `fd` is open for reading and writing, such as /proc/PID/map_files/FROM-TO;
+ * it may be closed afterwards. There may be one reader at a time. These functions need no patch_init().
+ */
+typedef struct patch_ring patch_ring;
+
+/* Is shown the quadwords of a record, which are good until it returns. */
+typedef void (*patch_take)(const uint64_t *words, size_t count, void *data);
+
+/* PATCH_ERR_NULL; PATCH_ERR_OP: the file cannot be mapped, or has no rings of a known version in it. */
+patch_err patch_ring_open(int fd, patch_ring **ring);
+
+/* Shows `take` every record that is finished and was not read, those of one ring in their order. PATCH_ERR_NULL. */
+patch_err patch_ring_read(patch_ring *ring, patch_take take, void *data);
+
+/* How many records found no room, since the rings were made; how many quadwords a record has; 0 of NULL. */
+uint64_t patch_ring_dropped(const patch_ring *ring);
+size_t patch_ring_words(const patch_ring *ring);
+
+/* What is in the rings stays there. NULL is closed, too. */
+void patch_ring_close(patch_ring *ring);
+
 #ifdef __cplusplus
 }
 #endif

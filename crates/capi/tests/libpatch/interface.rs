@@ -13,7 +13,7 @@ fn read(path: &str) -> String {
 
 /// Names like `patch_init` that are followed by `(` in declarations of the header.
 fn declared() -> BTreeSet<String> {
-    let header = read("include/libpatch/patch.h") + &read("include/libpatch/data.h");
+    let header = ["patch", "data", "tree"].map(|name| read(&format!("include/libpatch/{name}.h"))).concat();
     let declarations =
         header.lines().filter(|line| line.ends_with(");") && !line.starts_with([' ', '\t', '*']));
     let name = |line: &str| {

@@ -1,6 +1,12 @@
 //! C and C++ programs that use libpatch: what they print is compared with the `.out` file beside each.
 
-use crate::support::Program;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use incise::data::RingLayout;
+
+use crate::support::{Program, run};
 
 #[test]
 fn the_example_runs_as_it_is() {
@@ -43,6 +49,39 @@ fn a_probe_reads_and_changes_registers() {
 fn every_form_of_address_finds_its_sites() {
     Program::new("addresses.c").flags("-O1 -Wall -Wextra -Werror").check("", &[]);
     Program::new("addresses.c").flags("-O1 -no-pie -Wall -Wextra -Werror").check("_fixed", &[]);
+}
+
+#[test]
+fn snippets_are_built_as_trees() {
+    Program::new("trees.c").flags("-std=c11 -O2 -Wall -Wextra -Werror").check("", &[]);
+}
+
+/// The rings of a writer that is not there any more.
+#[test]
+fn rings_are_read() {
+    let layout = RingLayout::new(1, 8, 7).expect("a layout");
+    let words: Vec<AtomicU64> = (0..layout.bytes() / 8).map(|_| AtomicU64::new(0)).collect();
+    layout.format(&words, 0);
+    // docs/trace.md, The rings: position, dropped, the distance of the slots from here.
+    let head = 128 / 8;
+    words[head].store(3, Relaxed);
+    words[head + 1].store(5, Relaxed);
+    let slots = head + words[head + 2].load(Relaxed) as usize / 8;
+    for (index, slot) in words[slots..].chunks(8).take(3).enumerate() {
+        let index = index as u64;
+        [1, 100 + index, 0, 0, 0, 0, 0, 700 + 7 * index].iter().zip(slot).for_each(|(value, word)| {
+            word.store(*value, Relaxed);
+        });
+    }
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rings.bin");
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect();
+    std::fs::write(&file, bytes).expect("written");
+    let program = Program::new("rings.c").flags("-O1 -Wall -Wextra -Werror");
+    program.check("", &[file.to_str().expect("a path")]);
+    // A later reader goes on behind it.
+    let Some(program) = program.compile("") else { return };
+    let output = run(&program, &[file.to_str().expect("a path")]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "7 words, 5 dropped\n");
 }
 
 #[test]
