@@ -324,6 +324,78 @@ fn other_tools_read_the_trace() {
     assert!(times["outer;sleeps"] >= 39_000_000 && times["outer"] < times["outer;sleeps"], "{times:?}");
 }
 
+/// What the format of trace events demands ("Trace Event Format", the document of Chromium's tracing): kinds of events, units, tracks on which
+/// calls nest, names of processes and threads.
+fn check_events(trace: &Value) -> BTreeMap<(u64, u64), Vec<(f64, f64)>> {
+    assert!(["ns", "ms"].contains(&trace["displayTimeUnit"].as_str().expect("a unit")));
+    assert!(trace["otherData"].as_object().expect("an object").values().all(Value::is_string));
+    let mut tracks: BTreeMap<(u64, u64), Vec<(f64, f64)>> = BTreeMap::new();
+    let mut named = Vec::new();
+    for event in trace["traceEvents"].as_array().expect("events") {
+        let text = |key: &str| event[key].as_str().unwrap_or_else(|| panic!("{key}: {event}"));
+        let number = |key: &str| event[key].as_u64().unwrap_or_else(|| panic!("{key}: {event}"));
+        let time = |key: &str| event[key].as_f64().filter(|at| *at >= 0.0).unwrap_or_else(|| panic!("{key}: {event}"));
+        let track = (number("pid"), number("tid"));
+        assert!(event["args"].is_object() && !text("name").is_empty(), "{event}");
+        match text("ph") {
+            "M" => {
+                assert!(event["args"]["name"].is_string(), "{event}");
+                match text("name") {
+                    "process_name" => named.push((track.0, 0)),
+                    "thread_name" => named.push(track),
+                    _ => panic!("{event}"),
+                }
+                continue;
+            }
+            "X" => tracks.entry(track).or_default().push((time("ts"), time("ts") + time("dur"))),
+            // It has no end.
+            "B" => tracks.entry(track).or_default().push((time("ts"), f64::INFINITY)),
+            "i" => drop(time("ts")),
+            _ => panic!("{event}"),
+        }
+        text("cat");
+    }
+    for ((pid, tid), calls) in &mut tracks {
+        // A thread that has ended has no name any more.
+        assert!(*pid != *tid || named.contains(&(*pid, 0)) && named.contains(&(*pid, *tid)), "{pid} has no name");
+        calls.sort_by(|a, b| (a.0, -a.1).partial_cmp(&(b.0, -b.1)).expect("numbers"));
+        let mut around: Vec<f64> = Vec::new();
+        for (from, to) in calls {
+            // Nanoseconds are thousandths.
+            while around.last().is_some_and(|end| *end <= *from + 1e-4) {
+                around.pop();
+            }
+            assert!(around.last().is_none_or(|end| *to <= *end + 1e-4), "calls of {tid} overlap at {from}");
+            around.push(*to);
+        }
+    }
+    tracks
+}
+
+#[test]
+fn trace_events_are_as_their_format_says() {
+    let traced = Traced::new();
+    let cases: [(&[&str], &[&str], usize); 4] = [
+        (&["fibonacci"], &["fibonacci", "12"], 465),
+        (&["step"], &["threads"], 4000),
+        (&["step", "-f"], &["forks", "10"], 20),
+        (&["catches", "jumps", "step"], &["jumps", "20"], 40),
+    ];
+    for (options, arguments, calls) in cases {
+        let options = [options, &["--args", "--return", "--format", "chrome"]].concat();
+        let (outcome, text) = traced.trace(&options, arguments);
+        assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+        let tracks = check_events(&serde_json::from_str(&text).expect("JSON"));
+        let ended = tracks.values().flatten().filter(|(_, to)| to.is_finite()).count();
+        assert_eq!(ended, calls, "{arguments:?}");
+    }
+    // usleep(3): microseconds.
+    let (_, text) = traced.trace(&["sleeps", "--format", "chrome"], &["outer", "20"]);
+    let tracks = check_events(&serde_json::from_str(&text).expect("JSON"));
+    let calls: Vec<f64> = tracks.into_values().flatten().map(|(from, to)| to - from).collect();
+    assert!(calls.len() == 2 && calls.iter().all(|took| (19_800.0..10e6).contains(took)), "{calls:?}");
+}
+
 /// The counts of `incise count` and the records of `incise trace` are the same, and so is what the program writes.
 #[test]
 fn real_programs_are_traced_call_by_call() {
