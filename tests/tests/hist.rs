@@ -99,11 +99,18 @@ fn expressions_are_measured_and_told_apart() {
     let measured = Measured::new();
     let (_, text) = measured.hist(&["step", "--of", "arg0 * 2 + 1", "--json"], &["steps", "100"]);
     let step = one(&text, "step");
-    assert_eq!((&step["count"], &step["sum"], &step["of"]), (&100.into(), &10_000.into(), &"arg0 * 2 + 1".into()));
-    let (_, text) = measured.hist(&["step", "--of", "retval", "--by", "retval % 2", "--json"], &["steps", "100"]);
+    assert_eq!(
+        (&step["count"], &step["sum"], &step["of"]),
+        (&100.into(), &10_000.into(), &"arg0 * 2 + 1".into())
+    );
+    let (_, text) =
+        measured.hist(&["step", "--of", "retval", "--by", "retval % 2", "--json"], &["steps", "100"]);
     let all = lines(&text, "histogram");
     let told: Vec<_> = all.iter().map(|line| (line["key"].as_str(), line["count"].as_u64())).collect();
-    assert!(told.contains(&(Some("0"), Some(50))) && told.contains(&(Some("1"), Some(50))) && told.len() == 2, "{text}");
+    assert!(
+        told.contains(&(Some("0"), Some(50))) && told.contains(&(Some("1"), Some(50))) && told.len() == 2,
+        "{text}"
+    );
     // Each call of a recursion has its own begin.
     for by in ["comm", "arg0 > 1"] {
         let (outcome, text) = measured.hist(&["fibonacci", "--by", by, "--json"], &["fibonacci", "15"]);

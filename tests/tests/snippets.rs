@@ -51,7 +51,8 @@ fn calls_are_monitored_with_their_arguments_and_targets() {
     let maps: BTreeMap<(String, String), i64> = lines
         .filter(|line| line["type"] == "map")
         .map(|line| {
-            let (map, key) = (line["map"].as_str().expect("a name"), line["key"][0].as_str().expect("a symbol"));
+            let (map, key) =
+                (line["map"].as_str().expect("a name"), line["key"][0].as_str().expect("a symbol"));
             let key = key.rsplit(['!', '`']).next().expect("a name").to_owned();
             ((map.to_owned(), key), line["value"].as_i64().expect("a number"))
         })

@@ -334,7 +334,9 @@ fn check_events(trace: &Value) -> BTreeMap<(u64, u64), Vec<(f64, f64)>> {
     for event in trace["traceEvents"].as_array().expect("events") {
         let text = |key: &str| event[key].as_str().unwrap_or_else(|| panic!("{key}: {event}"));
         let number = |key: &str| event[key].as_u64().unwrap_or_else(|| panic!("{key}: {event}"));
-        let time = |key: &str| event[key].as_f64().filter(|at| *at >= 0.0).unwrap_or_else(|| panic!("{key}: {event}"));
+        let time = |key: &str| {
+            event[key].as_f64().filter(|at| *at >= 0.0).unwrap_or_else(|| panic!("{key}: {event}"))
+        };
         let track = (number("pid"), number("tid"));
         assert!(event["args"].is_object() && !text("name").is_empty(), "{event}");
         match text("ph") {
@@ -357,7 +359,10 @@ fn check_events(trace: &Value) -> BTreeMap<(u64, u64), Vec<(f64, f64)>> {
     }
     for ((pid, tid), calls) in &mut tracks {
         // A thread that has ended has no name any more.
-        assert!(*pid != *tid || named.contains(&(*pid, 0)) && named.contains(&(*pid, *tid)), "{pid} has no name");
+        assert!(
+            *pid != *tid || named.contains(&(*pid, 0)) && named.contains(&(*pid, *tid)),
+            "{pid} has no name"
+        );
         calls.sort_by(|a, b| (a.0, -a.1).partial_cmp(&(b.0, -b.1)).expect("numbers"));
         let mut around: Vec<f64> = Vec::new();
         for (from, to) in calls {

@@ -94,6 +94,7 @@ subjects! {
     Plain plain_refused plain!();
     Plain plain_map plain!();
     Plain plain_per_cpu plain!();
+    Plain plain_per_cpu_at_once plain!();
     Plain plain_trap plain!();
     Plain plain_toggle plain!();
     Carry carry_base carry!();
@@ -239,6 +240,8 @@ twins! {
         "lock inc qword ptr [rip + {counter}]";
     twin_inc "add edi, 0x01020304" "int3" "lea eax, [rdi + rsi]\n ret"
         "inc qword ptr [rip + {counter}]";
+    twin_rdtsc "add edi, 0x01020304" "int3" "lea eax, [rdi + rsi]\n ret"
+        "rdtsc";
     twin_lock_flags "lea eax, [rdi + 0x01020304]" "int3" "adc eax, esi\n ret"
         concat!(
             "lea rsp, [rsp - 128]\n push rax\n lahf\n seto al\n",
@@ -307,6 +310,22 @@ pub(crate) fn time_of_thread(function: Function, calls: u32) -> u64 {
         black_box(unsafe { function(n, 1) });
     }
     now() - start
+}
+
+/// Nanoseconds that a call of `function` takes with `between` calls of an unprobed subject, over `calls` of them.
+#[inline(never)]
+pub(crate) fn time_between(function: Function, between: u32, calls: u32) -> f64 {
+    let (function, other) = (black_box(function), black_box(Shape::Plain.base()));
+    let start = Instant::now();
+    for n in 0..calls {
+        for _ in 0..between {
+            // SAFETY: as in `time`.
+            black_box(unsafe { other(n, 1) });
+        }
+        // SAFETY: as in `time`.
+        black_box(unsafe { function(n, 1) });
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(calls)
 }
 
 /// Nanoseconds per call of `function`, over `calls` calls.

@@ -28,7 +28,8 @@ pub use exports::{
 pub use rings::{patch_ring_close, patch_ring_dropped, patch_ring_open, patch_ring_read, patch_ring_words};
 pub use tree::{
     patch_add, patch_arg, patch_binary, patch_call, patch_cast, patch_choose, patch_const, patch_evaluate,
-    patch_fact_of, patch_float_arg, patch_if, patch_load, patch_queue_tree, patch_read_variable, patch_register,
-    patch_return, patch_returned, patch_run_tree, patch_sequence, patch_set, patch_set_register, patch_store,
-    patch_tree_free, patch_tree_new, patch_unary, patch_value, patch_variable, patch_while,
+    patch_fact_of, patch_float_arg, patch_if, patch_load, patch_queue_tree, patch_read_variable,
+    patch_register, patch_return, patch_returned, patch_run_tree, patch_sequence, patch_set,
+    patch_set_register, patch_store, patch_tree_free, patch_tree_new, patch_unary, patch_value,
+    patch_variable, patch_while,
 };

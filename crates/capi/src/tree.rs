@@ -8,11 +8,11 @@
 
 use std::ffi::{CStr, c_char, c_uint};
 
-use incise::snippet::{
-    self, BinaryOp, Callee, Constant, Expr, Place, PointFact, Program, Register, Stmt, Storage, TreeError, Type,
-    UnaryOp, Variable,
-};
 use incise::isa::native::Gpr;
+use incise::snippet::{
+    self, BinaryOp, Callee, Constant, Expr, Place, PointFact, Program, Register, Stmt, Storage, TreeError,
+    Type, UnaryOp, Variable,
+};
 use incise::{Addr, Ran};
 
 use crate::abi::Op;
@@ -61,7 +61,8 @@ fn general(number: c_uint) -> Result<Gpr, TreeError> {
 
 impl Tree {
     fn expr(&self, piece: Piece) -> Expr {
-        let wrong = || Expr::from(Err(unknown("expressions of this tree", piece.id.into(), self.exprs.len())));
+        let wrong =
+            || Expr::from(Err(unknown("expressions of this tree", piece.id.into(), self.exprs.len())));
         at(&self.exprs, piece).cloned().unwrap_or_else(wrong)
     }
 

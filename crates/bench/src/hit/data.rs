@@ -7,19 +7,21 @@ use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
 use incise::script::{ScriptOptions, Scripting};
-use incise::timing::{Measure, Next, Snapshot, Timing};
+use incise::timing::{Look, Measure, Next, Timing};
 use incise::trace::{TraceOptions, TraceRecord, TracedFunction, Tracing};
 use incise::{Condition, CountOptions, Counting, TrapPolicy};
 
 use super::contender::{Contender, Line};
-use super::peers;
+use super::{own, peers};
 use crate::Error;
+use crate::subjects::Shape;
 use crate::target::Target;
 
 /// Everybody who leaves data, and peers.
 pub(super) fn lines(peers: bool) -> Vec<Line> {
     let start = |symbol, work| move || Remote::start(symbol, work);
     let mut lines = vec![
+        own::hand("hand-written: jmp, rdtsc", Shape::Plain, "twin_rdtsc"),
         Line::new("record, time stamp and thread", start("plain_record", Work::Trace(0, false))).within(30.0),
         Line::new("record, 3 arguments too", start("plain_arguments", Work::Trace(3, false))).within(30.0),
         Line::new("record at entry and exit", start("plain_call", Work::Trace(3, true))),
@@ -107,7 +109,8 @@ fn read(
             Ok(Some((totals.records + totals.dropped + totals.unfinished) / if exits { 2 } else { 1 }))
         }
         Work::Histogram(of) => {
-            let watch = |_: &Snapshot| Ok(Next { pause: Duration::from_secs(3600), switches: Vec::new() });
+            let watch =
+                |_: &mut Look<'_>| Ok(Next { pause: Duration::from_secs(3600), switches: Vec::new() });
             let timing = Timing::attach(pid, functions, of, watch)
                 .inspect_err(|error| tell(Err(error.to_string())))?;
             tell(Ok(timing.installed()));

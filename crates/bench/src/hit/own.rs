@@ -68,7 +68,7 @@ pub(super) fn lines() -> Result<Vec<Line>, Error> {
     ])
 }
 
-fn hand(name: &'static str, shape: Shape, symbol: &'static str) -> Line {
+pub(super) fn hand(name: &'static str, shape: Shape, symbol: &'static str) -> Line {
     Line::new(name, move || {
         if symbol.ends_with("avx") && !std::is_x86_feature_detected!("avx")
             || symbol.ends_with("avx512") && !std::is_x86_feature_detected!("avx512bw")

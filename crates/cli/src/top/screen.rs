@@ -195,7 +195,8 @@ impl View {
         let height = usize::from(terminal.size()?.height).saturating_sub(3).max(1);
         let count = self.shown().count();
         let selected = self.selected.selected().map(|selected| selected.min(count.saturating_sub(1)));
-        self.first = selected.map_or(0, |selected| self.first.clamp((selected + 1).saturating_sub(height), selected));
+        self.first =
+            selected.map_or(0, |selected| self.first.clamp((selected + 1).saturating_sub(height), selected));
         let table: Vec<Cells> = self.shown().skip(self.first).take(height).map(cells).collect();
         self.selected.select(selected);
         let mut visible = TableState::default().with_selected(selected.map(|selected| selected - self.first));

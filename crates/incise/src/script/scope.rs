@@ -82,7 +82,9 @@ impl Shared {
             return table.clone();
         }
         let row = |module: &Module, row: FrameRow| (module.to_addr(row.at).0, row.rule);
-        let rows = modules.iter().flat_map(|module| module.image.frame_rows().into_iter().map(move |r| row(module, r)));
+        let rows = modules
+            .iter()
+            .flat_map(|module| module.image.frame_rows().into_iter().map(move |r| row(module, r)));
         let mut rows: Vec<_> = rows.collect();
         rows.sort_by_key(|(at, _)| *at);
         let table = walk::table(rows.into_iter());

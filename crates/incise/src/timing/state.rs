@@ -105,7 +105,10 @@ impl State {
             if into.functions.len() <= number {
                 into.functions.push(Arc::new(empty(values)));
             }
-            add_values(self.layout.read(self.words(region, number)), Arc::make_mut(&mut into.functions[number]));
+            add_values(
+                self.layout.read(self.words(region, number)),
+                Arc::make_mut(&mut into.functions[number]),
+            );
         }
     }
 
@@ -182,7 +185,12 @@ impl State {
 
 /// A function without values.
 fn empty(values: &Values) -> Values {
-    Values { function: values.function.clone(), counts: vec![0; values.counts.len()], sum: 0, enabled: values.enabled }
+    Values {
+        function: values.function.clone(),
+        counts: vec![0; values.counts.len()],
+        sum: 0,
+        enabled: values.enabled,
+    }
 }
 
 fn add_values((sum, counts): (i64, Vec<u64>), into: &mut Values) {

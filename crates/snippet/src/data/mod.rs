@@ -9,8 +9,8 @@ mod ring;
 pub mod tables;
 pub mod walk;
 
-pub use ahead::Ahead;
 pub use aggregate::{Aggregate, Value};
+pub use ahead::Ahead;
 pub use bucket::{Buckets, Linear, Log};
 pub use ring::{MAGIC, RingLayout, RingReader, VERSION};
 

@@ -57,7 +57,9 @@ pub(super) fn check(
 pub(super) fn unchanged(mut pages: Vec<u64>) -> Vec<u64> {
     pages.sort_unstable();
     pages.dedup();
-    if let Some(pagemap) = (!pages.is_empty()).then(|| File::open(c"/proc/self/pagemap", libc::O_RDONLY).ok()).flatten() {
+    if let Some(pagemap) =
+        (!pages.is_empty()).then(|| File::open(c"/proc/self/pagemap", libc::O_RDONLY).ok()).flatten()
+    {
         let at = |page: u64| Addr(page * PAGE);
         pages.retain(|page| changed_pages(&pagemap, at(*page), at(*page + 1)).next().is_none());
     }

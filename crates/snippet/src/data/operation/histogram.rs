@@ -40,7 +40,9 @@ impl HistogramLayout {
     pub fn marks(self, words: &Words) -> impl Iterator<Item = u64> + '_ {
         let zeros = 1 + self.buckets().of(0) as usize;
         let parts = words.chunks(self.stride() as usize / 8).take(1 << self.cpus);
-        parts.map(move |part| part[0].load(Ordering::Acquire).wrapping_add(part[zeros].load(Ordering::Relaxed)))
+        parts.map(move |part| {
+            part[0].load(Ordering::Acquire).wrapping_add(part[zeros].load(Ordering::Relaxed))
+        })
     }
 
     /// What it holds: the sum of all values (wrapping) and how many lie in each bucket.
