@@ -2,15 +2,9 @@
 //! counter at a function's entry adds to a call.
 //!
 //! Processor time of the program alone, in user mode; rounds are interleaved, figures are medians over them.
-//!
-//! # Safety
-//! The C library is asked for the times of children only; it fills a value of ours.
-
-#![allow(unsafe_code, reason = "asks the C library for processor time")]
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -22,6 +16,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::stats::median;
 use crate::table::Table;
+use crate::usage::children;
 
 /// Settings of `blocks`.
 #[derive(Args)]
@@ -189,27 +184,14 @@ fn command(subject: &Subject, words: &[OsString]) -> (OsString, Vec<OsString>) {
     ("sh".into(), ["-c".into(), script.into()].into_iter().chain(words.iter().cloned()).collect())
 }
 
-/// User time of all children so far, in seconds.
-fn children() -> Result<f64, Error> {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: it fills a value of ours, which zeroes are one of, too.
-    let usage = unsafe {
-        if libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) != 0 {
-            return Err(std::io::Error::last_os_error().into());
-        }
-        usage.assume_init()
-    };
-    Ok(usage.ru_utime.tv_sec as f64 + usage.ru_utime.tv_usec as f64 / 1e6)
-}
-
 fn plainly(subject: &Subject, words: &[OsString]) -> Result<f64, Error> {
     let (shell, words) = command(subject, words);
-    let before = children()?;
+    let before = children()?.user;
     let status = Command::new(shell).args(words).status()?;
     if !status.success() {
         return Err(format!("{}: {status}", subject.name).into());
     }
-    Ok(children()? - before)
+    Ok(children()?.user - before)
 }
 
 fn counted(
@@ -226,9 +208,9 @@ fn counted(
         layout,
         ..CountOptions::default()
     };
-    let before = children()?;
+    let before = children()?.user;
     let result = Counting::launch(&shell, &words, options)?.run(&AtomicBool::new(false))?;
-    let time = children()? - before;
+    let time = children()?.user - before;
     let traps = result.counted.iter().filter(|counted| counted.tactic == Tactic::Trap).count();
     let hits = result.counted.iter().map(|counted| counted.hits).sum();
     Ok((time, (result.counted.len(), traps, hits)))

@@ -14,6 +14,7 @@ mod subjects;
 mod table;
 mod target;
 mod toggle;
+mod usage;
 
 use std::process::ExitCode;
 

@@ -1,14 +1,13 @@
 //! `rewrite`: what a counter at every function entry costs a program on disk: its size, and the time until it runs.
 //!
-//! Each program is started as it is and rewritten, in turn. Figures are those of the quickest rounds: what else the
-//! machine does only adds to them.
+//! Each program is started as it is and rewritten, in turn. Times are of the processor, in the program and in the kernel for
+//! it; figures are medians, of a start and of the differences within a round.
 
 use std::env;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use clap::Args;
 use incise::space::file::Output;
@@ -16,8 +15,9 @@ use incise::{RewriteOptions, Rewritten, rewrite};
 use serde::Serialize;
 
 use crate::Error;
-use crate::stats::quantile;
+use crate::stats::median;
 use crate::table::Table;
+use crate::usage::children;
 
 /// Settings of `rewrite`.
 #[derive(Args)]
@@ -62,16 +62,12 @@ struct Row {
     mappings: usize,
     /// Milliseconds.
     start: f64,
-    rewritten_start: f64,
+    added: f64,
 }
 
 impl Row {
     fn ratio(&self) -> f64 {
         self.after as f64 / self.before as f64
-    }
-
-    fn added(&self) -> f64 {
-        self.rewritten_start - self.start
     }
 }
 
@@ -109,12 +105,12 @@ pub(crate) fn run(options: &Options) -> Result<bool, Error> {
                 format!("{:.3}", row.ratio()),
                 row.mappings.to_string(),
                 format!("{:.2}", row.start),
-                format!("{:.2}", row.added()),
+                format!("{:.2}", row.added),
             ]);
         }
         table.print(&mut out)?;
     }
-    Ok(rows.iter().all(|row| row.ratio() <= SIZE_BAR && row.added() <= START_BAR))
+    Ok(rows.iter().all(|row| row.ratio() <= SIZE_BAR && row.added <= START_BAR))
 }
 
 fn measure(options: &Options, folder: &Path) -> Result<Vec<Row>, Error> {
@@ -153,7 +149,9 @@ fn measure(options: &Options, folder: &Path) -> Result<Vec<Row>, Error> {
                 times.push(started(command.stdout(Stdio::null()).stderr(Stdio::null()))?);
             }
         }
-        let [start, rewritten_start] = times.map(|times| quantile(&times, 0.0));
+        let [plain, rewritten] = &times;
+        let added: Vec<f64> =
+            plain.iter().zip(rewritten).map(|(plain, rewritten)| rewritten - plain).collect();
         rows.push(Row {
             program: (*name).to_owned(),
             functions: counted.len(),
@@ -161,19 +159,19 @@ fn measure(options: &Options, folder: &Path) -> Result<Vec<Row>, Error> {
             before: saved.original_len,
             after: saved.len,
             mappings: saved.mappings,
-            start,
-            rewritten_start,
+            start: median(plain),
+            added: median(&added),
         });
         fs::remove_file(&out)?;
     }
     Ok(rows)
 }
 
-/// Milliseconds from start to end.
+/// Milliseconds of the processor from start to end.
 fn started(command: &mut Command) -> Result<f64, Error> {
-    let began = Instant::now();
+    let before = children()?.total();
     let status = command.status()?;
-    let time = began.elapsed().as_secs_f64() * 1e3;
+    let time = (children()?.total() - before) * 1e3;
     if status.success() { Ok(time) } else { Err(format!("{command:?}: {status}").into()) }
 }
 

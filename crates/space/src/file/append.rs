@@ -20,6 +20,7 @@ use super::elf::{
 };
 use super::error::FileError;
 use super::frames::{Frames, frames};
+use super::packed;
 use super::payload::{Payload, cavity, is_found, payload_address, place_payload, start, tables};
 use super::record::Record;
 use super::sections::{Layout, Part, Place, reserve_sections, write_sections};
@@ -212,7 +213,9 @@ fn append(
     if let Some(Frames { table, header, debug, .. }) = frames {
         layout.frames = Some(payload.place(&table, offset));
         layout.frames_header = Some(payload.place(&header, offset));
-        layout.debug_frames = debug;
+        let small = packed::section(&debug);
+        layout.compressed = small.is_some();
+        layout.debug_frames = small.unwrap_or(debug);
         payload.align();
     }
     let code_at = payload.bytes.len() as u64;

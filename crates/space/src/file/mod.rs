@@ -18,6 +18,7 @@ mod frames;
 mod loaded;
 mod memory;
 mod output;
+mod packed;
 mod payload;
 mod record;
 mod sections;

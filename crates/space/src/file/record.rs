@@ -2,7 +2,7 @@
 //!
 //! It is the last part of the file: the body, then a trailer of 32 bytes (little-endian quadwords: length of
 //! the body, first eight bytes of the body's SHA-256, version, magic number). A section `.incise.record`
-//! also covers it, so that it is found after tools like strip have moved it. The body is a sequence of
+//! also covers it, so that it is found after tools like strip have moved it. The body is, packed (`packed.rs`), a sequence of
 //! numbers (LEB128) and of byte strings with their length before them, in the order of [`Record`]'s fields.
 
 use std::collections::BTreeSet;
@@ -14,10 +14,11 @@ use sha2::{Digest, Sha256};
 
 use super::elf::{Headers, slice};
 use super::error::FileError;
+use super::packed::{packed, unpacked};
 
 /// The last eight bytes of a file with a record.
 const MAGIC: [u8; 8] = *b"incise\0R";
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const TRAILER: usize = 32;
 
 /// The most bytes a name may share with the one before: bounds what a small file can expand to.
@@ -136,7 +137,7 @@ impl Record {
         if let Some(counting) = &self.counting {
             counting.write(&mut body);
         }
-        let mut bytes = body.0;
+        let mut bytes = packed(&body.0);
         let (len, sum) = (bytes.len() as u64, checksum(&bytes));
         for word in [len, sum, VERSION] {
             bytes.extend(word.to_le_bytes());
@@ -146,7 +147,8 @@ impl Record {
     }
 
     fn parse(body: &[u8]) -> Option<Record> {
-        let mut body = Reader(body);
+        let body = unpacked(body)?;
+        let mut body = Reader(&body);
         let original_len = body.number()?;
         let original_sha256 = body.bytes()?.try_into().ok()?;
         let mut overwritten = Vec::new();

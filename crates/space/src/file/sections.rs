@@ -24,6 +24,8 @@ pub(super) struct Layout {
     pub dynamic: Option<Place>,
     /// Contents of `.debug_frame`, which is not loaded.
     pub debug_frames: Vec<u8>,
+    /// They are compressed.
+    pub compressed: bool,
 }
 
 /// A part that was appended, for the section header table.
@@ -54,6 +56,9 @@ pub(super) struct SectionTable {
     name_of: Vec<u32>,
     debug: Option<Place>,
 }
+
+/// The contents begin with how they are compressed (gABI, "Section Compression").
+const SHF_COMPRESSED: u64 = 0x800;
 
 const DEBUG_FRAME: &str = ".debug_frame";
 
@@ -155,7 +160,10 @@ pub(super) fn write_sections(
         let Part { kind, flags, addr, offset, size, align, .. } = *part;
         Section { kind, flags, addr, offset, size, align, ..Section::default() }
     });
-    let debug = table.debug.map(|place| plain(SHT_PROGBITS, place, 8));
+    let debug = table.debug.map(|place| Section {
+        flags: if layout.compressed { SHF_COMPRESSED } else { 0 },
+        ..plain(SHT_PROGBITS, place, 8)
+    });
     let (offset, len) = record;
     let record = plain(SHT_PROGBITS, Place { address: 0, offset, len }, 1);
     for (section, &name) in parts.chain(debug).chain([record]).zip(&table.name_of) {
