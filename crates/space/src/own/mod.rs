@@ -551,9 +551,32 @@ fn own_pid() -> i32 {
     unsafe { sys::raw(libc::SYS_getpid, [0; 6]) as i32 }
 }
 
-/// How many threads the process has, if that can be told (proc(5), /proc/PID/stat, field 20).
+/// How many threads the process has, if that can be told: its folder of them has two links more (fs/proc/base.c,
+/// `proc_task_getattr`). /proc/self/stat tells it too, but adds up the times of all threads first.
 fn thread_count() -> Option<u64> {
-    let stat = sys::read_file(c"/proc/self/stat").ok()?;
-    let stat = str::from_utf8(stat.rsplit(|&byte| byte == b')').next()?).ok()?;
-    stat.split_whitespace().nth(17)?.parse().ok()
+    let path = c"/proc/self/task";
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    let arguments = [libc::AT_FDCWD as usize, path.as_ptr() as usize, stat.as_mut_ptr() as usize, 0, 0, 0];
+    // SAFETY: the path ends in a zero byte; the call fills `stat`.
+    unsafe { sys::call(libc::SYS_newfstatat, arguments) }.ok()?;
+    // SAFETY: filled.
+    unsafe { stat.assume_init() }.st_nlink.checked_sub(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_counted() {
+        let tasks = || std::fs::read_dir("/proc/self/task").expect("threads").count() as u64;
+        // Other tests may run in this process.
+        let agree = || (0..1000).any(|_| thread_count() == Some(tasks()));
+        assert!(agree());
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || wait.recv());
+        assert!(agree() && thread_count() > Some(1));
+        drop(stop);
+        thread.join().expect("no panic").expect_err("nothing was sent");
+    }
 }
