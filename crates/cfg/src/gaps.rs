@@ -22,6 +22,8 @@ pub(crate) struct Gap {
 /// What speaks for an entry, besides how it looks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Evidence {
+    /// A variable of a program at a fixed address holds its address. Tables of jumps are constants, so that it is a function's.
+    Variable,
     /// An instruction takes its address.
     Code,
     /// Data holds its address.
@@ -45,9 +47,10 @@ pub(crate) fn named_in_code(context: &Context<'_>, covered: impl Iterator<Item =
     found
 }
 
-/// Addresses of code that data holds, ascending.
-pub(crate) fn named_in_data(context: &Context<'_>) -> Vec<Off> {
+/// Addresses of code that data holds, ascending: those that variables of a program at a fixed address hold, and all.
+pub(crate) fn named_in_data(context: &Context<'_>) -> (Vec<Off>, Vec<Off>) {
     let code = &context.code;
+    let mut by_variables = Vec::new();
     let mut found: Vec<Off> = code.relative().iter().filter_map(|&(_, to)| code.offset(to)).collect();
     // Programs at fixed addresses, and packed relocations, keep pointers in place. Elsewhere words that look
     // like addresses are numbers.
@@ -66,11 +69,18 @@ pub(crate) fn named_in_data(context: &Context<'_>) -> Vec<Off> {
         let aligned = start.next_multiple_of(8);
         let len = (start + section.size).saturating_sub(aligned);
         let words = code.data(aligned, len).unwrap_or(&[]).as_chunks::<8>().0;
-        found.extend(words.iter().filter_map(|word| code.offset(u64::from_le_bytes(*word))));
+        let words = words.iter().filter_map(|word| code.offset(u64::from_le_bytes(*word)));
+        match section.writable && code.image.kind() == Kind::Executable {
+            true => by_variables.extend(words),
+            false => found.extend(words),
+        }
     }
-    found.sort_unstable();
-    found.dedup();
-    found
+    found.extend_from_slice(&by_variables);
+    for list in [&mut by_variables, &mut found] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    (by_variables, found)
 }
 
 /// The address an instruction takes of something; by a constant only in programs at `fixed` addresses.
@@ -170,7 +180,8 @@ fn take(
         let behind = at == gap.range.start || before.is_some_and(|b| matches!(b, 0x90 | 0xcc | 0xc3));
         let behind = behind || (aligned && before == Some(&0));
         let named = evidence != Evidence::Place;
-        let certain = behind && (begins && aligned || named && (begins || aligned || before == Some(&0xc3)));
+        let certain = evidence == Evidence::Variable
+            || behind && (begins && aligned || named && (begins || aligned || before == Some(&0xc3)));
         let likely = !only_certain
             && index == 0
             && (begins || gap.after_complete && (aligned || evidence == Evidence::Code));

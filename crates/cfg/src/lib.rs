@@ -38,6 +38,7 @@ mod flow;
 mod gaps;
 mod go;
 mod graph;
+mod hidden;
 mod hints;
 mod join;
 mod liveness;

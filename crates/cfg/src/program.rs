@@ -14,13 +14,11 @@ use crate::body::{Body, IMPORT, LocalEdge, NEW_ENTRY, TAIL};
 use crate::code::{NONE, Off};
 use crate::context::{Context, source};
 use crate::edge::{EdgeKind, ParseError};
-use crate::gaps::{self, Evidence, Gap};
 use crate::graph::Cfg;
 use crate::join::{Joined, join};
 use crate::padding;
 use crate::returning::{Returning, Unknown, solve};
 use crate::traverse::{Scratch, traverse};
-use crate::x86_64::skip_padding;
 
 /// Most rounds of looking for functions that nothing leads to. Twice as many for what other functions
 /// call.
@@ -46,16 +44,16 @@ impl Default for Options<'_> {
 
 /// Parses one program.
 pub struct Parser<'a> {
-    context: Context<'a>,
+    pub(crate) context: Context<'a>,
     /// What [`Context::entries`] found.
     named: OnceLock<Vec<(Off, u8)>>,
 }
 
 /// A function that is known.
-struct Known {
-    entry: Off,
-    source: u8,
-    body: Option<Body>,
+pub(crate) struct Known {
+    pub entry: Off,
+    pub source: u8,
+    pub body: Option<Body>,
 }
 
 impl<'a> Parser<'a> {
@@ -208,68 +206,6 @@ impl<'a> Parser<'a> {
         new.sort_unstable();
         new.dedup();
         new
-    }
-
-    /// Entries in code that nothing is known of.
-    fn hidden(&self, known: &[Known], entries: &[Off], returning: &Returning) -> Vec<(Off, u8)> {
-        if self.context.is_told() {
-            return Vec::new();
-        }
-        let code = &self.context.code;
-        let mut covered: Vec<Range<Off>> = self.context.unwind.all().iter().map(|f| f.start..f.end).collect();
-        let described = covered.len();
-        // Ends of functions that may have more code than is known.
-        let mut open: Vec<Off> = Vec::new();
-        for (index, function) in known.iter().enumerate() {
-            let Some(body) = &function.body else { continue };
-            let reached = body.blocks.iter().enumerate().filter(|(b, _)| returning.is_reached(index, *b));
-            let before = covered.len();
-            covered.extend(reached.map(|(_, block)| block.start..block.end));
-            if body.unresolved.iter().any(|(_, reason)| *reason == crate::Reason::IndirectJump) {
-                open.extend(covered[before..].iter().map(|range| range.end));
-            }
-        }
-        open.sort_unstable();
-        let mut sorted = covered.clone();
-        sorted.sort_unstable_by_key(|r| (r.start, r.end));
-        let mut gaps: Vec<Gap> = Vec::new();
-        for text in code.ranges().filter(|r| !self.context.in_plt(r.start)) {
-            let mut at = text.start;
-            let first = sorted.partition_point(|r| r.end <= text.start);
-            let inside = sorted[first..].iter().take_while(|r| r.start < text.end);
-            for range in inside.cloned().chain(std::iter::once(text.end..text.end)) {
-                if at < range.start && skip_padding(code, at..range.start).is_some() {
-                    gaps.push(Gap {
-                        range: at..range.start,
-                        after_complete: open.binary_search(&at).is_err(),
-                    });
-                }
-                at = at.max(range.end);
-            }
-        }
-        if gaps.is_empty() {
-            return Vec::new();
-        }
-        // Where unwind tables describe nearly all code, reading it again to find a rest is not worth it.
-        let total: u64 = code.ranges().map(|r| r.len() as u64).sum();
-        let known: u64 = self.context.unwind.all().iter().map(|f| u64::from(f.end - f.start)).sum();
-        let in_code = match known >= total / 5 * 4 {
-            true => Vec::new(),
-            false => gaps::named_in_code(&self.context, covered.drain(described..)),
-        };
-        let in_data = gaps::named_in_data(&self.context);
-        let look = |evidence, certain| {
-            let found = match evidence {
-                Evidence::Code => gaps::by_name(&self.context, &gaps, &in_code, evidence, certain),
-                Evidence::Data => gaps::by_name(&self.context, &gaps, &in_data, evidence, certain),
-                Evidence::Place => gaps::by_place(&self.context, &gaps, certain),
-            };
-            found.into_iter().filter(|(at, _)| entries.binary_search(at).is_err()).collect::<Vec<_>>()
-        };
-        let all = [Evidence::Code, Evidence::Data, Evidence::Place];
-        let steps = [true, false].into_iter().flat_map(|certain| all.map(|evidence| (evidence, certain)));
-        let mut found = steps.map(|(evidence, certain)| look(evidence, certain));
-        found.find(|new| !new.is_empty()).unwrap_or_default()
     }
 
     /// Parses the function at `at` alone; `None` if no code is there. Callees are looked at only as far as it
