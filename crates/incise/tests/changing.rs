@@ -147,6 +147,19 @@ fn the_graph_of_a_function_of_another_program_is_changed_and_changed_back() {
     change.revert().expect("reverted");
     assert_eq!(both(&mut tracer), (11, 111));
 
+    // On its way around it runs what is put there, also where that way leads through.
+    for (redirected, expected) in [(false, (43, 111)), (true, (143, 111))] {
+        let mut changed = graph();
+        changed.insert_on(around, changing::code([0x48, 0x83, 0xC0, 0x20])).expect("an edge"); // add rax, 32
+        if redirected {
+            changed.redirect(around, adds).expect("an edge");
+        }
+        let change = changed.commit().expect("commit");
+        assert_eq!(both(&mut tracer), expected);
+        change.revert().expect("reverted");
+        assert_eq!(both(&mut tracer), (11, 111));
+    }
+
     // What adds 100 is taken out, and 7 are added where the function is left.
     let mut changed = graph();
     let block = changed.cfg().block_at(adds).expect("a block").range();
