@@ -102,7 +102,12 @@ struct Named<'n> {
 }
 
 impl Named<'_> {
-    fn look(&self, context: &Context<'_>, gaps: &[Gap], (evidence, certain): (Evidence, bool)) -> Vec<(Off, u8)> {
+    fn look(
+        &self,
+        context: &Context<'_>,
+        gaps: &[Gap],
+        (evidence, certain): (Evidence, bool),
+    ) -> Vec<(Off, u8)> {
         match evidence {
             Evidence::Variable => gaps::by_name(context, gaps, self.in_variables, evidence, certain),
             Evidence::Code => gaps::by_name(context, gaps, self.in_code, evidence, certain),

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use incise::image::LinkAddr;
+use incise::isa::native::Syntax;
 use incise_cfg::{Completeness, Edge};
 
 use super::args::DisasmArgs;
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &DisasmArgs) -> Result<ExitCode, Failure> {
                 line = here;
             }
             let bytes: String = insn.bytes().iter().map(|byte| format!("{byte:02x} ")).collect();
-            writeln!(out, "  {at:>12}  {bytes:<30}  {insn}")?;
+            writeln!(out, "  {at:>12}  {bytes:<30}  {}", insn.text_in(Syntax::Intel))?;
         }
         let edges: Vec<String> = block.outgoing().map(|edge| describe(&binary, edge)).collect();
         if !edges.is_empty() {

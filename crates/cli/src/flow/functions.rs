@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use incise::image::{Glob, LinkAddr};
 use incise_cfg::Completeness;
 use serde::Serialize;
 
@@ -31,12 +32,16 @@ pub(crate) fn run(args: &FunctionsArgs) -> Result<ExitCode, Failure> {
     let cfg = binary.graph(args.store.as_deref())?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut shown = 0;
+    let glob = args.glob.as_deref().map(Glob::new);
     for function in cfg.functions() {
-        if wanted.as_ref().is_some_and(|wanted| wanted.binary_search(&function.entry()).is_err()) {
+        let name = binary.name(function.entry());
+        // What has no symbol is known by the name that is shown.
+        let named = || glob.as_ref().is_some_and(|glob| glob.matches(&name));
+        let meant = |wanted: &Vec<LinkAddr>| wanted.binary_search(&function.entry()).is_ok() || named();
+        if !wanted.as_ref().is_none_or(meant) {
             continue;
         }
         shown += 1;
-        let name = binary.name(function.entry());
         let (blocks, address) = (function.blocks().len(), function.entry().to_string());
         let instructions = function.blocks().map(|block| block.insn_count()).sum();
         let bytes = function.blocks().map(|block| block.end().0 - block.start().0).sum();

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use incise::image::LinkAddr;
+use incise::isa::native::Syntax;
 use incise_cfg::{Block, Completeness, Edge, EdgeKind, Function, Loops};
 use serde::Serialize;
 
@@ -72,7 +73,7 @@ pub(super) fn listing(
             listing.push(format!("; {}", shown.unwrap_or_default()));
             last = here;
         }
-        listing.push(format!("{}  {insn}", insn.addr()));
+        listing.push(format!("{}  {}", insn.addr(), insn.text_in(Syntax::Intel)));
     }
     listing
 }
@@ -188,7 +189,7 @@ fn json(binary: &Binary, function: Function<'_>, heat: Option<&Heat>) -> Result<
             .map(|insn| Instruction {
                 address: insn.addr().to_string(),
                 bytes: insn.bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
-                text: insn.text(),
+                text: insn.text_in(Syntax::Intel),
                 source: lines.as_ref().and_then(|l| l.at(LinkAddr(insn.addr().0))),
             })
             .collect(),

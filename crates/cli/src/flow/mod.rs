@@ -1,6 +1,7 @@
 //! Commands about control flow: `functions`, `disasm`, `cfg`, `parse`.
 
 pub mod args;
+mod canvas;
 mod disasm;
 mod functions;
 mod graph;

@@ -1,9 +1,8 @@
 //! A function's graph as an SVG picture.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use incise_cfg::Function;
-use layout::backends::svg::SVGWriter;
+use incise_cfg::{Block, Edge, Function};
 use layout::core::base::Orientation;
 use layout::core::color::Color;
 use layout::core::geometry::Point;
@@ -11,6 +10,7 @@ use layout::core::style::{LineStyleKind, StyleAttr};
 use layout::std_shapes::shapes::{Arrow, Element, LineEndKind, ShapeKind};
 use layout::topo::layout::VisualGraph;
 
+use super::canvas::{Canvas, LINE, MARGIN};
 use super::graph::{colour, inner, listing};
 use super::heat::Heat;
 use super::program::Binary;
@@ -40,13 +40,14 @@ pub(super) fn svg(binary: &Binary, function: Function<'_>, heat: Option<&Heat>) 
     let node = |graph: &mut VisualGraph, text: &str, fill: u32| {
         let columns = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
         let size = Point::new(
-            columns as f64 * LETTER_WIDTH + 16.0,
-            (text.lines().count() * (LETTER + 3) + 12) as f64,
+            columns as f64 * LETTER_WIDTH + 2.0 * MARGIN,
+            text.lines().count() as f64 * LINE + MARGIN,
         );
         let shape = ShapeKind::new_box(text);
         graph.add_node(Element::create(shape, style("#455a64", fill), Orientation::TopToBottom, size))
     };
-    for block in function.blocks() {
+    let order = downward(function);
+    for &block in &order {
         let mut lines = listing(binary, source.as_ref(), heat, block);
         let fill = heat.map_or(WHITE, |heat| heat.fill(heat.block(block)));
         let more = lines.len().saturating_sub(MOST_LINES);
@@ -57,7 +58,14 @@ pub(super) fn svg(binary: &Binary, function: Function<'_>, heat: Option<&Heat>) 
         let handle = node(&mut graph, &lines.join("\n"), fill);
         nodes.insert(block.id(), handle);
     }
-    for edge in inner(function) {
+    // Of edges that make a circle the layout turns the last one round.
+    let place: HashMap<_, _> = order.iter().enumerate().map(|(place, block)| (block.id(), place)).collect();
+    let back = |edge: &Edge<'_>| {
+        let to = edge.target().and_then(|to| place.get(&to.id()));
+        to.is_some_and(|to| Some(to) <= place.get(&edge.source().id()))
+    };
+    let (ways_back, ways_down): (Vec<_>, Vec<_>) = inner(function).partition(back);
+    for edge in ways_down.into_iter().chain(ways_back) {
         let Some(&from) = nodes.get(&edge.source().id()) else { continue };
         let to = match edge.target().and_then(|to| nodes.get(&to.id()).copied()) {
             Some(to) => to,
@@ -68,8 +76,29 @@ pub(super) fn svg(binary: &Binary, function: Function<'_>, heat: Option<&Heat>) 
         let (none, arrow) = (LineEndKind::None, LineEndKind::Arrow);
         graph.add_edge(Arrow::new(none, arrow, LineStyleKind::Normal, &hits, &look, &None, &None), from, to);
     }
-    let mut writer = SVGWriter::new();
-    graph.do_it(false, false, false, &mut writer);
-    // Columns of a listing only line up in letters of one width.
-    writer.finalize().replace("Times, serif", "monospace")
+    let mut canvas = Canvas::default();
+    graph.do_it(false, false, false, &mut canvas);
+    canvas.finish()
+}
+
+/// The blocks of `function`, each behind those that lead to it but for the ways back of loops.
+fn downward(function: Function<'_>) -> Vec<Block<'_>> {
+    let mut order = Vec::new();
+    let mut seen = HashSet::new();
+    let entry = function.cfg().block_at(function.entry());
+    for root in entry.into_iter().chain(function.blocks()) {
+        let first = order.len();
+        let mut open = vec![(root, false)];
+        while let Some((block, left)) = open.pop() {
+            if left {
+                order.push(block);
+            } else if seen.insert(block.id()) {
+                open.push((block, true));
+                let inner = block.outgoing().filter(|edge| !edge.leaves_function());
+                open.extend(inner.filter_map(|edge| edge.target()).map(|next| (next, false)));
+            }
+        }
+        order[first..].reverse();
+    }
+    order
 }
