@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod fuzz;
 mod generate;
 mod install;
 mod plan;
@@ -28,6 +29,8 @@ enum Task {
     Test(test::Args),
     /// Install the command, the C library, its header, manual pages and shell completions.
     Install(install::Args),
+    /// Look for what nobody thought of: run an oracle with one seed after the other.
+    Fuzz(fuzz::Args),
     /// Run a benchmark.
     Bench(bench::Args),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test(args) => test::run(&args),
         Task::Install(args) => install::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),
     };
     match result {

@@ -7,11 +7,11 @@ use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::{Flow, Insn, SPRINGBOARD_LEN};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use crate::code::Code;
-use crate::lower::Snippets;
 use crate::region::{GAP, Kind, Member, Region, is_movable};
+use crate::wanted::Wanted;
 
 /// So many bytes before the site come along.
 const LEAD: u64 = 48;
@@ -22,12 +22,7 @@ const REACH: u64 = 120;
 
 impl Region {
     /// The region around the probed `head`, inside of `within`, if what is there can be displaced.
-    pub(crate) fn alone(
-        code: &Code,
-        head: Addr,
-        wanted: &FxHashMap<Addr, Snippets>,
-        within: Range<Addr>,
-    ) -> Option<Region> {
+    pub(crate) fn alone(code: &Code, head: Addr, wanted: &Wanted, within: Range<Addr>) -> Option<Region> {
         let mut region = Region::gather_with(code, head, wanted, (1, GAP, within.end))?;
         let mut scan = Scan::new(code, wanted);
         let function = code.facts.function(head).unwrap_or(head..region.extent.end);
@@ -49,7 +44,7 @@ impl Region {
 /// Instructions one after the other, and whether they are code.
 struct Scan<'a> {
     code: &'a Code<'a>,
-    wanted: &'a FxHashMap<Addr, Snippets>,
+    wanted: &'a Wanted,
     /// Where direct branches lead.
     targets: FxHashSet<Addr>,
     /// Control comes here: not only behind the end of a path, where data may be.
@@ -57,7 +52,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(code: &'a Code<'a>, wanted: &'a FxHashMap<Addr, Snippets>) -> Scan<'a> {
+    fn new(code: &'a Code<'a>, wanted: &'a Wanted) -> Scan<'a> {
         Scan { code, wanted, targets: FxHashSet::default(), sure: true }
     }
 
@@ -73,7 +68,7 @@ impl<'a> Scan<'a> {
     /// Whether an instruction may come along.
     fn is_movable(&self, insn: &Insn) -> bool {
         is_movable(self.code, insn)
-            && !self.wanted.contains_key(&insn.addr())
+            && !self.wanted.contains(insn.addr())
             && insn.behind_prefixes().next().is_none()
             && !matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall)
     }
@@ -111,7 +106,7 @@ impl<'a> Scan<'a> {
     fn host(&mut self, mut at: Addr, end: Addr) -> Option<Member> {
         while at < end {
             let insn = self.code.insn(at).ok().filter(|insn| insn.end() <= end)?;
-            let inside = (0..insn.len() as u64).any(|offset| self.wanted.contains_key(&(at + offset)));
+            let inside = (0..insn.len() as u64).any(|offset| self.wanted.contains(at + offset));
             if inside || self.code.entry_in(at..insn.end()).is_some() {
                 return None;
             }

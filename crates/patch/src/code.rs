@@ -78,6 +78,8 @@ const MERGE: u64 = 4;
 /// Snapshots of the code around the sites of one transaction, with our own patches taken back.
 pub(crate) struct Code<'a> {
     stretches: Vec<Stretch>,
+    /// What of it the program may write to.
+    writable: Vec<Range<Addr>>,
     /// What was read for, ascending.
     sites: Vec<Addr>,
     /// Heads of groups whose bytes are no longer ours: their code was unmapped or replaced.
@@ -117,13 +119,16 @@ impl<'a> Code<'a> {
                 _ => wanted.push(low..high),
             }
         }
-        let mut stretches = Vec::new();
+        let (mut stretches, mut writable) = (Vec::new(), Vec::new());
         for range in wanted {
             for mapping in map.iter().filter(|m| m.permissions.execute) {
                 let start = range.start.max(mapping.range.start);
                 let end = range.end.min(mapping.range.end);
                 if start >= end {
                     continue;
+                }
+                if mapping.permissions.write {
+                    writable.push(start..end);
                 }
                 let mut original = vec![0; end.offset_from(start) as usize];
                 if !memory.read(start, &mut original) {
@@ -148,7 +153,7 @@ impl<'a> Code<'a> {
         for stretch in &mut stretches {
             stretch.take_back(groups, &mut lost);
         }
-        Ok(Code { stretches, sites: sites.to_vec(), lost, facts })
+        Ok(Code { stretches, writable, sites: sites.to_vec(), lost, facts })
     }
 
     /// Whether the code around `site` was read, and looked through for branches to it.
@@ -222,6 +227,9 @@ impl<'a> Code<'a> {
         let bytes = self.original(at);
         if bytes.is_empty() {
             return Err(Refusal::NotExecutable(at));
+        }
+        if self.writable.iter().any(|range| range.contains(&at)) {
+            return Err(Refusal::Writable(at));
         }
         decode(&bytes[..bytes.len().min(MAX_INSN_LEN)], at).map_err(|_| Refusal::Undecodable(at))
     }

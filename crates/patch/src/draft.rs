@@ -39,6 +39,9 @@ pub(crate) struct Draft {
     placed: Vec<Result<Addr, Refusal>>,
 }
 
+/// So many heads are passed by one by one before all are searched.
+const STEP: usize = 16;
+
 impl Draft {
     pub(crate) fn new(engine: &Engine, batch: &Batch, code: &Code) -> Draft {
         let mut draft = Draft::default();
@@ -129,13 +132,20 @@ impl Draft {
         let mut carried: Vec<(Addr, Tactic)> = plan.carried.clone();
         // A few ascending runs one after the other: cheap for a stable sort.
         carried.sort_by_key(|(at, _)| *at);
-        let carried = |head: Addr| {
+        // Heads mostly ascend.
+        let mut near = 0;
+        let mut carried = |head: Addr| {
+            if near > 0 && carried[near - 1].0 > head {
+                near = 0;
+            }
+            let step = carried[near..].iter().take(STEP).take_while(|(at, _)| *at <= head).count();
+            near += step;
+            if step == STEP {
+                near = carried.partition_point(|(at, _)| *at <= head);
+            }
             // The last one told counts.
-            let end = carried.partition_point(|(at, _)| *at <= head);
-            end.checked_sub(1)
-                .map(|index| &carried[index])
-                .filter(|(at, _)| *at == head)
-                .map(|(_, tactic)| tactic)
+            let (at, tactic) = carried.get(near.checked_sub(1)?)?;
+            (*at == head).then_some(*tactic)
         };
         let mut entries: Vec<Entry> = Vec::with_capacity(batch.insertions.len());
         for ((id, place, ..), head) in batch.insertions.iter().zip(&self.placed) {
@@ -146,7 +156,7 @@ impl Draft {
                     // Inserted and removed in one batch.
                     let Some(instance) = list.iter().find(|instance| instance.id == *id) else { continue };
                     match (refused.get(head), carried(*head)) {
-                        (None, Some(tactic)) => Outcome::Installed(*tactic),
+                        (None, Some(tactic)) => Outcome::Installed(tactic),
                         (Some(refusal), _) => Outcome::Refused((*refusal).clone()),
                         (None, None) if !instance.enabled => Outcome::Installed(Tactic::Nop),
                         (None, None) => Outcome::Refused(Refusal::NoRoom(place.at)),
@@ -173,7 +183,7 @@ fn head_of(engine: &Engine, code: &Code, place: &Place) -> Result<Place, Refusal
         return Err(Refusal::Machinery(at));
     }
     if !code.original(at).starts_with(&ENDBR64) {
-        if placement != Placement::Before {
+        if matches!(placement, Placement::After | Placement::Taken | Placement::Toward(_)) {
             placement.check(&code.insn(at)?)?;
         }
         return Ok(*place);

@@ -5,18 +5,20 @@ use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::SPRINGBOARD_LEN;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use crate::body::estimate;
 use crate::code::{AROUND, Code};
 use crate::group::Group;
 use crate::instrumentation::{Layout, ProbedFunction};
-use crate::lower::{Ready, Snippets};
+use crate::lower::Ready;
 use crate::memory::Memory;
+use crate::parallel::each;
 use crate::plan::Input;
 use crate::region::Region;
 use crate::shape::{Board, Shape, shape, trap};
 use crate::tactic::{Obstacle, Refusal, TrapPolicy};
+use crate::wanted::Wanted;
 
 /// Groups that shall come, and those that have to go for them.
 #[derive(Default)]
@@ -32,18 +34,38 @@ pub(crate) struct Formed {
     /// Heads that have to be planned anew, but whose code was not read: then nothing else counts.
     pub unread: Vec<Addr>,
     /// The snippets of every probed head that came by.
-    pub wanted: FxHashMap<Addr, Snippets>,
+    pub wanted: Wanted,
 }
 
 /// Forms the region that a head is in, which begins at it or before.
-type Gather<'g> = &'g dyn Fn(&Code, Addr, &FxHashMap<Addr, Snippets>) -> Option<Region>;
+type Gather<'g> = &'g dyn Fn(&Code, Addr, &Wanted) -> Option<Region>;
 
 impl Formed {
     /// The likely length of all trampolines of regions, and where the first region is.
     pub(crate) fn bulk(&self) -> Option<(Addr, u64)> {
-        let snippets = |at: Addr| self.wanted.get(&at);
+        let snippets = |at: Addr| self.wanted.get(at);
         let lens = self.regions.iter().map(|region| estimate(region, &snippets));
         self.regions.first().map(|first| (first.extent.start, lens.sum()))
+    }
+
+    /// Where the first shape or region begins.
+    fn start(&self) -> Option<Addr> {
+        let shape = self.shapes.first().map(|shape| shape.extent().start);
+        shape.into_iter().chain(self.regions.first().map(|region| region.extent.start)).min()
+    }
+
+    /// Where the last shape or region ends.
+    fn end(&self) -> Option<Addr> {
+        let shape = self.shapes.last().map(|shape| shape.extent().end);
+        shape.max(self.regions.last().map(|region| region.extent.end))
+    }
+
+    /// Adds what was formed of heads behind all of these.
+    fn append(&mut self, mut behind: Formed) {
+        self.shapes.append(&mut behind.shapes);
+        self.regions.append(&mut behind.regions);
+        self.refused.append(&mut behind.refused);
+        self.unread.append(&mut behind.unread);
     }
 
     /// Memory that would let a jump fit where only a trap does otherwise.
@@ -57,18 +79,39 @@ impl Formed {
     }
 }
 
+/// So many dirty heads make a chunk, up to the next function.
+const CHUNK: usize = 4096;
+/// Groups so near to dirty heads may have to be formed anew with them.
+const CHUNK_APART: u64 = 1 << 16;
+
 /// Forms groups around the dirty heads. Existing groups they touch are taken apart and formed anew.
+///
+/// Where there are none, chunks are formed by themselves, perhaps by several threads; what a chunk is depends on the
+/// heads alone. One that what was formed before it reaches into is formed anew behind that.
 pub(crate) fn form(input: &Input) -> Formed {
-    let mut former = Former {
-        input,
-        work: Work::default(),
-        gone: FxHashSet::default(),
-        out_of_line: Addr(0)..Addr(0),
-        formed: Formed::default(),
+    let chunks = chunks(input);
+    let snippets =
+        |heads: &[Addr]| heads.iter().map(|&head| (head, (input.snippets)(head))).collect::<Vec<_>>();
+    let known = each(input.dirty.chunks(CHUNK).collect(), input.threads, snippets);
+    let wanted = Wanted::of(known.into_iter().flatten());
+    let alone = |dirty: &[Addr]| {
+        let mut former = Former::new(input, wanted.clone());
+        former.run(dirty);
+        former.formed
     };
-    former.formed.wanted.reserve(input.dirty.len());
-    former.formed.shapes.reserve(input.dirty.len());
-    former.run();
+    let mut former = Former::new(input, wanted.clone());
+    match &chunks[..] {
+        [all] => former.run(all),
+        _ => {
+            let formed = each(chunks.clone(), input.threads, alone);
+            for (dirty, formed) in chunks.iter().zip(formed) {
+                match former.formed.end().zip(formed.start()) {
+                    Some((end, start)) if start < end => former.run(dirty),
+                    _ => former.formed.append(formed),
+                }
+            }
+        }
+    }
     let Former { gone, mut formed, .. } = former;
     formed.removed = gone.into_iter().collect();
     formed.removed.sort_unstable();
@@ -108,10 +151,44 @@ struct Former<'i, 'a> {
     formed: Formed,
 }
 
-impl<'a> Former<'_, 'a> {
-    fn run(&mut self) {
-        let mut known = Vec::with_capacity(self.input.dirty.len());
-        for &head in self.input.dirty {
+/// The dirty heads in chunks, each from where a function begins.
+fn chunks<'a>(input: &Input<'a>) -> Vec<&'a [Addr]> {
+    let all = input.dirty;
+    let near = |group: &Group| {
+        all.first().is_some_and(|first| group.extent.end + CHUNK_APART > *first)
+            && all.last().is_some_and(|last| group.extent.start < *last + CHUNK_APART)
+    };
+    if all.len() < 2 * CHUNK || input.groups.values().any(near) {
+        return vec![all];
+    }
+    let begins = |at: Addr| input.code.entry_in(at..at + 1).is_some();
+    let (mut chunks, mut rest) = (Vec::new(), all);
+    while rest.len() > CHUNK {
+        let behind = rest[CHUNK..].iter().position(|at| begins(*at));
+        let Some(behind) = behind else { break };
+        let (chunk, others) = rest.split_at(CHUNK + behind);
+        chunks.push(chunk);
+        rest = others;
+    }
+    chunks.push(rest);
+    chunks
+}
+
+impl<'i, 'a> Former<'i, 'a> {
+    fn new(input: &'i Input<'a>, wanted: Wanted) -> Former<'i, 'a> {
+        Former {
+            input,
+            work: Work::default(),
+            gone: FxHashSet::default(),
+            out_of_line: Addr(0)..Addr(0),
+            formed: Formed { wanted, ..Formed::default() },
+        }
+    }
+
+    /// Forms groups around `dirty` heads, which are behind all that was formed before.
+    fn run(&mut self, dirty: &[Addr]) {
+        let mut known = Vec::with_capacity(dirty.len());
+        for &head in dirty {
             if self.look_up(head) {
                 known.push(head);
             }
@@ -158,7 +235,7 @@ impl<'a> Former<'_, 'a> {
         {
             return;
         }
-        let Some(snippets) = self.formed.wanted.get(&head) else { return };
+        let Some(snippets) = self.formed.wanted.get(head) else { return };
         let retargetable = snippets.iter().all(Ready::is_counter);
         let gate = snippets.before.contains(&Ready::Gate);
         let policy = if gate { TrapPolicy::Force } else { self.input.policy };
@@ -176,9 +253,8 @@ impl<'a> Former<'_, 'a> {
             Err(refusal) => matches!(refusal, Refusal::TrapForbidden { .. }),
         };
         let within = shapes.max(regions).unwrap_or(Addr(0))..Addr(u64::MAX);
-        let around = |code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>| {
-            Region::alone(code, head, wanted, within.clone())
-        };
+        let around =
+            |code: &Code, head: Addr, wanted: &Wanted| Region::alone(code, head, wanted, within.clone());
         if is_trap && policy != TrapPolicy::Force && self.form_region(head, &around) {
             return;
         }
@@ -250,7 +326,8 @@ impl<'a> Former<'_, 'a> {
         if probed.len() < least {
             return Vec::new();
         }
-        probed.retain(|at| range.contains(at) && !(self.input.snippets)(*at).is_empty());
+        let is_wanted = |at| self.formed.wanted.contains(at) || !(self.input.snippets)(at).is_empty();
+        probed.retain(|at| range.contains(at) && is_wanted(*at));
         probed.sort_unstable();
         probed.dedup();
         probed
@@ -290,7 +367,7 @@ impl<'a> Former<'_, 'a> {
 
     /// Looks the snippets at `head` up. Returns whether there are any.
     fn look_up(&mut self, head: Addr) -> bool {
-        if self.formed.wanted.contains_key(&head) {
+        if self.formed.wanted.contains(head) {
             return true;
         }
         let snippets = (self.input.snippets)(head);

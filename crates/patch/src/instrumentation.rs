@@ -101,26 +101,38 @@ impl Instrumentation for ByCost {
         }
         let insns: Vec<Insn> = function.instructions().collect();
         let loops: Vec<Range<Addr>> = insns.iter().filter_map(backward).collect();
+        let mut starts: Vec<Addr> = loops.iter().map(|range| range.start).collect();
+        let mut ends: Vec<Addr> = loops.iter().map(|range| range.end).collect();
         let mut targets: Vec<Addr> = insns.iter().filter_map(|insn| insn.flow().target()).collect();
-        targets.sort_unstable();
+        [&mut starts, &mut ends, &mut targets].into_iter().for_each(|addresses| addresses.sort_unstable());
         let weight = |at: Addr| {
-            let depth = loops.iter().filter(|range| range.contains(&at)).count() as u32;
+            let before = |addresses: &[Addr]| addresses.partition_point(|address| *address <= at);
+            let depth = (before(&starts) - before(&ends)) as u32;
             LOOP.pow(depth.min(DEPTH_MAX))
         };
-        let (mut in_line, mut out_of_line) = (function.len() / BYTES, 0);
+        // Whether each probe is behind a call, and behind a gap.
+        let mut behind = Vec::with_capacity(function.probed().len());
         let mut end = Addr(0);
         for &at in function.probed() {
             let index = insns.partition_point(|insn| insn.addr() < end);
             let call = insns[index..].iter().take_while(|insn| insn.addr() < at).any(is_call);
-            if call || end == Addr(0) {
-                in_line += weight(at);
-            }
+            behind.push((call, end == Addr(0), at > end + GAP));
+            end = at;
+        }
+        let probed = || function.probed().iter().copied().zip(&behind);
+        let entered = probed().filter(|(_, (call, first, _))| *call || *first);
+        let in_line = function.len() / BYTES + entered.map(|(at, _)| weight(at)).sum::<u64>();
+        let mut out_of_line = 0;
+        for (at, (call, _, gap)) in probed() {
             if is_tight(function.code, at, &targets) {
                 out_of_line += weight(at) * TRAP;
-            } else if call || at > end + GAP {
+            } else if *call || *gap {
                 out_of_line += weight(at);
             }
-            end = at;
+            // Looking at bytes again for each probe is what takes the time.
+            if in_line <= out_of_line {
+                return Layout::InLine;
+            }
         }
         if in_line <= out_of_line { Layout::InLine } else { Layout::OutOfLine }
     }

@@ -28,6 +28,7 @@ mod leads;
 mod literals;
 mod lower;
 mod memory;
+mod parallel;
 mod placement;
 mod placer;
 mod plan;
@@ -38,6 +39,7 @@ mod shape;
 mod snippet;
 mod tactic;
 mod trampolines;
+mod wanted;
 mod ways;
 mod whole;
 

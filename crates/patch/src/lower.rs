@@ -32,7 +32,11 @@ impl Snippets {
         }
         match self.ways.iter_mut().find(|(way, _)| *way == placement) {
             Some((_, sequence)) => sequence.push(snippet),
-            None => self.ways.push((placement, Sequence::from_iter([snippet]))),
+            None => {
+                // Mostly the only one: there may be millions of heads.
+                self.ways.reserve_exact(1);
+                self.ways.push((placement, Sequence::from_iter([snippet])));
+            }
         }
     }
 
@@ -58,7 +62,7 @@ pub(crate) enum Ready {
         entry: Addr,
         payload: [u64; 2],
     },
-    Generated(Generated, SmallVec<[CounterPlace; 1]>),
+    Generated(Generated, Box<[CounterPlace]>),
     /// A snippet of an instance that is switched on and off in place, and whether it is on.
     Switched(InstanceId, bool, Box<Ready>),
 }

@@ -7,7 +7,6 @@ use std::ops::Range;
 use incise_isa::Addr;
 use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
 use incise_space::{Edit, Features};
-use rustc_hash::FxHashMap;
 
 use crate::assemble::{Built, build, estimate};
 use crate::code::Code;
@@ -21,6 +20,7 @@ use crate::region::{Member, Region};
 use crate::shape::{Board, Shape};
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 use crate::trampolines::Trampolines;
+use crate::wanted::Wanted;
 
 /// What has to be written to get from the present state to the wanted one.
 #[derive(Default)]
@@ -44,7 +44,7 @@ pub(crate) struct Input<'a> {
     pub code: &'a Code<'a>,
     pub groups: &'a BTreeMap<Addr, Group>,
     /// The snippets to run at a head; none where there are none.
-    pub snippets: &'a dyn Fn(Addr) -> Snippets,
+    pub snippets: &'a (dyn Fn(Addr) -> Snippets + Sync),
     /// Heads whose snippets changed, ascending.
     pub dirty: &'a [Addr],
     pub policy: TrapPolicy,
@@ -99,7 +99,7 @@ fn most_constrained_first(shapes: &[Shape]) -> Vec<usize> {
 
 pub(crate) struct Placer<'i, 'a> {
     pub(crate) input: &'i Input<'a>,
-    pub(crate) wanted: &'i FxHashMap<Addr, Snippets>,
+    pub(crate) wanted: &'i Wanted,
     pub(crate) memory: &'i mut Memory,
     pub(crate) plan: Plan,
     /// Probed heads of shapes that found no place.
@@ -110,7 +110,7 @@ impl Placer<'_, '_> {
     /// Finds a place for the trampoline of `shape` and adds the group to the plan, or the refusal.
     fn place(&mut self, shape: &Shape) {
         let wanted = self.wanted;
-        let probed = shape.insns.iter().map(|insn| insn.addr()).filter(|at| wanted.contains_key(at));
+        let probed = shape.insns.iter().map(|insn| insn.addr()).filter(|at| wanted.contains(*at));
         match self.place_once(shape) {
             Ok(()) => self.plan.carried.extend(probed.map(|at| (at, shape.tactic))),
             Err(_) if shape.board != Board::Trap => {
@@ -185,7 +185,7 @@ impl Placer<'_, '_> {
 
     fn place_once(&mut self, shape: &Shape) -> Result<(), Refusal> {
         let wanted = self.wanted;
-        let snippets = |at: Addr| wanted.get(&at);
+        let snippets = |at: Addr| wanted.get(at);
         let none = || Refusal::NoRoom(shape.start);
         let mut len = estimate(shape, &snippets);
         // Sizes depend on what is in reach from the final place: a second try has them right.

@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::{Bound, Flow, Insn, SPRINGBOARD_LEN, Springboard, TRAP};
-use rustc_hash::FxHashMap;
 
 use crate::code::Code;
 use crate::lower::{Ready, Snippets};
 use crate::placement::Placement;
 use crate::shape::overlapping;
+use crate::wanted::Wanted;
 
 /// Fewer probed heads than this are no region.
 const PROBED_MIN: usize = 2;
@@ -105,7 +105,7 @@ impl Region {
     }
 
     /// The region that begins at `head`, if enough is probed there.
-    pub(crate) fn gather(code: &Code, head: Addr, wanted: &FxHashMap<Addr, Snippets>) -> Option<Region> {
+    pub(crate) fn gather(code: &Code, head: Addr, wanted: &Wanted) -> Option<Region> {
         Region::gather_with(code, head, wanted, (PROBED_MIN, SPRINGBOARD_LEN as u64, Addr(u64::MAX)))
     }
 
@@ -113,7 +113,7 @@ impl Region {
     pub(crate) fn gather_with(
         code: &Code,
         head: Addr,
-        wanted: &FxHashMap<Addr, Snippets>,
+        wanted: &Wanted,
         (least, room, last): (usize, u64, Addr),
     ) -> Option<Region> {
         let limit = code.facts.function(head).map_or(last, |function| function.end.min(last));
@@ -127,7 +127,7 @@ impl Region {
             if at != head && code.entry_in(at..at + 1).is_some() {
                 break;
             }
-            let snippets = wanted.get(&at);
+            let snippets = wanted.get(at);
             // Whether a branch leads behind a prefix is only looked for around probes.
             let movable =
                 is_movable(code, &insn) && (snippets.is_some() || insn.behind_prefixes().next().is_none());
@@ -143,7 +143,7 @@ impl Region {
                 Some(_) => break,
                 None => {
                     // Not in step with what is probed: these bytes are no such instructions.
-                    if (1..insn.len() as u64).any(|inside| wanted.contains_key(&(at + inside))) {
+                    if (1..insn.len() as u64).any(|inside| wanted.contains(at + inside)) {
                         break;
                     }
                     gap.push(insn, movable);
@@ -215,7 +215,7 @@ pub(crate) fn append_room(
     members: &mut Vec<Member>,
     gap: Gap,
     code: &Code,
-    wanted: &FxHashMap<Addr, Snippets>,
+    wanted: &Wanted,
     (room, limit): (u64, Addr),
 ) -> Addr {
     let (Some(first), Some(last)) = (members.first(), members.last()) else { return Addr(0) };
@@ -231,7 +231,7 @@ pub(crate) fn append_room(
         ended = !member.insn.flow().falls_through();
         members.push(member);
     }
-    while ended && end < needed && !wanted.contains_key(&end) {
+    while ended && end < needed && !wanted.contains(end) {
         let Some(insn) = insn_behind(code, first, end).filter(|insn| insn.end() <= limit) else { break };
         if code.entry_in(end..insn.end()).is_some() || !is_movable(code, &insn) && insn.bytes() != [TRAP] {
             break;

@@ -1,15 +1,13 @@
 //! Places for the trampolines of regions. They are assembled in chunks, perhaps by several threads: what a chunk is
 //! depends on the regions alone, so that the plan is the same for any number of threads.
 
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-
 use incise_isa::Addr;
 use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
 
 use crate::body::{Body, Failure, Maker, estimate};
 use crate::entries::Entries;
 use crate::leads::Leads;
+use crate::parallel::each;
 use crate::plan::Placer;
 use crate::region::{Kind, Member, Region};
 use crate::tactic::{Obstacle, Refusal, TrapPolicy};
@@ -18,8 +16,6 @@ use crate::tactic::{Obstacle, Refusal, TrapPolicy};
 const CHUNK: usize = 4096;
 /// Regions of a chunk begin within so many bytes of each other: its memory has to be in reach of all of them.
 const NEAR: i64 = 64 << 20;
-/// For fewer chunks no thread is worth its start.
-const CHUNKS_MIN: usize = 4;
 
 /// Neighbouring regions and the memory for their trampolines.
 struct Chunk<'r> {
@@ -60,7 +56,7 @@ impl Placer<'_, '_> {
     /// The trampolines of `regions`.
     fn assemble(&mut self, regions: &mut [Region]) -> Vec<Option<(Addr, Body)>> {
         let wanted = self.wanted;
-        let snippets = |at: Addr| wanted.get(&at);
+        let snippets = |at: Addr| wanted.get(at);
         let maker = Maker { code: self.input.code, snippets: &snippets, features: self.input.features };
         let mut chunks: Vec<Option<Chunk>> = Vec::new();
         let mut places: Vec<Option<(Addr, u64)>> = Vec::new();
@@ -82,41 +78,11 @@ impl Placer<'_, '_> {
             places.push(at.map(|at| (at, len)));
             chunks.push(at.map(|at| Chunk { regions, at, len }));
         }
-        let threads = if chunks.len() < CHUNKS_MIN { 1 } else { self.input.threads.clamp(1, chunks.len()) };
-        let mut done: Vec<(usize, Assembled)> = if threads == 1 {
-            let chunks = chunks.into_iter().enumerate();
-            chunks.filter_map(|(index, chunk)| Some((index, maker.chunk(chunk?)))).collect()
-        } else {
-            let queue = Mutex::new(chunks.into_iter().enumerate());
-            let work = || {
-                let mut done = Vec::new();
-                loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    match next {
-                        Some((index, Some(chunk))) => done.push((index, maker.chunk(chunk))),
-                        Some((_, None)) => {}
-                        None => return done,
-                    }
-                }
-            };
-            thread::scope(|scope| {
-                let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-                let mut done = work();
-                for other in others {
-                    match other.join() {
-                        Ok(more) => done.extend(more),
-                        Err(panic) => std::panic::resume_unwind(panic),
-                    }
-                }
-                done
-            })
-        };
-        done.sort_by_key(|(index, _)| *index);
-        let mut done = done.into_iter().peekable();
+        let done = each(chunks, self.input.threads, |chunk| chunk.map(|chunk| maker.chunk(chunk)));
         let mut bodies = Vec::new();
-        for (index, (place, count)) in places.into_iter().zip(counts).enumerate() {
-            match (done.next_if(|(of, _)| *of == index), place) {
-                (Some((_, chunk)), Some((at, len))) => {
+        for ((done, place), count) in done.into_iter().zip(places).zip(counts) {
+            match (done, place) {
+                (Some(chunk), Some((at, len))) => {
                     self.memory.shrink(at, len, chunk.used);
                     self.plan.refused.extend(chunk.refused);
                     bodies.extend(chunk.bodies);
@@ -130,7 +96,7 @@ impl Placer<'_, '_> {
     /// Finds a place for the trampoline of one region.
     fn place_region(&mut self, index: usize, region: &mut Region, leads: &Leads) {
         let wanted = self.wanted;
-        let snippets = |at: Addr| wanted.get(&at);
+        let snippets = |at: Addr| wanted.get(at);
         let maker = Maker { code: self.input.code, snippets: &snippets, features: self.input.features };
         let mut len = estimate(region, &snippets);
         while region.is_probed() {

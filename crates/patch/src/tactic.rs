@@ -89,6 +89,9 @@ pub enum Refusal {
     /// The dynamic linker writes to this code when it loads the module, and would write over a springboard.
     #[error("the dynamic linker writes to the code at {0}")]
     Relocated(Addr),
+    /// The program may write to this code: what is displaced would stay what it was.
+    #[error("the code at {0} is writable: the program may change it")]
+    Writable(Addr),
     /// The program copies this code and runs the copy, where a jump would lead nowhere.
     #[error("the program copies the code at {0} elsewhere and runs the copy")]
     Copied(Addr),
@@ -144,6 +147,7 @@ impl Refusal {
             Refusal::Immovable(_) => "the instruction cannot run elsewhere",
             Refusal::RestartableSequence(_) => "in a restartable sequence",
             Refusal::Relocated(_) => "the dynamic linker writes to this code",
+            Refusal::Writable(_) => "the code is writable",
             Refusal::Copied(_) => "the program copies this code",
             Refusal::Machinery(_) => "part of what runs the probes",
             Refusal::LoopBehindEndbr(_) => "behind the endbr64 is the head of a loop",

@@ -4,17 +4,16 @@
 //! nothing is known, as it may not return: from there the program runs in place up to the next probe. That a function
 //! begins somewhere is no proof either.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use incise_isa::Addr;
 use incise_isa::native::{Flow, Insn, SPRINGBOARD_LEN};
-use rustc_hash::FxHashMap;
 
 use crate::code::Code;
-use crate::lower::{Ready, Snippets};
+use crate::lower::Ready;
 use crate::region::{Gap, INSNS_MAX, Kind, Member, Region, append_room, insn_behind, is_movable, kind};
 use crate::shape::overlapping;
+use crate::wanted::Wanted;
 
 impl Region {
     /// The region that is the function at `range`, from `from` on, of which `probed` are wanted. Nothing if it cannot be:
@@ -28,16 +27,16 @@ impl Region {
         range: &Range<Addr>,
         from: Addr,
         probed: &[Addr],
-        wanted: &FxHashMap<Addr, Snippets>,
+        wanted: &Wanted,
     ) -> Option<Region> {
         let end = ends(code, range, from);
         let probed = probed.iter().filter(|&&at| from <= at && at < end);
-        if probed.clone().any(|at| wanted.get(at).is_none_or(|here| here.before.contains(&Ready::Gate))) {
+        if probed.clone().any(|&at| wanted.get(at).is_none_or(|here| here.before.contains(&Ready::Gate))) {
             return None;
         }
         let mut members: Vec<Member> = Vec::new();
-        for insn in reached(code, range.start, from..end, probed.copied().collect())?.into_values() {
-            let snippets = wanted.get(&insn.addr());
+        for insn in reached(code, range.start, from..end, probed.copied().collect())? {
+            let snippets = wanted.get(insn.addr());
             if members.last().is_some_and(|last| last.insn.end() > insn.addr()) {
                 // It begins inside another one, as behind a prefix that is jumped over.
                 match snippets {
@@ -45,7 +44,7 @@ impl Region {
                     None => continue,
                 }
             }
-            if (1..insn.len() as u64).any(|inside| wanted.contains_key(&(insn.addr() + inside))) {
+            if (1..insn.len() as u64).any(|inside| wanted.contains(insn.addr() + inside)) {
                 return None;
             }
             let is_call = matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall);
@@ -87,18 +86,20 @@ fn ends(code: &Code, range: &Range<Addr>, from: Addr) -> Addr {
     code.entry_in(inside).unwrap_or(range.end)
 }
 
-/// The instructions inside `part` that can be reached from `roots` without a call; nothing if they are too many or not all
-/// bytes from `first` on were read.
-fn reached(code: &Code, first: Addr, part: Range<Addr>, roots: Vec<Addr>) -> Option<BTreeMap<Addr, Insn>> {
-    let mut found = BTreeMap::new();
+/// The instructions inside `part` that can be reached from `roots` without a call, ascending; nothing if they are too many or not
+/// all bytes from `first` on were read.
+fn reached(code: &Code, first: Addr, part: Range<Addr>, roots: Vec<Addr>) -> Option<Vec<Insn>> {
+    let mut found = Vec::with_capacity(roots.len());
+    let mut seen = vec![false; part.end.offset_from(part.start).max(0) as usize];
     let mut work = roots;
+    work.reverse();
     while let Some(mut at) = work.pop() {
-        while part.contains(&at) && !found.contains_key(&at) {
+        while part.contains(&at) && !std::mem::replace(&mut seen[at.offset_from(part.start) as usize], true) {
             let insn = insn_behind(code, first, at)?;
             if insn.end() > part.end {
                 break;
             }
-            found.insert(at, insn);
+            found.push(insn);
             if found.len() > INSNS_MAX {
                 return None;
             }
@@ -114,6 +115,7 @@ fn reached(code: &Code, first: Addr, part: Range<Addr>, roots: Vec<Addr>) -> Opt
             at = insn.end();
         }
     }
+    found.sort_unstable_by_key(Insn::addr);
     Some(found)
 }
 
@@ -145,7 +147,7 @@ fn is_in_the_way(members: &[Member], call: &Insn) -> bool {
 }
 
 /// Adds padding behind the ends of paths inside the function, as far as a springboard there could cover it.
-fn pad(code: &Code, members: &mut Vec<Member>, wanted: &FxHashMap<Addr, Snippets>) {
+fn pad(code: &Code, members: &mut Vec<Member>, wanted: &Wanted) {
     let mut padding = Vec::new();
     for pair in members.windows(2) {
         let (insn, next) = (&pair[0].insn, pair[1].insn.addr());
@@ -153,7 +155,7 @@ fn pad(code: &Code, members: &mut Vec<Member>, wanted: &FxHashMap<Addr, Snippets
         while !insn.flow().falls_through() && at < next && at < insn.addr() + SPRINGBOARD_LEN as u64 {
             let Ok(nop) = code.insn(at) else { break };
             let entered = code.entry_in(at..nop.end()).is_some();
-            if !nop.is_nop() || nop.end() > next || entered || wanted.contains_key(&at) {
+            if !nop.is_nop() || nop.end() > next || entered || wanted.contains(at) {
                 break;
             }
             at = nop.end();

@@ -539,6 +539,20 @@ fn a_plan_is_the_same_for_any_number_of_threads() {
 }
 
 #[test]
+fn code_that_is_writable_is_refused_and_given_back() {
+    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Group)]);
+    // As by mprotect.
+    space.writable = true;
+    let sites = heads(&FUNCTION[4..], TEXT + 4);
+    for outcome in count_at(&mut engine, &mut space, &sites, BEST) {
+        assert!(matches!(outcome, Outcome::Refused(Refusal::Writable(_))), "{outcome:?}");
+    }
+    remove_all(&mut engine, &mut space);
+    assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+}
+
+#[test]
 fn what_fits_does_not_depend_on_where_things_are_loaded() {
     // push rbx; mov rbx,rdi; call; mov r13,rax; test rax,rax; mov rdi,rbx; pop rbx; ret; int3: the jump behind each call
     // has a trap inside.

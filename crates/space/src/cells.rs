@@ -36,8 +36,8 @@ struct Chunk {
 const CELL: u64 = 8;
 
 impl ThreadCells {
-    /// Bytes of an area.
-    pub(crate) const AREA: u64 = 2 << 20;
+    /// Bytes of an area: cells for every instruction of the largest programs. Only pages that are counted in take memory.
+    pub(crate) const AREA: u64 = 64 << 20;
 
     /// Cells whose common area is `common`.
     pub(crate) fn new(common: DataMapping) -> ThreadCells {

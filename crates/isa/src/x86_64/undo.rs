@@ -7,6 +7,7 @@
 
 use iced_x86::{Code, Mnemonic, OpKind, Register};
 
+use super::relocate::CALL_OVER;
 use super::{Flow, Gpr, GprSet, Insn, decode};
 use crate::Addr;
 
@@ -143,6 +144,12 @@ fn walk(code: &[u8], at: Addr, step: &mut dyn FnMut(Addr, &State) -> bool) -> Ad
         else {
             return here;
         };
+        if code[here.offset_from(at) as usize..].starts_with(&CALL_OVER) {
+            // It is there for its own sake, and goes on behind the trap with what it has pushed.
+            now.stack -= 8;
+            (state, here) = (Some(now), here + CALL_OVER.len() as u64);
+            continue;
+        }
         if now.run(&insn).is_none() {
             return insn.end();
         }
@@ -364,6 +371,15 @@ mod tests {
         assert_eq!(saved(2), [(Gpr::Rdx, 0)]);
         assert_eq!(saved(4), [(Gpr::Rdx, 8)]);
         assert_eq!((saved(6), rows[6].as_ref().expect("known").stack), (vec![], 144));
+    }
+
+    #[test]
+    fn a_call_for_the_return_predictor_is_taken_back() {
+        // call 1f; int3; 1: lea rsp,[rsp+8]; push [rip+2]; jmp rax
+        let code = hex("e8 01 00 00 00 cc 48 8d 64 24 08 ff 35 02 00 00 00 ff e0");
+        let stack = |at: u64| undo(&code, AT, AT + at).map(|undo| undo.stack);
+        assert_eq!([0, 6, 11, 17].map(stack), [Some(0), Some(8), Some(0), Some(8)]);
+        assert_eq!(stack(5), None, "the trap is no place to be");
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct FakeSpace {
     pub shadow_stack: bool,
     /// Nothing can be read for now.
     pub unreadable: bool,
+    /// The program may write to its code.
+    pub writable: bool,
     pub busy: BTreeSet<Addr>,
     /// The first quadword of every data mapping.
     pub data: Vec<&'static AtomicU64>,
@@ -96,8 +98,11 @@ impl AddressSpace for FakeSpace {
     }
 
     fn mappings(&self) -> Result<MemoryMap, SpaceError> {
-        let text = self.text.iter().chain(&self.mapped);
-        let lines = text.map(|r| format!("{:x}-{:x} r-xp 00000000 00:00 0 \n", r.start.0, r.end.0));
+        let write = if self.writable { 'w' } else { '-' };
+        let text =
+            self.text.iter().map(|range| (range, write)).chain(self.mapped.iter().map(|range| (range, '-')));
+        let lines =
+            text.map(|(r, write)| format!("{:x}-{:x} r{write}xp 00000000 00:00 0 \n", r.start.0, r.end.0));
         Ok(MemoryMap::parse(&lines.collect::<String>()))
     }
 

@@ -1,11 +1,14 @@
 //! `call rel32` and `call r/m`: the original return address is pushed, then a jump goes to the target.
 //! Under a shadow stack that cannot work, and the caller has refused already.
 //!
+//! A call over one byte comes first, whose return address is taken off again: so the processor's return predictor expects as many
+//! returns as there will be. It is wrong about this one, but not about those of all callers behind it.
+//!
 //! A memory operand is read once before anything has changed, so that a fault finds the registers and
 //! the red zone as the call would have left them:
 //!
 //! ```text
-//! push [mem] ; lea rsp, [rsp+8] ; push RETURN ; jmp [mem]
+//! push [mem] ; lea rsp, [rsp+8] ; call over ; int3 ; over: lea rsp, [rsp+8] ; push RETURN ; jmp [mem]
 //! ```
 
 use iced_x86::{OpKind, Register};
@@ -16,6 +19,18 @@ use super::jump::{JMP, PUSH, RETURN_OVER_RED_ZONE, check_operand_size, push_targ
 use crate::Addr;
 use crate::x86_64::{Assembler, Gpr, Insn};
 
+/// `call` over the trap behind it.
+pub(crate) const CALL_OVER: [u8; 6] = [0xE8, 1, 0, 0, 0, 0xCC];
+
+/// That call and `lea rsp, [rsp+8]`.
+const BALANCE_LEN: u64 = CALL_OVER.len() as u64 + 5;
+
+/// Has the return predictor expect one more return.
+fn balance(asm: &mut Assembler) {
+    asm.raw(&CALL_OVER);
+    asm.lea_rsp(8);
+}
+
 /// `call rel32`. Prefixes are dropped, as in a direct jump.
 pub(super) fn direct(
     insn: &Insn,
@@ -24,6 +39,7 @@ pub(super) fn direct(
     asm: &mut Assembler,
 ) -> Result<(), RelocateError> {
     check_operand_size(insn)?;
+    balance(asm);
     let pushed = ReturnAddress::of(insn, moves, asm)?;
     if asm.reaches(target, u64::from(pushed.push_len()) + 5) {
         pushed.push(5, asm);
@@ -105,6 +121,7 @@ fn touch(push: &[u8], asm: &mut Assembler) {
 }
 
 fn push_and_jump(jump: &[u8], pushed: &ReturnAddress, asm: &mut Assembler) {
+    balance(asm);
     pushed.push(jump.len() as u8, asm);
     asm.raw(jump);
     pushed.literal(asm);
@@ -137,7 +154,7 @@ fn ip_relative(
 ) -> Result<(), RelocateError> {
     let operand = IpRelative::of(insn, target)?;
     // `lea rsp, [rsp+8]` is 5 bytes.
-    let jump_at = asm.here() + insn.len() as u64 + 5 + u64::from(pushed.push_len());
+    let jump_at = asm.here() + insn.len() as u64 + 5 + BALANCE_LEN + u64::from(pushed.push_len());
     if let (Some(mut push), Some(mut jump)) = (operand.moved(asm.here()), operand.moved(jump_at)) {
         operand.set_extension(&mut push, PUSH);
         operand.set_extension(&mut jump, JMP);
@@ -224,15 +241,24 @@ mod tests {
     use crate::x86_64::relocate::{Relocation, relocate};
     use crate::x86_64::{decode, testing::hex};
 
+    /// call over; int3; over: lea rsp, [rsp+8].
+    const BALANCE: &str = "e8 01 00 00 00 cc 48 8d 64 24 08";
+
     #[test]
     fn direct_calls_push_the_original_return_address() {
         // push [rip+5]; jmp; the return address 0x7f0000001005.
-        assert_bytes("e8 00 01 00 00", NEAR, "ff 35 05 00 00 00 e9 fa 10 00 f0 05 10 00 00 00 7f 00 00");
+        assert_bytes(
+            "e8 00 01 00 00",
+            NEAR,
+            &format!("{BALANCE} ff 35 05 00 00 00 e9 ef 10 00 f0 05 10 00 00 00 7f 00 00"),
+        );
         // push [rip+14]; jmp [rip]; the target 0x7f0000001105; the return address.
         assert_bytes(
             "e8 00 01 00 00",
             FAR,
-            "ff 35 0e 00 00 00 ff 25 00 00 00 00 05 11 00 00 00 7f 00 00 05 10 00 00 00 7f 00 00",
+            &format!(
+                "{BALANCE} ff 35 0e 00 00 00 ff 25 00 00 00 00 05 11 00 00 00 7f 00 00 05 10 00 00 00 7f 00 00"
+            ),
         );
     }
 
@@ -243,7 +269,7 @@ mod tests {
             Relocation { to: Addr(0x50_0000), resolve: &|target| target, shadow_stack: false, moves: false };
         let mut out = Vec::new();
         relocate(&insn, &how, &mut out).expect("a copy");
-        assert_eq!(out, hex("68 05 10 40 00 e9 fb 10 f0 ff"));
+        assert_eq!(out, hex(&format!("{BALANCE} 68 05 10 40 00 e9 f0 10 f0 ff")));
     }
 
     #[test]
@@ -256,8 +282,8 @@ mod tests {
             relocate(&insn(text), &how(to), &mut out).map(|()| out)
         };
         // push rax; lea rax, [0x401005]; xchg [rsp], rax; jmp 0x401105.
-        let expected = "50 48 8d 05 fd 0f f0 ff 48 87 04 24 e9 f4 10 f0 ff";
-        assert_eq!(copy("e8 00 01 00 00", 0x50_0000), Ok(hex(expected)));
+        let expected = format!("{BALANCE} 50 48 8d 05 f2 0f f0 ff 48 87 04 24 e9 e9 10 f0 ff");
+        assert_eq!(copy("e8 00 01 00 00", 0x50_0000), Ok(hex(&expected)));
         assert_eq!(copy("0f 05", 0x50_0000), Ok(hex("0f 05 48 8d 0d f9 0f f0 ff")));
         for text in ["e8 00 01 00 00", "ff d0", "ff 15 00 00 00 00", "0f 05", "48 8d 05 00 00 00 00", "74 10"]
         {
@@ -269,14 +295,15 @@ mod tests {
     fn calls_through_a_register_or_other_memory_push_and_jump() {
         const LITERAL_2: &str = "02 10 00 00 00 7f 00 00";
         const BACK: &str = "48 8d 64 24 08";
-        assert_bytes("ff d0", NEAR, &format!("ff 35 02 00 00 00 ff e0 {LITERAL_2}"));
-        assert_bytes("3e ff d0", NEAR, "ff 35 03 00 00 00 3e ff e0 03 10 00 00 00 7f 00 00");
-        assert_bytes("ff 10", NEAR, &format!("ff 30 {BACK} ff 35 02 00 00 00 ff 20 {LITERAL_2}"));
+        assert_bytes("ff d0", NEAR, &format!("{BALANCE} ff 35 02 00 00 00 ff e0 {LITERAL_2}"));
+        let prefixed = format!("{BALANCE} ff 35 03 00 00 00 3e ff e0 03 10 00 00 00 7f 00 00");
+        assert_bytes("3e ff d0", NEAR, &prefixed);
+        assert_bytes("ff 10", NEAR, &format!("ff 30 {BACK} {BALANCE} ff 35 02 00 00 00 ff 20 {LITERAL_2}"));
         // r12 shares its encoding with rsp, not its meaning.
         assert_bytes(
             "41 ff 14 24",
             FAR,
-            &format!("41 ff 34 24 {BACK} ff 35 04 00 00 00 41 ff 24 24 04 10 00 00 00 7f 00 00"),
+            &format!("41 ff 34 24 {BACK} {BALANCE} ff 35 04 00 00 00 41 ff 24 24 04 10 00 00 00 7f 00 00"),
         );
     }
 
@@ -288,7 +315,7 @@ mod tests {
                 &format!("ff 54 24 {displacement}"),
                 NEAR,
                 &format!(
-                    "ff 74 24 {displacement} 48 8d 64 24 08 \
+                    "ff 74 24 {displacement} 48 8d 64 24 08 {BALANCE} \
                      ff 35 07 00 00 00 ff a4 24 {behind} 04 10 00 00 00 7f 00 00"
                 ),
             );
@@ -325,7 +352,10 @@ mod tests {
         assert_bytes(
             "ff 15 00 01 00 00",
             NEAR,
-            "ff 35 00 11 00 f0 48 8d 64 24 08 ff 35 06 00 00 00 ff 25 ef 10 00 f0 06 10 00 00 00 7f 00 00",
+            &format!(
+                "ff 35 00 11 00 f0 48 8d 64 24 08 {BALANCE} \
+                 ff 35 06 00 00 00 ff 25 e4 10 00 f0 06 10 00 00 00 7f 00 00"
+            ),
         );
         assert_bytes(
             "ff 15 00 01 00 00",

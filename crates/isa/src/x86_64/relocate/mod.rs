@@ -34,6 +34,8 @@ use iced_x86::Code;
 use super::{Assembler, Flow, Insn};
 use crate::Addr;
 
+pub(crate) use call::CALL_OVER;
+
 /// No instruction takes more bytes than this when displaced.
 pub const MAX_RELOCATED_LEN: usize = 64;
 
