@@ -15,6 +15,8 @@ pub(super) struct Chrome {
     stacks: CallStacks,
     /// Threads that were seen, with their processes.
     threads: BTreeMap<u32, u32>,
+    /// What the program is called that was started.
+    program: Option<String>,
     begun: bool,
 }
 
@@ -55,8 +57,8 @@ struct Name<'a> {
 }
 
 impl Chrome {
-    pub(super) fn new(shown: Shown) -> Chrome {
-        Chrome { shown, stacks: CallStacks::default(), threads: BTreeMap::new(), begun: false }
+    pub(super) fn new(shown: Shown, program: Option<String>) -> Chrome {
+        Chrome { shown, stacks: CallStacks::default(), threads: BTreeMap::new(), program, begun: false }
     }
 
     fn event(&mut self, event: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
@@ -83,7 +85,8 @@ impl Chrome {
         }
     }
 
-    /// A thread that was not seen before, and its process, get their names, as the system has them now.
+    /// A thread that was not seen before, and its process, get their names, as the system has them now; those that have ended are called
+    /// what was started.
     fn meet(&mut self, record: &TraceRecord, out: &mut dyn Write) -> io::Result<()> {
         let TraceRecord { process, thread, .. } = *record;
         if self.threads.contains_key(&thread) {
@@ -92,8 +95,9 @@ impl Chrome {
         let known = self.threads.values().any(|seen| *seen == process);
         self.threads.insert(thread, process);
         let mut name = |what: &str, tid: u32, file: String| {
-            let Ok(text) = std::fs::read_to_string(file) else { return Ok(()) };
-            let args = BTreeMap::from([("name", text.trim_end().to_owned())]);
+            let now = std::fs::read_to_string(file).ok().map(|text| text.trim_end().to_owned());
+            let Some(text) = now.or_else(|| self.program.clone()) else { return Ok(()) };
+            let args = BTreeMap::from([("name", text)]);
             self.event(&Name { name: what, ph: "M", pid: process, tid, args }, out)
         };
         if !known {

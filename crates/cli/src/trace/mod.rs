@@ -95,7 +95,11 @@ pub(crate) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
     let writer: Box<dyn Writer> = match format {
         Format::Text => Box::new(text::Text::new(shown)),
         Format::Json => Box::new(json::Json::new(shown)),
-        Format::Chrome => Box::new(chrome::Chrome::new(shown)),
+        Format::Chrome => {
+            let started = target.program.first().map(std::path::Path::new);
+            let name = started.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+            Box::new(chrome::Chrome::new(shown, name))
+        }
         Format::Folded => Box::new(folded::Folded::new(counted)),
     };
     let output = Rc::new(RefCell::new(Output { writer, out, functions: Vec::new() }));
