@@ -3,7 +3,8 @@
 //! The algorithm is that of Cooper, Harvey and Kennedy ("A simple, fast dominance algorithm").
 
 use crate::flow::FlowGraph;
-use crate::graph::{BlockId, Function};
+use crate::graph::BlockId;
+use crate::handles::Function;
 
 /// Which blocks are on every path from the entry to a block, or from a block to the exits.
 #[derive(Clone, Debug)]

@@ -27,7 +27,8 @@ use incise_image::{Image, LinkAddr};
 use crate::code::NONE;
 use crate::context::source;
 use crate::edge::EdgeKind;
-use crate::graph::{BlockData, Cfg, Edge, EdgeData, FunctionData, LEAVES, RETURNS, TO_IMPORT};
+use crate::graph::{BlockData, Cfg, EdgeData, FunctionData, LEAVES, RETURNS, TO_IMPORT};
+use crate::handles::Edge;
 
 /// Why a graph cannot be changed or made so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! A function's blocks as a small graph of its own, for the analyses.
 
-use crate::graph::{BlockId, Function};
+use crate::graph::BlockId;
+use crate::handles::Function;
 
 /// Successors and predecessors by position among the function's blocks.
 pub(crate) struct FlowGraph {

@@ -9,7 +9,8 @@ use crate::edge::{EdgeKind, Reason};
 use crate::gaps::{self, Evidence, Gap};
 use crate::program::{Known, Parser};
 use crate::returning::Returning;
-use crate::traverse::{Scratch, traverse};
+use crate::runs::Scratch;
+use crate::traverse::traverse;
 use crate::x86_64::skip_padding;
 
 impl Parser<'_> {

@@ -11,7 +11,8 @@ use incise_isa::native::{GprSet, Insn, RegisterUses};
 
 use crate::code::NONE;
 use crate::edge::EdgeKind;
-use crate::graph::{Block, BlockId, Cfg, Function, FunctionId};
+use crate::graph::{BlockId, Cfg, FunctionId};
+use crate::handles::{Block, Function};
 use crate::liveness::{Liveness, STATUS_FLAGS, Set};
 use crate::threads::in_order;
 

@@ -5,7 +5,8 @@
 //! the strongly connected parts of what is left are the loops inside.
 
 use crate::flow::FlowGraph;
-use crate::graph::{BlockId, Edge, Function};
+use crate::graph::BlockId;
+use crate::handles::{Edge, Function};
 
 /// A loop.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -18,7 +18,8 @@ use crate::graph::Cfg;
 use crate::join::{Joined, join};
 use crate::padding;
 use crate::returning::{Returning, Unknown, solve};
-use crate::traverse::{Scratch, traverse};
+use crate::runs::Scratch;
+use crate::traverse::traverse;
 
 /// Most rounds of looking for functions that nothing leads to. Twice as many for what other functions
 /// call.

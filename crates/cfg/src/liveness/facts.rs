@@ -5,7 +5,7 @@ use incise_image::Image;
 use incise_isa::native::{Flow, GprSet, Insn, RegisterUses, abi, flag_use};
 
 use super::set::Set;
-use crate::graph::Block;
+use crate::handles::Block;
 
 /// What an instruction reads, and what it overwrites.
 pub(super) fn of_insn(insn: &Insn, uses: &mut RegisterUses) -> (Set, Set) {

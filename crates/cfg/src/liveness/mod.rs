@@ -18,7 +18,8 @@ mod strangers;
 use incise_image::{Image, LinkAddr};
 use incise_isa::native::{Gpr, GprSet, Insn, RegisterUses};
 
-use crate::graph::{Block, BlockId, Cfg};
+use crate::graph::{BlockId, Cfg};
+use crate::handles::Block;
 
 pub(crate) use set::Set;
 

@@ -14,7 +14,8 @@ use super::set::Set;
 use super::strangers;
 use crate::code::NONE;
 use crate::edge::EdgeKind;
-use crate::graph::{Block, BlockId, Cfg, Edge, Function};
+use crate::graph::{BlockId, Cfg};
+use crate::handles::{Block, Edge, Function};
 use crate::threads::in_order;
 
 /// What is live where blocks begin, and behind their last instructions.
