@@ -14,7 +14,7 @@ use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
 
 use super::View;
-use super::live::differing;
+use super::making::differing;
 
 /// The first bytes of a book.
 const MAGIC: [u8; 16] = *b"incise patches 2";

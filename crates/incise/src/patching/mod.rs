@@ -7,7 +7,8 @@
 //! | `naming.rs`, `listing.rs` | names and strings for addresses, disassembly |
 //! | `search.rs`, `decides.rs` | strings and constants, who uses them, which branches decide |
 //! | `change.rs` | what is to be changed, as bytes |
-//! | `live.rs`, `book.rs`, `recording.rs` | changes of a running process, and the record of them in it |
+//! | `live.rs`, `making.rs` | changes of a running process |
+//! | `book.rs`, `recording.rs` | the record of them in it |
 //! | `leaving.rs` | what stays in a process, and when it goes |
 //! | `on_disk.rs` | changes of a file |
 //! | `note.rs`, `patch_file.rs` | changes as text |
@@ -22,6 +23,7 @@ mod error;
 mod leaving;
 mod listing;
 mod live;
+mod making;
 mod naming;
 mod note;
 mod on_disk;

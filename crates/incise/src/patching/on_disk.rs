@@ -15,7 +15,7 @@ use incise_space::{AddressSpace, SpaceError};
 
 use super::book::Patch;
 use super::change::{Change, Detour, How, Plan, plan};
-use super::live::{differing, edits};
+use super::making::{differing, edits};
 use super::note::Note;
 use super::set::Setting;
 use super::{PatchError, View};
