@@ -132,7 +132,7 @@ fn a_plan_is_the_same_each_time_and_with_any_number_of_threads() {
 fn a_plan_is_as_good_wherever_the_program_is_loaded() {
     let Some(program) = need_program("ls") else { return };
     let first = lines(&coverage(&["--json"], &program));
-    for base in ["0x55d3f1a6b000", "7f3a10c48000", "0x10000"] {
+    for base in ["0x55d3f1a6b000", "7f3a10c48000"] {
         let other = lines(&coverage(&["--json", "--base", base], &program));
         assert!(first.sites == other.sites, "other tactics at {base}");
     }
