@@ -116,3 +116,22 @@ fn a_range_that_is_none_is_told() {
         assert!(text.contains(part) && text.lines().count() == 1, "{pattern}: {text}");
     }
 }
+
+#[test]
+fn an_address_inside_an_instruction_is_refused() {
+    let (Some(compiler), Some(_)) = (need_program("gcc"), need_program("objdump")) else { return };
+    let scratch = Scratch::new();
+    let (source, program) = (scratch.file("inside.c"), scratch.file("inside"));
+    fs::write(&source, TEXT).expect("a new file");
+    // Without padding between blocks.
+    let outcome = run(Command::new(&compiler).args(["-Os", "-o"]).arg(&program).arg(&source));
+    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    let main = listing(&program, "main");
+    for offset in 1..main[main.len() - 1] - main[0] {
+        let place = format!("main+{offset}");
+        let outcome = run(Command::new(incise()).args(["list", &place]).arg(&program));
+        let begins = main.contains(&(main[0] + offset));
+        assert_eq!(outcome.ending == Ending::Exited(0), begins, "{place}: {}", outcome.error_text());
+        assert_eq!(outcome.error_text().contains("is inside the instruction `"), !begins, "{place}");
+    }
+}

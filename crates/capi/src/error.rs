@@ -78,7 +78,11 @@ impl Error {
             Error::Results(_) => 9,
             Error::Pattern(PatternError::NoModule { .. }) => 10,
             Error::Pattern(PatternError::NoFunction { .. }) | Error::Undecided(_) => 11,
-            Error::Pattern(PatternError::OutsideFunction { .. } | PatternError::NotCode { .. })
+            Error::Pattern(
+                PatternError::OutsideFunction { .. }
+                | PatternError::InsideInstruction { .. }
+                | PatternError::NotCode { .. },
+            )
             | Error::Beyond { .. }
             | Error::Refused(Refusal::NotExecutable(_)) => 12,
             Error::OwnCode | Error::Refused(_) | Error::Lost(_) => 13,

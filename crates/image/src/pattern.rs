@@ -111,6 +111,18 @@ pub enum PatternError {
         /// Its size in bytes.
         size: u64,
     },
+    /// The address is not where an instruction begins.
+    #[error("`{pattern}`: {at} is inside the instruction `{instruction}` at {start}")]
+    InsideInstruction {
+        /// The pattern as given, or the name of the place.
+        pattern: String,
+        /// The address.
+        at: Addr,
+        /// Where the instruction begins.
+        start: Addr,
+        /// The instruction.
+        instruction: String,
+    },
     /// The address is not in the executable memory of any module (that fits).
     #[error("`{pattern}`: {address:#x} is not in the code of any module")]
     NotCode {

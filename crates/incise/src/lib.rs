@@ -22,6 +22,7 @@
 
 #![deny(unsafe_code)]
 
+mod boundary;
 pub mod callback;
 pub mod changing;
 pub mod compiled;

@@ -4,8 +4,10 @@ use incise_image::{
     FunctionKind, MemoryReader, Module, Pattern, PatternError, Target, find, implementations,
 };
 use incise_isa::Addr;
+use incise_isa::native::Syntax;
 use incise_patch::{Place, Placement};
 
+use crate::boundary::around;
 use crate::filter::Filter;
 use crate::flow::{PointView, inside};
 use crate::program::Program;
@@ -168,6 +170,8 @@ pub struct Query {
     module: Option<String>,
     kind: Option<PointKind>,
     filter: Option<Filter>,
+    /// Also where no instruction begins.
+    anywhere: bool,
 }
 
 impl Query {
@@ -175,6 +179,11 @@ impl Query {
     /// `*0xADDRESS`; or the instructions of a range: `NAME+FROM..NAME+TO`, `*0xFROM..*0xTO`.
     pub fn functions(pattern: impl Into<String>) -> Query {
         Query { patterns: vec![pattern.into()], ..Query::default() }
+    }
+
+    /// As [`functions`](Self::functions), and addresses in the middle of an instruction are found too.
+    pub(crate) fn anywhere(pattern: &str) -> Query {
+        Query { anywhere: true, ..Query::functions(pattern) }
     }
 
     /// Also what `pattern` matches.
@@ -237,7 +246,7 @@ impl Query {
     /// Finds the points in `program`; `memory` tells which implementations of indirect functions are in use.
     ///
     /// # Errors
-    /// A pattern that is malformed or that nothing matches.
+    /// A pattern that is malformed or that nothing matches; an address in the middle of an instruction.
     pub fn run(&self, program: &Program, memory: &dyn MemoryReader) -> Result<Found, PatternError> {
         let all: Vec<usize> = (0..program.modules().len()).collect();
         let mut found = self.run_in(program, &all, memory)?;
@@ -261,6 +270,17 @@ impl Query {
         for mut target in find(&part, &patterns, self.module.as_deref())? {
             target.module = chosen[target.module];
             let module = &modules[target.module];
+            let inside = || around(program, target.addr).filter(|_| !self.anywhere);
+            if target.addr != target.start
+                && let Some(insn) = inside()
+            {
+                return Err(PatternError::InsideInstruction {
+                    pattern: target.name,
+                    at: target.addr,
+                    start: insn.addr(),
+                    instruction: insn.text_in(Syntax::Intel),
+                });
+            }
             if let Some(end) = target.end {
                 ranges.extend(in_range(program, module, &target, end, &mut found.incomplete));
                 continue;

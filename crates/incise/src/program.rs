@@ -87,6 +87,11 @@ impl Program {
         Ok(Program::of_map(&space.mappings()?, pid, images, &memory))
     }
 
+    /// The process, as it is called under /proc, if it is one.
+    pub(crate) fn process(&self) -> Option<&str> {
+        self.pid.as_deref()
+    }
+
     /// The modules in a memory map of process `pid`.
     pub fn of_map(map: &MemoryMap, pid: &str, images: &mut Images, memory: &dyn MemoryReader) -> Program {
         let mut modules = modules(map, &mut |mapping| images.of(pid, mapping, memory));

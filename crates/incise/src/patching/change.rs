@@ -6,6 +6,7 @@ use incise_isa::native::{Assembler, Flow, Gpr, Insn, Relocation, Syntax, assembl
 
 use super::set::Setting;
 use super::{PatchError, View, place};
+use crate::boundary::around;
 
 /// A change of a program.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,6 +126,12 @@ pub fn plan(view: &View, request: &Request) -> Result<Plan, PatchError> {
     if !view.is_code(at) {
         let reason = "no code lies there; data is changed with --string or --data".to_owned();
         return Err(PatchError::Unsuitable { at, reason });
+    }
+    if !matches!(request.change, Change::Bytes(_))
+        && let Some(insn) = around(view.program(), at)
+    {
+        let text = insn.text_in(request.syntax);
+        return Err(PatchError::InsideInstruction { at, start: insn.addr(), text });
     }
     let old = match &request.change {
         Change::Bytes(bytes) => covering(view, at, bytes.len())?,

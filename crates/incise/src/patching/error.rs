@@ -78,6 +78,18 @@ pub enum PatchError {
         /// The address.
         at: Addr,
     },
+    /// The address is not where an instruction begins.
+    #[error(
+        "{at} is inside the instruction `{text}` at {start}: name that one, or change single bytes with --bytes"
+    )]
+    InsideInstruction {
+        /// The address.
+        at: Addr,
+        /// Where the instruction begins.
+        start: Addr,
+        /// The instruction.
+        text: String,
+    },
     /// The assembler does not take the text.
     #[error("{0}")]
     Assembly(#[from] AsmError),

@@ -49,7 +49,7 @@ fn address(view: &View, text: &str) -> Result<Addr, PatchError> {
             None => Err(PatchError::Unmapped { at: Addr(at) }),
         };
     }
-    let found = Query::functions(text).run(view.program(), view)?;
+    let found = Query::anywhere(text).run(view.program(), view)?;
     match &found.points[..] {
         [point] => Ok(point.addr),
         [] => match &found.unresolved[..] {
