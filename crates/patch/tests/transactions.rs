@@ -178,6 +178,21 @@ fn a_failure_at_any_step_changes_no_byte() {
 }
 
 #[test]
+fn memory_that_the_program_takes_meanwhile_is_gone_round() {
+    for meanwhile in 1..4 {
+        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
+        space.meanwhile = meanwhile;
+        let mut batch = Batch::default();
+        batch.insert(Addr(TEXT), Snippet::Counter(engine.counter()), Position::Last);
+        engine.commit(&mut space, &NoFacts, &batch, Policy::default()).expect("somewhere else");
+        assert_eq!(space.meanwhile, 0);
+        assert_ne!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+        remove_all(&mut engine, &mut space);
+        assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
+    }
+}
+
+#[test]
 fn less_memory_is_reserved_where_there_is_no_more() {
     let bound = 1 << 17;
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));

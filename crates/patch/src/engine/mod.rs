@@ -62,6 +62,9 @@ pub struct Engine {
     instrumentation: Option<Arc<dyn Instrumentation>>,
 }
 
+/// How often a transaction is planned again whose memory the program took in the meantime.
+const TRIES_AGAIN: usize = 3;
+
 /// So many more bytes of retired trampolines are worth a look at all threads.
 const RECLAIM_BYTES: u64 = 1 << 20;
 
@@ -133,6 +136,26 @@ impl Engine {
     /// # Errors
     /// As for [`commit`](Self::commit).
     pub fn commit_in(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        map: &MemoryMap,
+        facts: &dyn Facts,
+        batch: &Batch,
+        policy: Policy,
+    ) -> Result<Report, CommitError> {
+        let mut done = self.commit_once(space, map, facts, batch, policy);
+        // Threads of the program may have mapped memory where ours was to go since the map was read.
+        for _ in 0..TRIES_AGAIN {
+            if !matches!(done, Err(CommitError::Space(SpaceError::Occupied { .. }))) {
+                break;
+            }
+            let map = space.mappings()?;
+            done = self.commit_once(space, &map, facts, batch, policy);
+        }
+        done
+    }
+
+    fn commit_once(
         &mut self,
         space: &mut dyn AddressSpace,
         map: &MemoryMap,

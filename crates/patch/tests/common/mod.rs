@@ -34,6 +34,8 @@ pub struct FakeSpace {
     /// The program may write to its code.
     pub writable: bool,
     pub busy: BTreeSet<Addr>,
+    /// So often the program maps a page of its own where code was to go, just before it does.
+    pub meanwhile: usize,
     /// The first quadword of every data mapping.
     pub data: Vec<&'static AtomicU64>,
 }
@@ -109,6 +111,11 @@ impl AddressSpace for FakeSpace {
     fn map_code(&mut self, at: Addr, len: u64) -> Result<(), SpaceError> {
         self.step()?;
         self.within_bound(len)?;
+        if self.meanwhile > 0 {
+            self.meanwhile -= 1;
+            self.mapped.push(at.span(4096));
+            return Err(SpaceError::Occupied { at, len });
+        }
         assert!(self.mappings()?.is_free(&at.span(len)));
         self.mapped.push(at.span(len));
         Ok(())
