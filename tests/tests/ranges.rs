@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use incise_tests::build::incise;
@@ -35,6 +35,16 @@ fn listing(program: &Path, function: &str) -> Vec<u64> {
     insns.map(|(address, _)| u64::from_str_radix(address.trim(), 16).expect("an address")).collect()
 }
 
+/// The program of [`TEXT`], compiled; `None` where that cannot be done.
+fn compiled(scratch: &Scratch, name: &str, optimization: &str) -> Option<PathBuf> {
+    let (compiler, _) = (need_program("gcc")?, need_program("objdump")?);
+    let (source, program) = (scratch.file(&format!("{name}.c")), scratch.file(name));
+    fs::write(&source, TEXT).expect("a new file");
+    let outcome = run(Command::new(&compiler).args([optimization, "-o"]).arg(&program).arg(&source));
+    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    Some(program)
+}
+
 fn list(options: &[&str], program: &Path) -> Vec<(u64, String)> {
     let outcome = run(Command::new(incise()).args(["list", "--json"]).args(options).arg(program));
     assert_eq!(outcome.ending, Ending::Exited(0), "{options:?}: {}", outcome.error_text());
@@ -50,12 +60,8 @@ fn list(options: &[&str], program: &Path) -> Vec<(u64, String)> {
 
 #[test]
 fn a_range_means_every_instruction_that_begins_in_it() {
-    let (Some(compiler), Some(_)) = (need_program("gcc"), need_program("objdump")) else { return };
     let scratch = Scratch::new();
-    let (source, program) = (scratch.file("range.c"), scratch.file("range"));
-    fs::write(&source, TEXT).expect("a new file");
-    let outcome = run(Command::new(&compiler).args(["-O2", "-o"]).arg(&program).arg(&source));
-    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    let Some(program) = compiled(&scratch, "range", "-O2") else { return };
     let leaf = listing(&program, "leaf");
     assert!(leaf.len() > 4);
     let addresses =
@@ -119,13 +125,9 @@ fn a_range_that_is_none_is_told() {
 
 #[test]
 fn an_address_inside_an_instruction_is_refused() {
-    let (Some(compiler), Some(_)) = (need_program("gcc"), need_program("objdump")) else { return };
     let scratch = Scratch::new();
-    let (source, program) = (scratch.file("inside.c"), scratch.file("inside"));
-    fs::write(&source, TEXT).expect("a new file");
     // Without padding between blocks.
-    let outcome = run(Command::new(&compiler).args(["-Os", "-o"]).arg(&program).arg(&source));
-    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    let Some(program) = compiled(&scratch, "inside", "-Os") else { return };
     let main = listing(&program, "main");
     for offset in 1..main[main.len() - 1] - main[0] {
         let place = format!("main+{offset}");

@@ -250,15 +250,28 @@ pub unsafe extern "C" fn patch_run_once(snippet: *const c_char, value: *mut i64)
         let points = active.session.find(Query::functions("main"));
         let points = points.or_else(|_| active.session.find(Query::functions("libc!exit")))?;
         let tree = active.snippets().language.tree(snippet, &points[0])?;
-        let returned = match active.session.once(&tree)? {
-            Ran::Value(value) => value as i64,
-            Ran::Nothing => 0,
-            Ran::Fault(fault) => return Err(Error::Snippet(format!("the run ended early: {fault}"))),
-        };
-        if !value.is_null() {
-            // SAFETY: the caller's.
-            unsafe { value.write(returned) };
-        }
-        Ok(())
+        let ran = active.session.once(&tree)?;
+        // SAFETY: the caller's.
+        unsafe { store_value(ran, value) }
     })
+}
+
+/// Stores what a run gave, 0 if nothing, where there is a place for it.
+///
+/// # Errors
+/// [`Error::Snippet`] if the run ended early.
+///
+/// # Safety
+/// `value` is NULL or points to a variable.
+pub(crate) unsafe fn store_value(ran: Ran, value: *mut i64) -> Result<(), Error> {
+    let returned = match ran {
+        Ran::Value(value) => value as i64,
+        Ran::Nothing => 0,
+        Ran::Fault(fault) => return Err(Error::Snippet(format!("the run ended early: {fault}"))),
+    };
+    if !value.is_null() {
+        // SAFETY: the caller's.
+        unsafe { value.write(returned) };
+    }
+    Ok(())
 }

@@ -8,14 +8,15 @@
 
 use std::ffi::{CStr, c_char, c_uint};
 
+use incise::Addr;
 use incise::isa::native::Gpr;
 use incise::snippet::{
     self, BinaryOp, Callee, Constant, Expr, Place, PointFact, Program, Register, Stmt, Storage, TreeError,
     Type, UnaryOp, Variable,
 };
-use incise::{Addr, Ran};
 
 use crate::abi::Op;
+use crate::data::store_value;
 use crate::error::Error;
 use crate::exports::status;
 use crate::lock::lock;
@@ -310,16 +311,9 @@ pub unsafe extern "C" fn patch_run_tree(tree: *const Tree, body: Piece, value: *
         library.check_active()?;
         // SAFETY: the caller's.
         let program = unsafe { given(tree) }?.program(body)?;
-        let returned = match library.active()?.session.once(&program)? {
-            Ran::Value(value) => value as i64,
-            Ran::Nothing => 0,
-            Ran::Fault(fault) => return Err(Error::Snippet(format!("the run ended early: {fault}"))),
-        };
-        if !value.is_null() {
-            // SAFETY: the caller's.
-            unsafe { value.write(returned) };
-        }
-        Ok(())
+        let ran = library.active()?.session.once(&program)?;
+        // SAFETY: the caller's.
+        unsafe { store_value(ran, value) }
     })
 }
 

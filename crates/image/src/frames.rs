@@ -1,11 +1,6 @@
 //! The unwind tables as plain rows, for code that walks stacks with little: where the canonical frame address is, and where `rbp` lies.
 
-use std::collections::HashMap;
-
-use gimli::{
-    CfaRule, CieOrFde, CommonInformationEntry, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow,
-    X86_64,
-};
+use gimli::{CfaRule, RegisterRule, UnwindContext, UnwindTableRow, X86_64};
 
 use crate::LinkAddr;
 use crate::unwind::Unwind;
@@ -39,24 +34,15 @@ pub enum FrameRule {
 
 /// All rows, ascending, one for each address. What comes behind a function that no other follows is [`FrameRule::Unknown`].
 pub(crate) fn rows(unwind: &Unwind) -> Vec<FrameRow> {
-    let (table, bases) = (unwind.table(), unwind.bases());
-    let mut common: HashMap<usize, gimli::Result<CommonInformationEntry<_>>> = HashMap::new();
     let mut context = UnwindContext::new();
     let mut found = Vec::new();
-    let mut entries = table.entries(&bases);
-    // A malformed entry ends the table; what came before it stands.
-    while let Ok(Some(entry)) = entries.next() {
-        let CieOrFde::Fde(partial) = entry else { continue };
-        let parsed = partial.parse(|section, bases, offset| {
-            common.entry(offset.0).or_insert_with(|| section.cie_from_offset(bases, offset)).clone()
-        });
-        let Ok(entry) = parsed else { continue };
-        let Ok(mut rows) = entry.rows(&table, &bases, &mut context) else { continue };
+    unwind.each(|table, bases, entry| {
+        let Ok(mut rows) = entry.rows(table, bases, &mut context) else { return };
         while let Ok(Some(row)) = rows.next_row() {
             found.push(FrameRow { at: LinkAddr(row.start_address()), rule: rule(row) });
         }
         found.push(FrameRow { at: LinkAddr(entry.end_address()), rule: FrameRule::Unknown });
-    }
+    });
     // Of several for one address the one that tells something.
     found.sort_by_key(|row| (row.at, row.rule == FrameRule::Unknown));
     found.dedup_by_key(|row| row.at);

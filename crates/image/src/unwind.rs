@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr, Encoding, EndianSlice,
-    LittleEndian, Pointer, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, X86_64,
+    FrameDescriptionEntry, LittleEndian, Pointer, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow,
+    X86_64,
 };
 
 use crate::LinkAddr;
@@ -16,7 +17,8 @@ use crate::dwarf::{BinaryOp, Value, unwind_value};
 use crate::layout::Layout;
 use crate::tables::Part;
 
-pub(crate) type Table<'a> = EhFrame<EndianSlice<'a, LittleEndian>>;
+type Table<'a> = EhFrame<EndianSlice<'a, LittleEndian>>;
+type Described<'a> = FrameDescriptionEntry<EndianSlice<'a, LittleEndian>>;
 type Row = UnwindTableRow<usize>;
 
 /// How to find the caller of the code at some place.
@@ -80,7 +82,7 @@ impl Unwind {
         Unwind { eh_frame: part(bytes), at, text, plt, ranges: OnceLock::new(), offsets: OnceLock::new() }
     }
 
-    pub(super) fn bases(&self) -> BaseAddresses {
+    fn bases(&self) -> BaseAddresses {
         let text = self.text.first().map_or(0, |r| r.start.0);
         BaseAddresses::default().set_eh_frame(self.at.0).set_text(text)
     }
@@ -113,8 +115,7 @@ impl Unwind {
     fn row<T>(&self, pc: LinkAddr, look: impl FnOnce(&Table<'_>, Encoding, &Row) -> Option<T>) -> Option<T> {
         let offsets = self.offsets.get_or_init(|| self.find_offsets());
         let index = offsets.partition_point(|(start, _)| *start <= pc).checked_sub(1)?;
-        let table = EhFrame::new(self.eh_frame.bytes(), LittleEndian);
-        let bases = self.bases();
+        let (table, bases) = (self.table(), self.bases());
         let entry = table.fde_from_offset(&bases, offsets[index].1.into(), EhFrame::cie_from_offset).ok()?;
         if !entry.contains(pc.0) {
             return None;
@@ -124,26 +125,31 @@ impl Unwind {
         look(&table, entry.cie().encoding(), row)
     }
 
-    /// The table itself.
-    pub(crate) fn table(&self) -> Table<'_> {
+    fn table(&self) -> Table<'_> {
         EhFrame::new(self.eh_frame.bytes(), LittleEndian)
     }
 
-    fn find_offsets(&self) -> Vec<(LinkAddr, usize)> {
-        let table = EhFrame::new(self.eh_frame.bytes(), LittleEndian);
-        let bases = self.bases();
+    /// Shows `look` the table and each description in it.
+    pub(crate) fn each<'a>(&'a self, mut look: impl FnMut(&Table<'a>, &BaseAddresses, &Described<'a>)) {
+        let (table, bases) = (self.table(), self.bases());
+        // Each common entry is parsed once: a long one that many refer to would cost quadratic time.
         let mut common: HashMap<usize, gimli::Result<CommonInformationEntry<_>>> = HashMap::new();
-        let mut found = Vec::new();
         let mut entries = table.entries(&bases);
+        // A malformed entry ends the table; what came before it stands.
         while let Ok(Some(entry)) = entries.next() {
             let CieOrFde::Fde(partial) = entry else { continue };
             let parsed = partial.parse(|section, bases, offset| {
                 common.entry(offset.0).or_insert_with(|| section.cie_from_offset(bases, offset)).clone()
             });
             if let Ok(entry) = parsed {
-                found.push((LinkAddr(entry.initial_address()), entry.offset()));
+                look(&table, &bases, &entry);
             }
         }
+    }
+
+    fn find_offsets(&self) -> Vec<(LinkAddr, usize)> {
+        let mut found = Vec::new();
+        self.each(|_, _, entry| found.push((LinkAddr(entry.initial_address()), entry.offset())));
         found.sort_unstable();
         found
     }
@@ -154,31 +160,20 @@ impl Unwind {
     }
 
     fn read(&self) -> Vec<Range<LinkAddr>> {
-        let table = EhFrame::new(self.eh_frame.bytes(), LittleEndian);
-        let bases = self.bases();
-        // Each common entry is parsed once: a long one that many refer to would cost quadratic time.
-        let mut common: HashMap<usize, gimli::Result<CommonInformationEntry<_>>> = HashMap::new();
         let mut found: Vec<Range<LinkAddr>> = Vec::new();
-        let mut entries = table.entries(&bases);
-        // A malformed entry ends the table; what came before it stands.
-        while let Ok(Some(entry)) = entries.next() {
-            let CieOrFde::Fde(partial) = entry else { continue };
-            let parsed = partial.parse(|section, bases, offset| {
-                common.entry(offset.0).or_insert_with(|| section.cie_from_offset(bases, offset)).clone()
-            });
-            let Ok(entry) = parsed else { continue };
+        self.each(|_, _, entry| {
             // That of the way back from signal handlers begins a byte early, for unwinders that look one before the
             // address they return to (glibc, sigaction.c): in the middle of some other instruction.
             if entry.is_signal_trampoline() {
-                continue;
+                return;
             }
             let start = LinkAddr(entry.initial_address());
-            let Some(hull) = find_range(&self.text, start) else { continue };
+            let Some(hull) = find_range(&self.text, start) else { return };
             if entry.len() != 0 && find_range(&self.plt, start).is_none() {
                 let end = start.span(entry.len()).end.min(hull.end);
                 found.push(start..end);
             }
-        }
+        });
         found.sort_unstable_by_key(|r| (r.start, r.end));
         found.dedup_by_key(|r| r.start);
         found
