@@ -210,7 +210,7 @@ impl Process {
         let batch = self.engine.share_counters();
         let policy = Policy { atomicity: Atomicity::BestEffort, ..Policy::default() };
         self.engine.commit(space, &self.program, &batch, policy)?;
-        Ok(space.give_up_areas()?)
+        Ok(space.give_up_areas(&self.engine.retired())?)
     }
 
     /// Puts counters where the patterns match and none is yet. `strict`: a pattern that matches nothing is an

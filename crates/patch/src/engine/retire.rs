@@ -44,6 +44,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Trampolines that nothing leads to any more; threads may still be in them.
+    pub fn retired(&self) -> Vec<Range<Addr>> {
+        self.retired.iter().flatten().cloned().collect()
+    }
+
     /// Gives all memory in the target back, if nothing is patched and no thread is in a trampoline.
     /// Returns the bytes of trampolines that had to stay.
     ///

@@ -10,10 +10,14 @@
 //!    first thread of a forked child: the areas are shared memory, and it has its parent's gs base. Where there is no
 //!    memory for one, all threads are held, and who counts is told, so that code counts with `lock` before that thread runs.
 //! 4. What a thread counted is added up when its end is reported, and its area is free.
-//! 5. Before a process is left, and when its memory is given back, its threads get gs base zero again.
+//! 5. Before a process is left, and when its memory is given back, its threads get gs base zero again. Where areas are given up
+//!    because the program is going to use gs, a thread that is still in code that counts in its area keeps it until a stop
+//!    outside: in the common area it would count without `lock` beside those that count with it, and its store would undo theirs.
 //!
 //! If the tracer is killed, areas and gs bases stay: the counts are nobody's, and new threads share the areas of those
 //! that made them, which harms nothing.
+
+use std::ops::Range;
 
 use incise_isa::Addr;
 
@@ -21,7 +25,7 @@ use super::event::Event;
 use super::ptrace::{self, Tid};
 use super::runtime::far_hole;
 use super::tracees::{MemoryId, State, Tracees};
-use crate::cells::ThreadCells;
+use crate::cells::{Area, ThreadCells};
 use crate::sys;
 use crate::{DataMapping, SpaceError};
 
@@ -37,6 +41,13 @@ pub(super) struct Cells {
 
 /// Areas that are mapped at first; then each time as many as there are.
 const FIRST_AREAS: u64 = 32;
+
+/// Sets the gs base of a stopped thread to zero, unless the program has set it since the thread was given `area`.
+pub(super) fn leave_gs(tid: Tid, area: &Area) {
+    if ptrace::gs(tid).is_ok_and(|(base, _)| base == area.base()) {
+        drop(ptrace::set_gs_base(tid, 0)); // ESRCH: it was killed.
+    }
+}
 
 impl Tracees {
     /// The cells of `memory`, made if need be; `None` where a thread uses gs itself, or there is no room.
@@ -68,7 +79,7 @@ impl Tracees {
         const LOW: Addr = Addr(1 << 20);
         const HIGH: Addr = Addr((1 << 31) - (1 << 20));
         let map = self.memory_map(memory)?;
-        let place = |hole: std::ops::Range<Addr>| {
+        let place = |hole: Range<Addr>| {
             let start = Addr(hole.end.0.checked_sub(ThreadCells::AREA)?).align_down(ThreadCells::AREA);
             (start >= hole.start).then_some(start)
         };
@@ -102,7 +113,7 @@ impl Tracees {
         let Some(thread) = self.threads.get(&tid) else { return };
         match (&target.cells, &thread.area) {
             (Some(_), None) => self.give_area(tid, memory),
-            (None, Some(_)) => self.take_area(tid),
+            (None, Some(_)) => self.give_up_area(tid, memory),
             _ => {}
         }
     }
@@ -154,18 +165,30 @@ impl Tracees {
     /// Takes a stopped thread's area away, as if it had never had one.
     pub(super) fn take_area(&mut self, tid: Tid) {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
-        if thread.area.take().is_some() {
-            drop(ptrace::set_gs_base(tid, 0)); // ESRCH: it was killed.
+        if let Some(area) = thread.area.take() {
+            leave_gs(tid, &area);
         }
     }
 
-    /// Takes the areas of all threads away: no code counts in cells any more.
-    pub(super) fn take_areas(&mut self, memory: MemoryId) {
+    /// The same, unless the thread is in code that still counts in its area.
+    fn give_up_area(&mut self, tid: Tid, memory: MemoryId) {
+        let Ok(target) = self.target(memory) else { return };
+        let counts = |ip: Addr| target.counting.iter().any(|range| range.contains(&ip));
+        let inside = !target.counting.is_empty()
+            && ptrace::registers(tid).is_ok_and(|registers| counts(registers.ip()));
+        if !inside {
+            self.take_area(tid);
+        }
+    }
+
+    /// Takes the areas of all threads away: no code counts in cells any more, but for that in `counting`, which nothing leads
+    /// to: a thread that is in it is left its area for as long.
+    pub(super) fn take_areas(&mut self, memory: MemoryId, counting: &[Range<Addr>]) {
         let Ok(target) = self.target_mut(memory) else { return };
-        target.cells = None;
+        (target.cells, target.counting) = (None, counting.to_vec());
         for tid in self.threads_on(memory) {
             if matches!(self.state(tid), Some(State::Stopped(_))) {
-                self.take_area(tid);
+                self.give_up_area(tid, memory);
             }
         }
     }

@@ -73,7 +73,7 @@ impl Tracees {
             if idle_now { idle.push(range) } else { left.push(range) }
         }
         // A thread in a trampoline may touch any data.
-        self.take_areas(memory);
+        self.take_areas(memory, &[]);
         let target = self.target(memory)?;
         let trampolines_left = left.iter().any(|range| *range != runtime.range());
         if trampolines_left { &mut left } else { &mut idle }.extend(target.data.iter().cloned());

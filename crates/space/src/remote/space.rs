@@ -90,14 +90,15 @@ impl RemoteSpace {
     }
 
     /// Takes the [`thread_cells`](Self::thread_cells) of the threads away: what counts in them from now on counts in the
-    /// common one of all. For a program that is going to use gs itself.
+    /// common one of all. For a program that is going to use gs itself. `counting`: code that still counts in them, which nothing
+    /// leads to any more; threads in it keep theirs until they have left it and stopped.
     ///
     /// # Errors
     /// [`SpaceError::Gone`] if the process ended or runs another program.
-    pub fn give_up_areas(&mut self) -> Result<(), SpaceError> {
+    pub fn give_up_areas(&mut self, counting: &[Range<Addr>]) -> Result<(), SpaceError> {
         let mut tracees = self.tracees.borrow_mut();
         tracees.hold(self.memory)?;
-        tracees.take_areas(self.memory);
+        tracees.take_areas(self.memory, counting);
         tracees.release(self.memory);
         Ok(())
     }

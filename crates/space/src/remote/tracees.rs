@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use incise_isa::Addr;
 
-use super::areas::Cells;
+use super::areas::{Cells, leave_gs};
 use super::event::{Event, ProcessId};
 use super::frames::Frame;
 use super::journal::Journal;
@@ -112,6 +112,8 @@ pub(super) struct Target {
     pub(super) data: Vec<Range<Addr>>,
     /// What its threads count in.
     pub(super) cells: Option<Cells>,
+    /// Code that counts in areas which were given up; nothing leads to it.
+    pub(super) counting: Vec<Range<Addr>>,
 }
 
 impl Target {
@@ -133,6 +135,7 @@ impl Target {
             code: Vec::new(),
             data: Vec::new(),
             cells: None,
+            counting: Vec::new(),
         }
     }
 
@@ -150,6 +153,7 @@ impl Target {
             code: self.code.clone(),
             data: self.data.clone(),
             cells: self.cells.clone(),
+            counting: self.counting.clone(),
             ..Target::new(memory)
         }
     }
@@ -252,8 +256,8 @@ impl Tracees {
         };
         if let Some(area) = self.leaving.remove(&tid) {
             let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
-            if area.is_some() {
-                drop(ptrace::set_gs_base(tid, 0)); // ESRCH: it was killed.
+            if let Some(area) = area {
+                leave_gs(tid, &area);
             }
             drop(ptrace::detach(tid, signal)); // The same.
             return;
