@@ -29,13 +29,13 @@ pub(crate) fn edits(
     let mut edits = Vec::with_capacity(pieces.len());
     let mut rest = &pieces[..];
     while let Some((first, added)) = rest.first() {
-        let mut end = end(first);
-        let overlapping = rest[1..].iter().take_while(|(edit, _)| {
-            let overlaps = edit.at < end;
-            end = end.max(self::end(edit));
-            overlaps
+        let mut reach = reach(first);
+        let entangled = rest[1..].iter().take_while(|(edit, _)| {
+            let is_reached = edit.at < reach;
+            reach = reach.max(self::reach(edit));
+            is_reached
         });
-        let count = 1 + overlapping.count();
+        let count = 1 + entangled.count();
         match alone(code, first, *added) {
             Some(edit) if count == 1 => edits.push(edit),
             _ => merge(code, &rest[..count], &mut edits),
@@ -49,13 +49,26 @@ fn end(edit: &Edit) -> Addr {
     edit.at + edit.old.len() as u64
 }
 
-/// The edit for a piece that no other overlaps, if the bytes in place are those it starts from.
+/// The end of the edit and of all jumps that begin in it. The rest of a jump may be in the next edit, or nowhere if it is as it
+/// was; a change of it concerns the head all the same.
+fn reach(edit: &Edit) -> Addr {
+    let jumps = edit.head_offsets().filter(|&head| is_jump(edit.old[head]) || is_jump(edit.new[head]));
+    let jump = jumps.last().map_or(edit.at, |head| edit.at + (head + SPRINGBOARD_LEN) as u64);
+    jump.max(end(edit))
+}
+
+/// Whether an instruction that begins so has a displacement of four bytes right behind.
+fn is_jump(byte: u8) -> bool {
+    matches!(byte, 0xE8 | 0xE9)
+}
+
+/// The edit for a piece that no other reaches, if the bytes in place are those it starts from.
 fn alone(code: &Code, edit: &Edit, added: bool) -> Option<Edit> {
     let edit = if added { *edit } else { edit.inverse() };
     code.is_current(edit.at, &edit.old).then_some(edit)
 }
 
-/// The edits for a contiguous stretch of pieces.
+/// The edits for pieces that reach one into the other.
 fn merge(code: &Code, pieces: &[(Edit, bool)], edits: &mut Vec<Edit>) {
     let Some(start) = pieces.first().map(|(edit, _)| edit.at) else { return };
     let stop = pieces.iter().map(|(edit, _)| end(edit)).max().unwrap_or(start);
@@ -118,10 +131,82 @@ fn significant(old: &[u8], new: &[u8], heads: &[bool]) -> Vec<bool> {
     counts.reverse();
     // A jump may reach into a head that changes: it has to be seen that it does.
     for i in (0..old.len()).rev() {
-        let reaches = |byte: u8| matches!(byte, 0xE8 | 0xE9);
-        if heads[i] && !counts[i] && (reaches(old[i]) || reaches(new[i])) {
+        if heads[i] && !counts[i] && (is_jump(old[i]) || is_jump(new[i])) {
             counts[i] = counts[i + 1..].iter().take(SPRINGBOARD_LEN - 1).any(|counts| *counts);
         }
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use incise_image::MemoryMap;
+
+    use super::*;
+    use crate::code::NoFacts;
+
+    const START: Addr = Addr(0x10_0000);
+    const LEN: usize = 0x30;
+
+    /// A group that has put `new` in place of `old` at [`START`].
+    fn group(old: &[u8], new: &[u8], heads: &[bool]) -> Group {
+        Group {
+            start: START,
+            extent: START.span(LEN as u64),
+            heads: SmallVec::new(),
+            faults: Vec::new(),
+            switches: SmallVec::new(),
+            trampoline: Addr(0),
+            len: 0,
+            stubs: SmallVec::new(),
+            slots: SmallVec::new(),
+            marks: SmallVec::new(),
+            edits: cut(START, old, new, heads),
+        }
+    }
+
+    /// Wherever the pieces are cut in two: a byte of a jump only changes with the head of the jump, and the heads of
+    /// all jumps that have that head among their bytes.
+    #[test]
+    fn heads_of_all_jumps_that_change_are_there() {
+        let original = [0x11; LEN];
+        for start in 0..20 {
+            for unchanged in 0..4 {
+                let mut before = original;
+                let mut heads = [false; LEN];
+                before[0] = 0xE9;
+                heads[0] = true;
+                // Three jumps, each in the displacement of the one before it.
+                for (head, bytes) in
+                    [(start, [0xE9, 0xCC]), (start + 2, [0xE9, 0x22]), (start + 5, [0xE9, 0x33])]
+                {
+                    heads[head..head + 2].copy_from_slice(&[true, false]);
+                    before[head..head + 2].copy_from_slice(&bytes);
+                }
+                before[start + 6..start + 10].copy_from_slice(&[0x44, 0x55, 0x66, 0x77]);
+                // One byte of the displacement of the last is what was there originally.
+                before[start + 6 + unchanged] = 0x11;
+                let mut after = before;
+                after[start + 3] += 1;
+                after[start + 9] += 1;
+                let (old, new) = (group(&original, &before, &heads), group(&original, &after, &heads));
+                let groups = BTreeMap::from([(START, old)]);
+                let map = MemoryMap::parse("00100000-00101000 r-xp 00000000 00:00 0\n");
+                let read = |at: Addr, into: &mut [u8]| {
+                    let memory: Vec<u8> = before.into_iter().chain([0x11; PAGE as usize - LEN]).collect();
+                    into.copy_from_slice(&memory[at.offset_from(START) as usize..][..into.len()]);
+                    true
+                };
+                let code = Code::read(&read, &map, &[START], &groups, &NoFacts).expect("code");
+                let edits = edits(&code, &groups, &[START], &[new]);
+                let present: Vec<u64> = edits
+                    .iter()
+                    .flat_map(|edit| edit.head_offsets().map(|head| (edit.at + head as u64).0 - START.0))
+                    .collect();
+                for head in [start, start + 2, start + 5] {
+                    assert!(present.contains(&(head as u64)), "{start} {unchanged}: {edits:?}");
+                }
+            }
+        }
+    }
 }
