@@ -104,6 +104,19 @@ fn a_thread_that_runs_inside_is_found() {
 }
 
 #[test]
+fn threads_that_are_just_ending_hide_nothing() {
+    let mut code = Code::new();
+    for round in 0..1000u32 {
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                scope.spawn(move || (0..round * 16 * number).for_each(|_| std::hint::spin_loop()));
+            }
+        });
+        assert_eq!(code.idle(), [true, true], "round {round}");
+    }
+}
+
+#[test]
 fn a_return_address_on_the_stack_of_a_sleeping_thread_is_found() {
     extern "C" fn wait(channel: &(mpsc::Sender<()>, Barrier)) {
         channel.0.send(()).expect("the test listens");

@@ -86,6 +86,12 @@ fn look(threads: &[i32], search: &mut Search<'_>, seen: &mut HashSet<i32>) -> bo
             Err(_) => return false,
         }
     }
+    // The kernel refuses to stop a thread that has just ended (EPERM, kernel/ptrace.c).
+    for (tid, verdict) in &mut verdicts {
+        if *verdict == Verdict::Hidden && sleepers::has_ended(*tid) {
+            *verdict = Verdict::Gone;
+        }
+    }
     seen.extend(
         verdicts.iter().filter(|v| matches!(v.1, Verdict::Seen | Verdict::Gone)).map(|verdict| verdict.0),
     );

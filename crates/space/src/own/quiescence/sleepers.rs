@@ -73,6 +73,14 @@ pub(super) fn look(tid: i32, search: &mut Search<'_>) -> Option<Verdict> {
     (again == asleep && after == before).then_some(verdict)
 }
 
+/// Whether thread `tid` runs no code any more.
+pub(super) fn has_ended(tid: i32) -> bool {
+    match switches(tid) {
+        Ok(switches) => switches.dead,
+        Err(errno) => matches!(errno, Errno(libc::ENOENT | libc::ESRCH)),
+    }
+}
+
 fn sleep(tid: i32) -> Option<Sleep> {
     let text = read(tid, "syscall").ok()?;
     Sleep::parse(str::from_utf8(&text).ok()?)
