@@ -336,7 +336,8 @@ fn storm(writer: Writer) {
         most_retired.load(Relaxed),
         usage(),
     );
-    assert_eq!(left, 0, "no thread is left that could be in a trampoline");
+    // What is left over in the gaps of a stack can look like a return address into one trampoline.
+    assert!(left < 1 << 10, "no thread is left that could be in a trampoline: {left} bytes");
     assert!(most_bytes.load(Relaxed) < 1 << 20, "trampolines in use");
     assert!(most_retired.load(Relaxed) < 4 << 20, "trampolines out of use");
     assert_eq!(usage().descriptors, before.descriptors, "descriptors");
