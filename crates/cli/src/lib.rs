@@ -44,6 +44,7 @@ pub fn main() -> ExitCode {
             told(panic);
         }
     }));
+    signals::tell_of_files_cut_short();
     // Unwinding, so that a process that is traced is left as it was.
     panic::catch_unwind(run).unwrap_or_else(|panic| match is_reader_gone(&*panic) {
         true => ExitCode::from(READER_GONE),

@@ -1,7 +1,7 @@
-//! Ctrl-C sets a flag instead of ending the command.
+//! Ctrl-C sets a flag instead of ending the command, and a mapped file that is cut short ends it with a message.
 //!
 //! # Safety
-//! The handler stores to an atomic and does nothing else, which is async-signal-safe.
+//! Handlers store to an atomic, or call write(2), _exit(2) and signal(2): all are async-signal-safe.
 
 #![allow(unsafe_code, reason = "installs a signal handler")]
 
@@ -37,6 +37,37 @@ pub(crate) fn catch(attached: bool) {
     }
 }
 
+/// What is told when there is nothing to read behind a mapping of a file.
+const CUT_SHORT: &str =
+    "incise: a file was cut short while it was read: try again when nothing writes to it any more\n";
+
+extern "C" fn cut_short(_: i32, about: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo_t; the calls are async-signal-safe.
+    unsafe {
+        if (*about).si_code == libc::BUS_ADRERR {
+            libc::write(libc::STDERR_FILENO, CUT_SHORT.as_ptr().cast(), CUT_SHORT.len());
+            libc::_exit(crate::FAILED.into());
+        }
+        // Sent by somebody, or an error of the memory: as if nobody had asked for it.
+        libc::signal(libc::SIGBUS, libc::SIG_DFL);
+        if (*about).si_code <= 0 {
+            libc::raise(libc::SIGBUS);
+        }
+    }
+}
+
+/// Has this process end with a message where the kernel says by SIGBUS that a mapped file has become shorter. What is traced
+/// goes on as it does whenever this process ends.
+pub(crate) fn tell_of_files_cut_short() {
+    // SAFETY: zeroed is a valid sigaction; the handler is async-signal-safe.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = cut_short as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+    }
+}
+
 /// Ends this process by the signal that ended the program, so that a shell sees the same; without dumping core.
 pub(crate) fn die(signal: i32) -> std::process::ExitCode {
     // SAFETY: plain system calls; the limit is a valid structure.
@@ -47,4 +78,46 @@ pub(crate) fn die(signal: i32) -> std::process::ExitCode {
         libc::raise(signal);
     }
     std::process::ExitCode::from((128 + signal) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::{AsRawFd, FromRawFd};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_cut_short_ends_the_command_with_one_line() {
+        let path = std::env::temp_dir().join(format!("incise-cut-short-{}", std::process::id()));
+        std::fs::write(&path, [1; 8192]).expect("a file");
+        let file = File::options().read(true).write(true).open(&path).expect("opens");
+        std::fs::remove_file(&path).expect("removed");
+        // SAFETY: the kernel chooses unused addresses.
+        let mapped = unsafe {
+            libc::mmap(std::ptr::null_mut(), 8192, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0)
+        };
+        assert_ne!(mapped, libc::MAP_FAILED);
+        file.set_len(0).expect("cut short");
+        let mut ends = [0; 2];
+        let mut status = 0;
+        // SAFETY: the child calls only what is async-signal-safe; the descriptors are ours.
+        let mut told = unsafe {
+            assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+            let child = libc::fork();
+            if child == 0 {
+                libc::dup2(ends[1], libc::STDERR_FILENO);
+                tell_of_files_cut_short();
+                libc::_exit(mapped.cast::<u8>().add(4096).read_volatile().into());
+            }
+            libc::close(ends[1]);
+            assert_eq!(libc::waitpid(child, &mut status, 0), child);
+            File::from_raw_fd(ends[0])
+        };
+        let mut text = String::new();
+        told.read_to_string(&mut text).expect("text");
+        assert_eq!(text, CUT_SHORT);
+        assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, i32::from(crate::FAILED)));
+    }
 }

@@ -6,7 +6,7 @@ use incise_isa::Addr;
 use incise_isa::native::{Insn, decode};
 use incise_patch::Facts;
 use incise_space::MappedFile;
-use incise_space::file::Record;
+use incise_space::file::{FileError, Record};
 
 use crate::Program;
 
@@ -34,7 +34,7 @@ pub(crate) fn around(program: &Program, at: Addr) -> Option<Insn> {
     inside
 }
 
-/// `len` bytes of a module's code as they were before any patch; nothing of a rewritten file.
+/// `len` bytes of a module's code as they were before any patch, also where a rewritten file has others.
 fn original(program: &Program, at: Addr, len: u64) -> Option<Vec<u8>> {
     let module = program.module_at(at).filter(|module| !module.deleted && len <= LARGEST)?;
     let path = match program.process() {
@@ -42,8 +42,13 @@ fn original(program: &Program, at: Addr, len: u64) -> Option<Vec<u8>> {
         None => PathBuf::from(&module.path),
     };
     let file = MappedFile::open(&path).ok()?;
-    if Record::find(&path, file.as_ref()).is_ok() {
-        return None;
+    let link = module.to_link(at)?;
+    let mut code = module.image.bytes_at(file.as_ref(), link, len)?.to_vec();
+    match Record::find(&path, file.as_ref()) {
+        Ok(record) => record.restore(module.image.link_to_file(link)?, &mut code),
+        Err(FileError::NoRecord { .. }) => {}
+        // What was changed is not known.
+        Err(_) => return None,
     }
-    module.image.bytes_at(file.as_ref(), module.to_link(at)?, len).map(<[u8]>::to_vec)
+    Some(code)
 }

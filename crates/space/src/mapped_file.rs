@@ -3,7 +3,7 @@
 //! # Safety
 //! A [`MappedFile`] is a private mapping of its own, read-only, of as many bytes as the file had, and unmapped once, when it is
 //! dropped. Others may write to the file meanwhile: what is read is bytes, of which any are valid. A file that is cut short raises
-//! SIGBUS, as it does in the program that runs it.
+//! SIGBUS, as it does in the program that runs it; the command tells of it.
 
 #![allow(unsafe_code, reason = "maps memory")]
 

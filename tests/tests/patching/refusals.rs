@@ -37,3 +37,37 @@ fn what_makes_no_sense_is_refused_in_words() {
         assert!(!out.exists());
     }
 }
+
+/// A file that was changed is told apart by its original code.
+#[test]
+fn the_middle_of_an_instruction_is_refused_in_a_changed_file_too() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "castle.c", "castle", &["-O2"]);
+    let (patched, counted) = (scratch.file("patched"), scratch.file("counted"));
+    let out = scratch.file("out");
+    let changed: [(&[&str], _); 2] = [
+        (&["patch", text(&castle), "main", "--return", "3", "-o", text(&patched)], &patched),
+        (&["rewrite", text(&castle), "--count", "main", "-o", text(&counted)], &counted),
+    ];
+    for (arguments, path) in changed {
+        let outcome = told(arguments);
+        assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+        let refused = told(&["list", "main+1", text(path)]);
+        assert_eq!(refused.ending, Ending::Exited(125), "{path:?}");
+        assert!(refused.error_text().contains("inside the instruction `sub rsp"), "{}", refused.error_text());
+    }
+    for change in [["patch", text(&patched), "main+1", "--nop"], ["set", text(&patched), "--at", "main+1"]] {
+        let mut arguments = change.to_vec();
+        if change[0] == "set" {
+            arguments.push("rax=1");
+        }
+        let refused = told(&[&arguments[..], &["-o", text(&out)]].concat());
+        assert_eq!(refused.ending, Ending::Exited(125), "{change:?}");
+        assert!(
+            refused.error_text().contains("is inside the instruction `sub rsp"),
+            "{}",
+            refused.error_text()
+        );
+        assert!(!out.exists());
+    }
+}

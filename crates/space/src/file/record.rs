@@ -113,6 +113,20 @@ impl Record {
         Ok(find(path, file)?.0)
     }
 
+    /// Puts the original bytes into `bytes`, which are those of the file from `at` on.
+    pub fn restore(&self, at: FileOffset, bytes: &mut [u8]) {
+        for (offset, old) in &self.overwritten {
+            // Offsets of a damaged record may be anything.
+            let (skip, ahead) = (at.0.saturating_sub(offset.0), offset.0.saturating_sub(at.0));
+            let old = usize::try_from(skip).ok().and_then(|skip| old.get(skip..));
+            let into = usize::try_from(ahead).ok().and_then(|ahead| bytes.get_mut(ahead..));
+            if let (Some(old), Some(into)) = (old, into) {
+                let len = old.len().min(into.len());
+                into[..len].copy_from_slice(&old[..len]);
+            }
+        }
+    }
+
     /// The record with its trailer, as it is written.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut body = Writer(Vec::new());
