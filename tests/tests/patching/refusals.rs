@@ -15,7 +15,7 @@ fn what_makes_no_sense_is_refused_in_words() {
     let (empty, absent) = (scratch.file("empty"), scratch.file("absent"));
     fs::write(&empty, []).expect("a file");
     let from = [&empty, &absent].map(|path| format!("@{}", text(path)));
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["main", "--data", &from[0]], "is empty"),
         (&["main", "--data", &from[1]], "cannot read"),
         (&["rip:1", "--nop"], "in a running process only"),
@@ -25,6 +25,8 @@ fn what_makes_no_sense_is_refused_in_words() {
         (&["main+1", "--nop"], "is inside the instruction `sub rsp"),
         (&["main+1", "mov eax, 1"], "name that one"),
         (&["*0x10", "--nop"], "no code"),
+        (&["main+0x100000", "--nop"], "the function main has only"),
+        (&["main+0xffffffffffffffff", "--nop"], "the function main has only"),
         (&["*0x99999999", "--nop"], "nothing to read"),
         (&["main", "--nop", "--expect", "cc"], "expected cc"),
         (&["main"], "change it to what"),
@@ -70,4 +72,13 @@ fn the_middle_of_an_instruction_is_refused_in_a_changed_file_too() {
         );
         assert!(!out.exists());
     }
+    let absent = told(&["undo", text(&patched), "9", "-o", text(&out)]);
+    assert!(
+        absent.error_text().contains("there is no patch 9; known by number: 1"),
+        "{}",
+        absent.error_text()
+    );
+    let nothing = told(&["inspect", text(&patched), "main", "-n", "0"]);
+    assert_eq!(nothing.ending, Ending::Exited(2));
+    assert!(nothing.error_text().contains("0 is not in 1.."), "{}", nothing.error_text());
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 
 /// Text about places, for the help of several commands.
@@ -47,6 +48,7 @@ pub struct InspectArgs {
     pub target: TargetArgs,
     /// How many instructions, or lines of 16 bytes with --hex.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub count: usize,
     /// Show the memory map.
     #[arg(long, conflicts_with_all = ["strings", "hex"])]
@@ -134,6 +136,7 @@ pub struct PatchArgs {
     pub data: Option<String>,
     /// How many instructions are replaced.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub count: usize,
     /// Refuse if these bytes are not at WHERE.
     #[arg(long, value_name = "HEX")]

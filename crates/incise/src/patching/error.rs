@@ -112,7 +112,7 @@ pub enum PatchError {
         found: String,
     },
     /// There is no such patch.
-    #[error("there is no patch {id}{}", if .known.is_empty() { "; nothing is patched".to_owned() } else { format!("; there are {}", .known) })]
+    #[error("there is no patch {id}{}", if .known.is_empty() { "; nothing is patched".to_owned() } else { format!("; known by number: {}", .known) })]
     NoPatch {
         /// The number that was given.
         id: u32,

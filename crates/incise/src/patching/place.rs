@@ -2,6 +2,7 @@
 
 use incise_image::PatternError;
 use incise_isa::Addr;
+use incise_patch::Facts;
 
 use super::{PatchError, View, entry};
 use crate::Query;
@@ -40,7 +41,14 @@ fn address(view: &View, text: &str) -> Result<Addr, PatchError> {
         },
     };
     if let Some(at) = special {
-        return Ok(at + offset);
+        let function = view.program().function(at).filter(|function| function.start == at);
+        let size = function.map(|function| function.end.offset_from(function.start) as u64);
+        if let Some(size) = size.filter(|size| offset >= *size && offset > 0) {
+            let (pattern, function) = (text.to_owned(), base.to_owned());
+            return Err(PatternError::OutsideFunction { pattern, function, size }.into());
+        }
+        let far = || PatchError::Unmapped { at: Addr(at.0.saturating_add(offset)) };
+        return at.0.checked_add(offset).map(Addr).ok_or_else(far);
     }
     let literal = text.strip_prefix('*').unwrap_or(text);
     if let Some(at) = literal.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
