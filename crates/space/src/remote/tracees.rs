@@ -228,9 +228,16 @@ impl Tracees {
 
     /// A thread that lives, to look into /proc through.
     pub(super) fn live_thread(&self, memory: MemoryId) -> Result<Tid, SpaceError> {
+        self.live_threads(memory).first().copied().ok_or(memory.gone())
+    }
+
+    /// The threads on a memory of which no end is known, first those that are stopped. Of the others one may be ending all the
+    /// same, and have given up the memory.
+    pub(super) fn live_threads(&self, memory: MemoryId) -> Vec<Tid> {
         let mut threads = self.threads_on(memory);
         threads.retain(|tid| !matches!(self.state(*tid), Some(State::Dead | State::Buried)));
-        threads.first().copied().ok_or(memory.gone())
+        threads.sort_by_key(|tid| !matches!(self.state(*tid), Some(State::Stopped(_))));
+        threads
     }
 
     /// What a thread does; `None` if it is not traced.
