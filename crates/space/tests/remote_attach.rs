@@ -282,6 +282,36 @@ int main(void) {
     assert!(matches!(end_of(&mut tracer, pid), Event::Killed { signal: libc::SIGTERM, .. }));
 }
 
+#[test]
+fn a_parent_hears_of_the_end_of_a_process_whose_first_thread_ended_while_it_was_traced() {
+    let source = r#"
+static void *stay(void *x) { for (;;) pause(); return x; }
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, stay, NULL);
+    ready();
+    line();
+    syscall(SYS_exit, 0);
+}"#;
+    let program = compile(source, &[]);
+    let mut shell = Program::run(Command::new("sh").args(["-c", "\"$0\"; exit 9"]).arg(program));
+    let children = format!("/proc/{0}/task/{0}/children", shell.pid.0);
+    let child = std::fs::read_to_string(children).expect("it runs").trim().parse().expect("one child");
+    let (mut tracer, pid) = Tracer::attach(ProcessId(child)).expect("permitted");
+    shell.send();
+    pump(&mut tracer, Duration::from_millis(50));
+    assert_eq!(state(pid), 'Z', "its first thread ended");
+    tracer.detach(pid).expect("traced");
+    // SAFETY: a child of a child of ours, which waits for it.
+    unsafe { libc::kill(pid.0, libc::SIGTERM) };
+    let waited = std::time::Instant::now();
+    while shell.child.try_wait().expect("ours").is_none() {
+        assert!(waited.elapsed() < Duration::from_secs(10), "its parent waits for it for ever");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(shell.finish().code(), Some(9));
+}
+
 fn state(pid: ProcessId) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).expect("a state")
@@ -328,4 +358,35 @@ fn stopping_and_continuing_still_works() {
     signal(libc::SIGCONT);
     assert_eq!(program.ask(), "1");
     assert_eq!(program.finish().code(), Some(7));
+}
+
+/// Its first thread takes long to end: it alone has many files open.
+const LEADERLESS: &str = r#"
+#include <sched.h>
+#include <sys/resource.h>
+static void *stay(void *x) { for (;;) pause(); return x; }
+int main(void) {
+    pthread_t thread;
+    struct rlimit limit;
+    pthread_create(&thread, NULL, stay, NULL);
+    unshare(CLONE_FILES);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    for (long files = limit.rlim_max < 50000 ? limit.rlim_max : 50000; files > 100; files--)
+        open("/dev/null", O_RDONLY);
+    ready();
+    syscall(SYS_exit, 0);
+}
+"#;
+
+#[test]
+fn a_process_whose_first_thread_is_ending_is_traced() {
+    for round in 0..10 {
+        let mut program = Program::start(LEADERLESS, &[]);
+        let (mut tracer, pid) = Tracer::attach(program.pid).expect("permitted");
+        disturb(&mut tracer.space(pid).expect("traced"), program.answer);
+        tracer.detach(pid).expect("traced");
+        assert!(program.child.try_wait().expect("ours").is_none(), "it runs: round {round}");
+    }
 }

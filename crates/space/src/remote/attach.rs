@@ -17,10 +17,9 @@ impl Tracees {
         }
         check(pid)?;
         let first = Tid(pid.0);
-        let memory = match seize(pid, first) {
-            Ok(()) => self.add_process(pid, first, State::Running),
-            Err(SpaceError::NoProcess { .. }) => self.attach_to_others(pid)?,
-            Err(error) => return Err(error),
+        let memory = match seize(pid, first)? {
+            true => self.add_process(pid, first, State::Running),
+            false => self.attach_to_others(pid)?,
         };
         self.target_mut(memory)?.holds = 0;
         let seized = self.seize_others(pid);
@@ -33,7 +32,7 @@ impl Tracees {
     /// Begins with another thread than the first, which has ended.
     fn attach_to_others(&mut self, pid: ProcessId) -> Result<MemoryId, SpaceError> {
         for tid in procfs::threads(pid.0).map_err(|_| SpaceError::NoProcess { pid: pid.0 })? {
-            if tid.0 != pid.0 && !procfs::is_kernel_worker(tid) && seize(pid, tid).is_ok() {
+            if tid.0 != pid.0 && !procfs::is_kernel_worker(tid) && seize(pid, tid)? {
                 self.threads.insert(Tid(pid.0), Thread::new(pid, State::Buried));
                 return Ok(self.add_process(pid, tid, State::Running));
             }
@@ -55,15 +54,15 @@ impl Tracees {
                     workers.insert(tid);
                     continue;
                 }
-                found = true;
                 match seize(pid, tid) {
-                    Ok(()) => {}
-                    // It ended, or its maker is traced already and so is it.
-                    Err(SpaceError::NoProcess { .. }) => continue,
+                    Ok(true) => {}
+                    // It ends, or its maker is traced already and so is it.
+                    Ok(false) => continue,
                     Err(SpaceError::AlreadyTraced { tracer, .. }) if tracer == ptrace::own_tid() => {}
                     Err(error) => return Err(error),
                 }
                 self.threads.insert(tid, Thread::new(pid, State::Running));
+                found = true;
             }
             if !found {
                 return Ok(());
@@ -100,18 +99,19 @@ fn check(pid: ProcessId) -> Result<(), SpaceError> {
     }
 }
 
-fn seize(pid: ProcessId, tid: Tid) -> Result<(), SpaceError> {
-    let Err(error) = ptrace::seize(tid) else { return Ok(()) };
-    if ptrace::is_gone(&error) {
-        return Err(SpaceError::NoProcess { pid: tid.0 });
+/// Traces a thread, unless it has ended or is ending: `false`. The first thread of a process that has others would be ours to bury
+/// if it ended while it is traced, also after its process was left.
+fn seize(pid: ProcessId, tid: Tid) -> Result<bool, SpaceError> {
+    if procfs::is_ending(tid) {
+        return Ok(false);
     }
+    let Err(error) = ptrace::seize(tid) else { return Ok(true) };
     match procfs::status(tid) {
-        Err(_) => Err(SpaceError::NoProcess { pid: tid.0 }),
-        Ok(status) if matches!(status.state, 'Z' | 'X') => Err(SpaceError::NoProcess { pid: tid.0 }),
+        _ if ptrace::is_gone(&error) || procfs::is_ending(tid) => Ok(false),
         Ok(status) if status.tracer != 0 => {
             Err(SpaceError::AlreadyTraced { pid: pid.0, tracer: status.tracer })
         }
-        Ok(_) => Err(SpaceError::NotPermitted { pid: pid.0, remedy: remedy(&error) }),
+        _ => Err(SpaceError::NotPermitted { pid: pid.0, remedy: remedy(&error) }),
     }
 }
 

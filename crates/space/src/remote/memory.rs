@@ -26,9 +26,12 @@ pub(super) struct Memory {
 impl Memory {
     /// The memory that `tid` uses now.
     pub(super) fn open(tid: Tid) -> Memory {
-        let path = format!("/proc/{}/mem", tid.0);
-        let file = OpenOptions::new().read(true).write(true).open(path).ok();
-        Memory { file, by_words: Cell::new(false) }
+        Memory::open_by([tid])
+    }
+
+    /// The memory that these threads of one process use now. Some of them may be ending, and have given it up.
+    pub(super) fn open_by(tids: impl IntoIterator<Item = Tid>) -> Memory {
+        Memory { file: tids.into_iter().find_map(open), by_words: Cell::new(false) }
     }
 
     /// Bytes that lie inside one aligned piece of this size are written whole or not at all.
@@ -95,4 +98,11 @@ impl Memory {
         }
         Ok(())
     }
+}
+
+fn open(tid: Tid) -> Option<File> {
+    let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", tid.0)).ok()?;
+    // A thread without memory is an error, or a file without a byte; with memory nothing is mapped at zero, or a byte is.
+    let has_memory = !matches!(file.read_at(&mut [0], 0), Ok(0));
+    has_memory.then_some(file)
 }

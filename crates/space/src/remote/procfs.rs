@@ -67,10 +67,22 @@ pub(super) fn is_kernel_worker(tid: Tid) -> bool {
     const PF_IO_WORKER: u64 = 0x10;
     const PF_USER_WORKER: u64 = 0x4000;
     const PF_KTHREAD: u64 = 0x20_0000;
-    let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", tid.0)) else { return false };
+    flags(tid).is_some_and(|flags| flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD) != 0)
+}
+
+/// Whether the thread is on its way out of the kernel, never to run code of its program again: it may have given up its
+/// memory, and have far to go (a file to be written, a thousand files to be closed) before it is a zombie.
+pub(super) fn is_ending(tid: Tid) -> bool {
+    // linux/sched.h.
+    const PF_EXITING: u64 = 0x4;
+    flags(tid).is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
+/// The kernel's flags of a thread (/proc/PID/stat); `None` if there is none.
+fn flags(tid: Tid) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", tid.0)).ok()?;
     // The name in parentheses may hold anything; behind it come state, five numbers, flags.
-    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
-    flags.is_some_and(|flags| flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD) != 0)
+    stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()
 }
 
 /// Where a thread sleeps in the kernel.

@@ -112,9 +112,8 @@ impl Tracees {
             // One that is copying the memory for a child must not see it change.
             Ok('D') if self.is_forking(tid) => return false,
             Ok('D') => self.set_state(tid, State::Parked),
-            Ok('Z' | 'X') => self.set_state(tid, State::Dead),
-            Ok(_) => return false,
-            Err(_) => self.vanished(tid),
+            Ok(_) if !procfs::is_ending(tid) => return false,
+            _ => self.vanished(tid),
         }
         true
     }

@@ -188,7 +188,8 @@ pub(super) struct Tracees {
 impl Tracees {
     /// Takes in a process by its thread `tid`, which is in `state`.
     pub(super) fn add_process(&mut self, pid: ProcessId, tid: Tid, state: State) -> MemoryId {
-        let target = Target::new(Memory::open(tid));
+        let others = std::iter::once_with(|| procfs::threads(pid.0).unwrap_or_default()).flatten();
+        let target = Target::new(Memory::open_by(std::iter::once(tid).chain(others)));
         let memory = self.add_target(pid, target);
         self.processes.insert(pid, Process { memory });
         self.threads.insert(tid, Thread::new(pid, state));

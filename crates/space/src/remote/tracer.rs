@@ -233,10 +233,23 @@ impl Tracees {
                     let area = self.threads.get_mut(&tid).and_then(|thread| thread.area.take());
                     self.leaving.insert(tid, area);
                 }
+                Some(State::Dead) if tid.0 == pid.0 => bury_later(tid),
                 _ => {}
             }
             self.threads.remove(&tid);
         }
+    }
+}
+
+/// Lets the parent of a process hear of its end. Its first thread has ended before the others and cannot be left any more: its end is
+/// reported to this process, when the others have ended, and to the parent once that report was taken. Any thread may take it
+/// (ptrace(2), "Death under ptrace"; waitid(2), `__WNOTHREAD`); this process has it anyway where it is the parent.
+fn bury_later(first: Tid) {
+    let own = std::process::id() as i32;
+    if procfs::status(first).is_ok_and(|status| status.parent != own) {
+        let wait = move || ptrace::wait(first);
+        // Without a thread for it, the parent hears of it when this process ends.
+        drop(std::thread::Builder::new().name("incise-bury".to_owned()).spawn(wait));
     }
 }
 
