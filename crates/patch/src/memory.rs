@@ -1,31 +1,24 @@
-//! Where trampolines and counters lie: arenas and data memory near the code they serve.
+//! Memory of the target for trampolines and data: what is reserved, near the code it serves, and what of it is free.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use incise_image::MemoryMap;
 use incise_isa::Addr;
 use incise_isa::native::{Placement, Springboard};
-use incise_space::{AddressSpace, DataMapping, SpaceError};
+use incise_space::{AddressSpace, SpaceError};
 
 use crate::arena::{Arena, PAGE};
+use crate::holes::{HIGHEST, LOWEST, choose_arena, clusters, far_arena, len, nearest_hole, overlap, serves};
+use crate::pool::Pool;
 
 /// Bytes reserved for counters at a time.
 const DATA_LEN: u64 = 4 << 20;
-/// Stretches of text closer than this share an arena.
-const CLUSTER: u64 = 256 << 20;
-/// Memory below this address is not to be had (vm.mmap_min_addr is 65,536 by default).
-const LOWEST: Addr = Addr(0x1_0000);
-/// User addresses end here with four-level page tables.
-const HIGHEST: Addr = Addr(0x7FFF_FFFF_F000);
 /// Scattered windows are joined to arenas of up to this many bytes; unused pages of an arena cost nothing.
 const JOIN: i64 = 1 << 30;
 /// Bytes behind a window that a trampoline beginning inside may need.
 const TRAMPOLINE_ROOM: u64 = 512;
 /// The most arenas there may be: each is a mapping.
 const ARENAS_MAX: usize = 48;
-/// The least arena worth having.
-const ARENA_MIN: u64 = 1 << 20;
 /// An arena where the size of the address space is bounded, and the least one that will do.
 const BOUNDED_CODE: u64 = 1 << 18;
 const LEAST_CODE: u64 = 1 << 16;
@@ -34,22 +27,9 @@ const LEAST_CODE: u64 = 1 << 16;
 #[derive(Default)]
 pub(crate) struct Memory {
     pub arenas: Vec<Arena>,
-    data: Vec<Data>,
+    pub data: Pool,
     /// Stretches of sites that have the best arena there was.
     served: Vec<Range<Addr>>,
-}
-
-struct Data {
-    range: Range<Addr>,
-    /// Nothing where memory is only planned.
-    mapping: Option<Arc<DataMapping>>,
-    used: u64,
-}
-
-impl Data {
-    fn len(&self) -> u64 {
-        len(&self.range)
-    }
 }
 
 /// New reservations that a plan needs.
@@ -88,9 +68,7 @@ impl Memory {
                 arena
             };
             let near = arena.map_or(cluster.start, |arena| arena.end);
-            let room = self.data.iter().any(|data| {
-                data.range.start.in_rel32_of(near) && data.used + counters as u64 * 8 <= data.len()
-            });
+            let room = self.data.has_room(near, counters as u64 * 8);
             if counters > 0 && !room && !wanted.data.iter().any(|data| data.start.in_rel32_of(near)) {
                 let len = DATA_LEN.max(wanted.data_needed);
                 if let Some(at) = nearest_hole(map, near, len, &taken) {
@@ -132,9 +110,8 @@ impl Memory {
     pub(crate) fn scattered(&self, map: &MemoryMap, mut windows: Vec<Range<Addr>>) -> Vec<Range<Addr>> {
         windows.sort_by_key(|window| window.start);
         // Nor what was reserved since the map was read.
-        let ours =
-            || self.arenas.iter().map(Arena::range).chain(self.data.iter().map(|data| data.range.clone()));
-        let is_free = |range: &Range<Addr>| map.is_free(range) && !ours().any(|held| overlap(&held, range));
+        let is_free =
+            |range: &Range<Addr>| map.is_free(range) && !self.held().any(|held| overlap(&held, range));
         let mut joined: Vec<Range<Addr>> = Vec::new();
         for window in windows {
             if !is_free(&window) {
@@ -217,7 +194,7 @@ impl Memory {
 
     /// All memory that is ours.
     fn held(&self) -> impl Iterator<Item = Range<Addr>> + '_ {
-        self.arenas.iter().map(Arena::range).chain(self.data.iter().map(|data| data.range.clone()))
+        self.arenas.iter().map(Arena::range).chain(self.data.ranges())
     }
 
     /// Gives trampoline bytes back.
@@ -234,13 +211,7 @@ impl Memory {
 
     /// The same for a forked child: trampolines are its own copies, data is shared and counts as full.
     pub(crate) fn for_child(&self) -> Memory {
-        let full =
-            |data: &Data| Data { range: data.range.clone(), mapping: data.mapping.clone(), used: data.len() };
-        Memory {
-            arenas: self.arenas.clone(),
-            data: self.data.iter().map(full).collect(),
-            served: self.served.clone(),
-        }
+        Memory { arenas: self.arenas.clone(), data: self.data.for_child(), served: self.served.clone() }
     }
 
     /// Whether the bytes from the first to the last of `range` are of one arena.
@@ -310,15 +281,14 @@ impl Memory {
             return Err(error);
         }
         self.add_arenas(&Reservations { code, clusters: wanted.clusters.clone(), ..Reservations::default() });
-        mappings.into_iter().for_each(|mapping| self.add_data(mapping));
+        mappings.into_iter().for_each(|mapping| self.data.add(mapping));
         Ok(done.len())
     }
 
     /// Notes what is wanted as if it had been reserved. Returns the number of mappings.
     pub(crate) fn assume(&mut self, wanted: &Reservations) -> usize {
         self.add_arenas(wanted);
-        let planned = |range: &Range<Addr>| Data { range: range.clone(), mapping: None, used: 0 };
-        self.data.extend(wanted.data.iter().map(planned));
+        wanted.data.iter().for_each(|range| self.data.assume(range.clone()));
         wanted.code.len() + wanted.data.len()
     }
 
@@ -326,38 +296,6 @@ impl Memory {
     fn add_arenas(&mut self, reservations: &Reservations) {
         self.arenas.extend(reservations.code.iter().cloned().map(Arena::new));
         self.served.extend(reservations.clusters.iter().cloned());
-    }
-
-    /// Takes over a data mapping.
-    fn add_data(&mut self, mapping: DataMapping) {
-        let range = mapping.addr().span(mapping.len());
-        self.data.push(Data { range, mapping: Some(Arc::new(mapping)), used: 0 });
-    }
-
-    /// A fresh quadword, in reach of `near` if there is one.
-    pub(crate) fn quadword(&mut self, near: Addr) -> Option<Addr> {
-        let fits = |data: &Data| data.used + 8 <= data.len();
-        let index = self
-            .data
-            .iter()
-            .position(|data| fits(data) && data.range.start.in_rel32_of(near))
-            .or_else(|| self.data.iter().position(fits))?;
-        let data = &mut self.data[index];
-        let at = data.range.start + data.used;
-        data.used += 8;
-        Some(at)
-    }
-
-    /// `len` fresh bytes at a multiple of `align`, in reach of `near`.
-    pub(crate) fn room(&mut self, near: Addr, len: u64, align: u64) -> Option<Addr> {
-        let fits = |data: &&mut Data| {
-            let from = data.used.next_multiple_of(align);
-            data.mapping.is_some() && data.range.start.in_rel32_of(near) && from + len <= data.len()
-        };
-        let data = self.data.iter_mut().find(fits)?;
-        let offset = data.used.next_multiple_of(align);
-        data.used = offset + len;
-        Some(data.range.start + offset)
     }
 
     /// Reserves data memory with room for `len` bytes, as near to `near` as can be.
@@ -372,13 +310,8 @@ impl Memory {
         let len = DATA_LEN.max(needed);
         let at = nearest_hole(map, near, len, &[]).ok_or(SpaceError::Occupied { at: near, len })?;
         let (_, mapping) = map_some(&at.span(len), needed, |at, len| space.map_data(at, len))?;
-        self.add_data(mapping);
+        self.data.add(mapping);
         Ok(())
-    }
-
-    /// The data mapping that holds `at`.
-    pub(crate) fn mapping_of(&self, at: Addr) -> Option<&Arc<DataMapping>> {
-        self.data.iter().find(|data| data.range.contains(&at))?.mapping.as_ref()
     }
 
     /// Gives all reservations back. What cannot be unmapped stays.
@@ -388,11 +321,7 @@ impl Memory {
             space.unmap(range.start, len(&range))?;
             self.arenas.pop();
         }
-        while let Some(data) = self.data.last() {
-            space.unmap(data.range.start, data.len())?;
-            self.data.pop();
-        }
-        Ok(())
+        self.data.release(|range| space.unmap(range.start, len(&range)))
     }
 }
 
@@ -413,119 +342,15 @@ fn map_some<T>(
     }
 }
 
-/// The stretches of `sites` that one arena can serve.
-fn clusters(sites: &[Addr]) -> Vec<Range<Addr>> {
-    let mut clusters: Vec<Range<Addr>> = Vec::new();
-    for &site in sites {
-        match clusters.last_mut() {
-            Some(last) if site.offset_from(last.end) <= CLUSTER as i64 => last.end = last.end.max(site + 1),
-            _ => clusters.push(site..site + 1),
-        }
-    }
-    clusters
-}
-
-/// The addresses a trampoline may have for any site of `cluster` when only the topmost displacement byte is
-/// a trap: the window every constrained placement lies in.
-fn window(place: &Placement, first: Addr, cluster: &Range<Addr>) -> Range<Addr> {
-    let displacement = i64::from(place.value as i32 & !0x00FF_FFFF);
-    let low = place.base.offset(displacement);
-    let high = low + (1 << 24) + cluster.end.offset_from(first) as u64;
-    low.align_down(PAGE)..high.align_up(PAGE)
-}
-
-/// Whether some top byte's window for `cluster` lies in `arena`, or (for what little memory there is) any
-/// address in reach does.
-fn serves(arena: &Range<Addr>, cluster: &Range<Addr>) -> bool {
-    let inside = |window: Range<Addr>| arena.start <= window.start && window.end <= arena.end;
-    Springboard::new(cluster.start, 1 << 4)
-        .placements()
-        .any(|place| inside(window(&place, cluster.start, cluster)))
-}
-
-/// Free memory for the trampolines of `cluster`: the first window that is wholly free, else the largest
-/// free piece of any window, else any free piece in reach.
-fn choose_arena(map: &MemoryMap, cluster: &Range<Addr>, taken: &[Range<Addr>]) -> Option<Range<Addr>> {
-    let mut best: Option<Range<Addr>> = None;
-    for place in Springboard::new(cluster.start, 1 << 4).placements() {
-        let window = window(&place, cluster.start, cluster);
-        if window.start < LOWEST || window.end > HIGHEST || window.start >= window.end {
-            continue;
-        }
-        if map.is_free(&window) && !taken.iter().any(|t| overlap(t, &window)) {
-            return Some(window);
-        }
-        for hole in free(map, window.start, window.end, taken) {
-            if best.as_ref().is_none_or(|b| len(b) < len(&hole)) {
-                best = Some(hole);
-            }
-        }
-    }
-    if let Some(best) = best.filter(|b| len(b) >= ARENA_MIN) {
-        return Some(best);
-    }
-    let reach = (1 << 31) - (len(cluster) + PAGE);
-    let low = Addr(cluster.start.0.saturating_sub(reach)).max(LOWEST);
-    let high = (cluster.end + reach).min(HIGHEST);
-    let hole = free(map, low.align_up(PAGE), high.align_down(PAGE), taken).into_iter().max_by_key(len)?;
-    let at = if len(&hole) > 2 * ARENA_MIN { hole.end - 2 * ARENA_MIN } else { hole.start };
-    (len(&hole) >= PAGE).then_some(at..hole.end)
-}
-
-/// Free memory for what traps lead to, which need not be in reach.
-fn far_arena(map: &MemoryMap, cluster: &Range<Addr>, taken: &[Range<Addr>]) -> Option<Range<Addr>> {
-    const SIZE: u64 = 2 * ARENA_MIN;
-    let holes = free(map, LOWEST.align_up(PAGE), HIGHEST.align_down(PAGE), taken);
-    let holes = holes.into_iter().filter(|hole| len(hole) >= SIZE);
-    let nearest = holes.map(|hole| cluster.start.max(hole.start).min(hole.end - SIZE).align_down(PAGE));
-    nearest.min_by_key(|at| at.offset_from(cluster.start).unsigned_abs()).map(|at| at.span(SIZE))
-}
-
-/// The free `len` bytes nearest to `near`, in reach of a displacement from around it.
-fn nearest_hole(map: &MemoryMap, near: Addr, size: u64, taken: &[Range<Addr>]) -> Option<Addr> {
-    let reach = (1u64 << 31) - (256 << 20);
-    let low = Addr(near.0.saturating_sub(reach)).max(LOWEST).align_up(PAGE);
-    let high = (near + reach).min(HIGHEST).align_down(PAGE);
-    free(map, low, high, taken)
-        .into_iter()
-        .filter(|hole| len(hole) >= size)
-        .map(|hole| near.max(hole.start).min(hole.end - size).align_down(PAGE).max(hole.start))
-        .min_by_key(|at| at.offset_from(near).unsigned_abs())
-}
-
-/// The free ranges between `low` and `high`.
-fn free(map: &MemoryMap, low: Addr, high: Addr, taken: &[Range<Addr>]) -> Vec<Range<Addr>> {
-    let mut holes: Vec<Range<Addr>> = map.holes(low, high).collect();
-    for used in taken {
-        holes = holes
-            .into_iter()
-            .flat_map(|hole| [hole.start..hole.end.min(used.start), hole.start.max(used.end)..hole.end])
-            .filter(|hole| hole.start < hole.end)
-            .collect();
-    }
-    holes
-}
-
-fn overlap(a: &Range<Addr>, b: &Range<Addr>) -> bool {
-    a.start < b.end && b.start < a.end
-}
-
-fn len(range: &Range<Addr>) -> u64 {
-    range.end.offset_from(range.start).max(0) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn map(text: &str) -> MemoryMap {
-        MemoryMap::parse(text)
-    }
-
     #[test]
     fn libraries_share_one_arena_below_them() {
-        let map =
-            map("7f0000000000-7f0000200000 r-xp 0 00:00 1 /a\n7f0000400000-7f0000600000 r-xp 0 00:00 2 /b\n");
+        let map = MemoryMap::parse(
+            "7f0000000000-7f0000200000 r-xp 0 00:00 1 /a\n7f0000400000-7f0000600000 r-xp 0 00:00 2 /b\n",
+        );
         let memory = Memory::default();
         let sites = [Addr(0x7f00_0000_1000), Addr(0x7f00_0050_0000)];
         let wanted = memory.missing(&map, &sites, 2);
@@ -541,7 +366,9 @@ mod tests {
 
     #[test]
     fn a_fixed_program_at_the_bottom_gets_memory_above() {
-        let map = map("00400000-00600000 r-xp 0 00:00 1 /a\n00600000-30000000 rw-p 0 00:00 0 [heap]\n");
+        let map = MemoryMap::parse(
+            "00400000-00600000 r-xp 0 00:00 1 /a\n00600000-30000000 rw-p 0 00:00 0 [heap]\n",
+        );
         let wanted = Memory::default().missing(&map, &[Addr(0x40_1000)], 0);
         assert_eq!(wanted.code.len(), 1);
         assert!(map.is_free(&wanted.code[0]) && wanted.code[0].start >= LOWEST);
@@ -549,21 +376,8 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_in_reach_is_free_traps_have_memory_far_away() {
-        let map = map(
-            "7e0000000000-7effffff0000 rw-p 0 00:00 0\n7efffffff000-7f0000001000 r-xp 0 00:00 1 /a\n7f0000001000-7fffffff0000 rw-p 0 00:00 0\n",
-        );
-        let taken = [Addr(0x7eff_ffff_0000)..Addr(0x7eff_ffff_f000)];
-        let cluster = Addr(0x7f00_0000_0100)..Addr(0x7f00_0000_0101);
-        assert_eq!(choose_arena(&map, &cluster, &taken), None);
-        let far = far_arena(&map, &cluster, &taken).expect("there is more");
-        assert_eq!(far.end, Addr(0x7e00_0000_0000));
-        assert!(map.is_free(&far));
-    }
-
-    #[test]
     fn a_crowded_neighbourhood_still_gives_what_it_has() {
-        let map = map(
+        let map = MemoryMap::parse(
             "00010000-7effffff0000 rw-p 0 00:00 0\n7efffffff000-7f0000001000 r-xp 0 00:00 1 /a\n7f0000001000-7fffffff0000 rw-p 0 00:00 0\n",
         );
         let wanted = Memory::default().missing(&map, &[Addr(0x7f00_0000_0100)], 0);

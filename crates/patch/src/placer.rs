@@ -70,17 +70,17 @@ impl Placer<'_> {
         if let Some(at) = data.placed_in(generation) {
             return Ok(at);
         }
-        let at = match self.memory.room(self.near, data.len(), data.align()) {
+        let at = match self.memory.data.room(self.near, data.len(), data.align()) {
             Some(at) => at,
             None => {
                 let map = self.space.mappings()?;
                 self.memory.reserve_data(self.space, &map, self.near, data.len())?;
                 let none = SpaceError::Occupied { at: self.near, len: data.len() };
-                self.memory.room(self.near, data.len(), data.align()).ok_or(none)?
+                self.memory.data.room(self.near, data.len(), data.align()).ok_or(none)?
             }
         };
         let none = SpaceError::Occupied { at, len: data.len() };
-        data.put(self.memory.mapping_of(at).ok_or(none)?, at, generation);
+        data.put(self.memory.data.mapping_of(at).ok_or(none)?, at, generation);
         self.shared.data.push(data.clone());
         Ok(at)
     }

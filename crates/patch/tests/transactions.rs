@@ -5,49 +5,14 @@ mod common;
 use std::ops::Range;
 
 use common::FakeSpace;
+use common::function::{BEST, FUNCTION, TEXT, count_at, heads, remove_all};
 use incise_isa::Addr;
 use incise_isa::native::{GprSet, decode, trap_displacements};
 use incise_patch::{
-    Atomicity, Batch, CommitError, Engine, Facts, MachineCode, NoFacts, Outcome, Policy, Position, Refusal,
-    Report, Snippet, Tactic, TrapPolicy,
+    Atomicity, Batch, CommitError, Engine, MachineCode, NoFacts, Outcome, Policy, Position, Refusal, Report,
+    Snippet, Tactic, TrapPolicy,
 };
 use incise_space::AddressSpace;
-
-const TEXT: u64 = 0x7f00_1234_5000;
-const BEST: Policy = Policy { atomicity: Atomicity::BestEffort, traps: TrapPolicy::Fallback };
-
-/// push rbp; mov rbp,rsp; push r15; push rbx; sub rsp,8; mov eax,[rip+0x100]; test eax,eax; jne +2; nop; nop;
-/// add rsp,8; pop rbx; pop r15; pop rbp; ret; int3...
-const FUNCTION: &[u8] = &[
-    0x55, 0x48, 0x89, 0xE5, 0x41, 0x57, 0x53, 0x48, 0x83, 0xEC, 0x08, 0x8B, 0x05, 0x00, 0x01, 0x00, 0x00,
-    0x85, 0xC0, 0x75, 0x02, 0x90, 0x90, 0x48, 0x83, 0xC4, 0x08, 0x5B, 0x41, 0x5F, 0x5D, 0xC3, 0xCC, 0xCC,
-    0xCC, 0xCC, 0xCC, 0xCC,
-];
-
-fn heads(code: &[u8], at: u64) -> Vec<u64> {
-    let mut heads = Vec::new();
-    let mut offset = 0;
-    while offset < code.len() && code[offset] != 0xCC {
-        heads.push(at + offset as u64);
-        offset += decode(&code[offset..], Addr(at + offset as u64)).expect("good code").len();
-    }
-    heads
-}
-
-fn count_at(engine: &mut Engine, space: &mut FakeSpace, sites: &[u64], policy: Policy) -> Vec<Outcome> {
-    let mut batch = Batch::default();
-    for &site in sites {
-        let counter = engine.counter();
-        batch.insert(Addr(site), Snippet::Counter(counter), Position::Last);
-    }
-    let report = engine.commit(space, &NoFacts, &batch, policy).expect("a best-effort commit");
-    report.entries.into_iter().map(|entry| entry.outcome).collect()
-}
-
-fn remove_all(engine: &mut Engine, space: &mut FakeSpace) {
-    let batch = Batch::removal(engine.instances().collect::<Vec<_>>());
-    engine.commit(space, &NoFacts, &batch, BEST).expect("removal");
-}
 
 #[test]
 fn a_group_keeps_every_covered_head_a_trap_with_a_landing() {
@@ -117,20 +82,6 @@ fn probes_whose_code_cannot_be_read_for_once_are_not_forgotten() {
     space.unreadable = false;
     remove_all(&mut engine, &mut space);
     assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
-}
-
-#[test]
-fn regions_of_modules_far_apart_have_trampolines_in_reach() {
-    const FAR: u64 = 0x5500_1234_5000;
-    let outcomes = |modules: &[u64]| {
-        let (mut engine, mut space) = (Engine::new(), FakeSpace::default());
-        modules.iter().for_each(|&at| space.add_text(at, FUNCTION));
-        let sites: Vec<u64> = modules.iter().flat_map(|&at| heads(FUNCTION, at)).collect();
-        count_at(&mut engine, &mut space, &sites, BEST)
-    };
-    let alone = [outcomes(&[FAR]), outcomes(&[TEXT])].concat();
-    assert_eq!(alone.iter().filter(|one| **one == Outcome::Installed(Tactic::Trap)).count(), 0, "{alone:?}");
-    assert_eq!(outcomes(&[FAR, TEXT]), alone);
 }
 
 /// Every original boundary is intact, leads to a trampoline, or is a trap with a landing.
@@ -225,131 +176,6 @@ fn all_or_nothing_changes_nothing_when_one_site_is_refused() {
 }
 
 #[test]
-fn a_loop_head_behind_the_site_is_left_in_place() {
-    // inc eax; 7f..: dec ecx; jne -4; ret
-    let code = [0xFF, 0xC0, 0xFF, 0xC9, 0x75, 0xFC, 0xC3, 0xCC, 0xCC, 0xCC];
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Pun)]);
-    let now = space.bytes(TEXT, 7);
-    assert_eq!(now[0], 0xE9);
-    assert_eq!(now[2..], code[2..7], "what follows stays");
-    let target = (TEXT + 5).wrapping_add(i32::from_le_bytes([now[1], now[2], now[3], now[4]]) as i64 as u64);
-    assert_eq!(space.landing(TEXT), Some(target));
-    // With a probe on the loop head as well the loop runs in the trampoline, and is entered by one jump.
-    assert_eq!(count_at(&mut engine, &mut space, &[TEXT + 2], BEST), [Outcome::Installed(Tactic::Group)]);
-    let now = space.bytes(TEXT, 7);
-    assert_eq!((now[0], now[4]), (0xE9, 0xCC), "{now:02x?}");
-    remove_all(&mut engine, &mut space);
-    assert_eq!(space.bytes(TEXT, code.len()), code);
-    // Nothing is free where the jump would lead.
-    let taken = [TEXT - (1 << 31)..TEXT, TEXT + 0x1000..TEXT + (1 << 31)];
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    space
-        .mapped
-        .push(Addr(taken[0].start + (64 << 20)).align_down(4096)..Addr(taken[0].end).align_down(4096));
-    space.mapped.push(Addr(taken[1].start).align_up(4096)..Addr(taken[1].end).align_down(4096));
-    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Trap)]);
-    assert_eq!(space.bytes(TEXT, 7), [0xCC, 0xC0, 0xFF, 0xC9, 0x75, 0xFC, 0xC3], "one byte only");
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    space
-        .mapped
-        .push(Addr(taken[0].start + (64 << 20)).align_down(4096)..Addr(taken[0].end).align_down(4096));
-    space.mapped.push(Addr(taken[1].start).align_up(4096)..Addr(taken[1].end).align_down(4096));
-    let forbid = Policy { traps: TrapPolicy::Forbid, ..BEST };
-    let outcomes = count_at(&mut engine, &mut space, &[TEXT], forbid);
-    assert!(matches!(outcomes[0], Outcome::Refused(Refusal::TrapForbidden { .. })), "{outcomes:?}");
-    assert_eq!(space.bytes(TEXT, code.len()), code);
-}
-
-#[test]
-fn hot_patch_padding_takes_the_long_jump() {
-    let mut code = vec![0xC3];
-    code.extend([0x90; 5]);
-    code.extend([0x8B, 0xFF, 0x55, 0x8B, 0xEC, 0x5D, 0xC3]);
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    assert_eq!(count_at(&mut engine, &mut space, &[TEXT + 6], BEST), [Outcome::Installed(Tactic::Nop)]);
-    let now = space.bytes(TEXT, code.len());
-    assert_eq!(now[1], 0xE9);
-    assert_eq!(now[6..8], [0xEB, 0xF9]);
-    assert_eq!(now[8..], code[8..]);
-    remove_all(&mut engine, &mut space);
-    assert_eq!(space.bytes(TEXT, code.len()), code);
-}
-
-#[test]
-fn a_compiler_s_five_byte_nop_displaces_nothing() {
-    let code = [0x0F, 0x1F, 0x44, 0x00, 0x00, 0x55, 0xC3];
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Nop)]);
-    // Five one-byte nops, as -fpatchable-function-entry=5 emits them: every one stays a boundary.
-    let code = [0x90, 0x90, 0x90, 0x90, 0x90, 0x55, 0xC3];
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Nop)]);
-    assert_eq!(space.bytes(TEXT, 5), [0xE9, 0xCC, 0xCC, 0xCC, 0xCC]);
-}
-
-#[test]
-fn a_call_is_retargeted_and_its_landing_still_calls() {
-    // call +0x100; ret
-    let code = [0xE8, 0x00, 0x01, 0x00, 0x00, 0xC3];
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Retarget)]);
-    let now = space.bytes(TEXT, 5);
-    assert_eq!(now[0], 0xE8);
-    let thunk = (TEXT + 5).wrapping_add(i32::from_le_bytes([now[1], now[2], now[3], now[4]]) as i64 as u64);
-    assert_ne!(space.landing(TEXT), Some(thunk), "a trapped thread has not pushed the return address yet");
-}
-
-#[test]
-fn endbr_is_never_overwritten() {
-    let mut code = vec![0xF3, 0x0F, 0x1E, 0xFA];
-    code.extend_from_slice(FUNCTION);
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    assert_eq!(count_at(&mut engine, &mut space, &[TEXT], BEST), [Outcome::Installed(Tactic::Group)]);
-    assert_eq!(space.bytes(TEXT, 5), [0xF3, 0x0F, 0x1E, 0xFA, 0xE9]);
-}
-
-/// One function and nothing else.
-struct OneFunction(Range<Addr>);
-
-impl Facts for OneFunction {
-    fn function(&self, at: Addr) -> Option<Range<Addr>> {
-        self.0.contains(&at).then(|| self.0.clone())
-    }
-    fn function_before(&self, _: Addr) -> Option<Range<Addr>> {
-        None
-    }
-    fn entries(&self, range: Range<Addr>) -> Vec<Addr> {
-        Vec::from_iter(range.contains(&self.0.start).then_some(self.0.start))
-    }
-    fn is_restartable(&self, _: Addr) -> bool {
-        false
-    }
-    fn is_copied(&self, _: Addr) -> bool {
-        false
-    }
-}
-
-#[test]
-fn only_a_real_branch_behind_an_endbr_makes_it_a_loop() {
-    // endbr64; mov eax,1; ret, and behind it bytes that look like a jump to the mov.
-    let straight = [0xF3, 0x0F, 0x1E, 0xFA, 0xB8, 1, 0, 0, 0, 0xC3, 0xEB, 0xF8];
-    // endbr64; dec edi; jne to the dec; ret
-    let looping = [0xF3, 0x0F, 0x1E, 0xFA, 0xFF, 0xCF, 0x75, 0xFC, 0xC3];
-    for (code, len, refused) in [(&straight[..], 10, false), (&looping[..], 9, true)] {
-        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, code));
-        let mut batch = Batch::default();
-        let counter = engine.counter();
-        batch.insert(Addr(TEXT), Snippet::Counter(counter), Position::Last);
-        let facts = OneFunction(Addr(TEXT).span(len));
-        let report = engine.commit(&mut space, &facts, &batch, BEST).expect("a best-effort commit");
-        let outcome = &report.entries[0].outcome;
-        let is_refused = *outcome == Outcome::Refused(Refusal::LoopBehindEndbr(Addr(TEXT)));
-        assert_eq!(is_refused, refused, "{outcome:?}");
-    }
-}
-
-#[test]
 fn a_trampoline_in_use_is_not_used_again() {
     let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, FUNCTION));
     count_at(&mut engine, &mut space, &[TEXT], BEST);
@@ -362,22 +188,6 @@ fn a_trampoline_in_use_is_not_used_again() {
     space.busy.clear();
     remove_all(&mut engine, &mut space);
     assert_eq!(engine.release(&mut space).expect("release"), 0);
-}
-
-#[test]
-fn data_behind_the_end_of_a_path_is_not_taken_for_instructions() {
-    // ret; three zero bytes that align the next section; sub rsp,8, which a linear decoder does not see.
-    let code = [0xC3, 0, 0, 0, 0x48, 0x83, 0xEC, 0x08, 0xC3];
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    let outcomes = count_at(&mut engine, &mut space, &[TEXT], BEST);
-    assert!(matches!(outcomes[..], [Outcome::Installed(Tactic::Pun | Tactic::Trap)]), "{outcomes:?}");
-    assert_eq!(space.bytes(TEXT + 1, code.len() - 1), code[1..], "only the site itself changes");
-    // pop rbx; ret; a nop that aligns; then a jump table whose bytes decode as instructions.
-    let code = [0x5B, 0xC3, 0x66, 0x90, 0x48, 0x89, 0xC8, 0xFF, 0xE0];
-    let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
-    let outcomes = count_at(&mut engine, &mut space, &[TEXT, TEXT + 1], BEST);
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Installed(_))), "{outcomes:?}");
-    assert_eq!(space.bytes(TEXT + 4, 5), code[4..], "the table");
 }
 
 #[test]
@@ -565,37 +375,4 @@ fn code_that_is_writable_is_refused_and_given_back() {
     }
     remove_all(&mut engine, &mut space);
     assert_eq!(space.bytes(TEXT, FUNCTION.len()), FUNCTION);
-}
-
-#[test]
-fn what_fits_does_not_depend_on_where_things_are_loaded() {
-    // push rbx; mov rbx,rdi; call; mov r13,rax; test rax,rax; mov rdi,rbx; pop rbx; ret; int3: the jump behind each call
-    // has a trap inside.
-    const CODE: [u8; 22] = [
-        0x53, 0x48, 0x89, 0xFB, 0xE8, 0, 0, 0, 0, 0x49, 0x89, 0xC5, 0x48, 0x85, 0xC0, 0x48, 0x89, 0xDF, 0x5B,
-        0xC3, 0xCC, 0xCC,
-    ];
-    const COUNT: u64 = 200;
-    let mut code = CODE.repeat(COUNT as usize);
-    for n in 0..COUNT as usize {
-        let to_first = -((n * CODE.len() + 9) as i32);
-        code[n * CODE.len() + 5..][..4].copy_from_slice(&to_first.to_le_bytes());
-    }
-    let planned = |text: u64, distance: u64| {
-        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(text, &code));
-        let sites: Vec<u64> = (0..COUNT).flat_map(|n| heads(&CODE, text + n * CODE.len() as u64)).collect();
-        // Another module, probed before: where its trampolines may be is somewhere among where those of ours may be.
-        space.add_text(text + distance, FUNCTION);
-        count_at(&mut engine, &mut space, &[text + distance], BEST);
-        let outcomes = count_at(&mut engine, &mut space, &sites, BEST);
-        outcomes.iter().filter(|outcome| **outcome == Outcome::Installed(Tactic::Group)).count()
-    };
-    let expected = planned(TEXT, 64 << 20);
-    // Around the distance at which a trampoline behind a springboard with int3 in its third displacement byte is the first.
-    for n in 0..8u64 {
-        // Pages of libraries are random in 28 bits, here those of the tests' text.
-        let text = 0x7e00_0000_0000 + (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 36 << 12);
-        let distance = 0xC8_0000 + (n << 16);
-        assert_eq!(planned(text, distance), expected, "{text:#x}, {distance:#x}");
-    }
 }

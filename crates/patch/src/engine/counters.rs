@@ -27,7 +27,7 @@ impl Engine {
             if let Some(cells) = self.cells.as_ref().filter(|cells| cells.range().contains(&at)) {
                 return Some(cells.sum(at));
             }
-            let value = self.memory.mapping_of(at)?.quadword(at);
+            let value = self.memory.data.mapping_of(at)?.quadword(at);
             Some(value.load(Ordering::Relaxed))
         });
         self.counted.get(index).copied().unwrap_or(0).wrapping_add(now.unwrap_or(0))

@@ -61,7 +61,7 @@ impl Engine {
         let missing = self.memory.missing(map, &sites, counters.len());
         let mut mappings = source.reserve(&mut self.memory, &missing)?;
         for (counter, near) in counters {
-            self.counters[counter.0 as usize] = self.memory.quadword(near);
+            self.counters[counter.0 as usize] = self.memory.data.quadword(near);
         }
         if let Some(space) = source.space() {
             for (_, place, snippet, _) in &batch.insertions {

@@ -6,6 +6,8 @@
 #![allow(unsafe_code, reason = "DataMapping takes over a raw view")]
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod function;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
