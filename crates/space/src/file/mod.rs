@@ -17,6 +17,7 @@ mod error;
 mod frames;
 mod loaded;
 mod memory;
+mod numbers;
 mod output;
 mod packed;
 mod payload;

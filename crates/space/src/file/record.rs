@@ -3,7 +3,7 @@
 //! It is the last part of the file: the body, then a trailer of 32 bytes (little-endian quadwords: length of
 //! the body, first eight bytes of the body's SHA-256, version, magic number). A section `.incise.record`
 //! also covers it, so that it is found after tools like strip have moved it. The body is, packed (`packed.rs`), a sequence of
-//! numbers (LEB128) and of byte strings with their length before them, in the order of [`Record`]'s fields.
+//! numbers and byte strings (`numbers.rs`), in the order of [`Record`]'s fields.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::elf::{Headers, slice};
 use super::error::FileError;
+use super::numbers::{Reader, Writer};
 use super::packed::{packed, unpacked};
 
 /// The last eight bytes of a file with a record.
@@ -329,63 +330,6 @@ pub fn original(path: &Path, file: &[u8]) -> Result<(Vec<u8>, Record), FileError
     }
     let digest: [u8; 32] = Sha256::digest(&bytes).into();
     if digest == record.original_sha256 { Ok((bytes, record)) } else { Err(changed()) }
-}
-
-/// Appends numbers (LEB128, as in DWARF 7.6) and byte strings.
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn number(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            self.0.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.0.push(number as u8);
-    }
-
-    /// Small numbers of either sign are short.
-    fn signed(&mut self, number: i64) {
-        self.number((number << 1 ^ number >> 63) as u64);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-    }
-}
-
-/// Takes off what [`Writer`] appended.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn number(&mut self) -> Option<u64> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (&byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            number |= u64::from(byte & 0x7F).checked_shl(shift)?;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    fn signed(&mut self) -> Option<i64> {
-        let number = self.number()?;
-        Some((number >> 1) as i64 ^ -((number & 1) as i64))
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = usize::try_from(self.number()?).ok()?;
-        let (bytes, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(bytes)
-    }
-
-    fn text(&mut self) -> Option<String> {
-        String::from_utf8(self.bytes()?.to_vec()).ok()
-    }
 }
 
 #[cfg(test)]

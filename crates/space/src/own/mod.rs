@@ -18,11 +18,13 @@ mod poke;
 mod quiescence;
 mod runs;
 mod scratch;
+mod settings;
 mod signals;
 mod swap;
 mod sync;
 mod unwind;
 mod userfault;
+mod writers;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -40,39 +42,10 @@ use known::KnownMap;
 use landings::Landings;
 use memory::CodeWriter;
 pub use pages::Pages;
+pub use settings::{Builder, Unwinding, Writer};
 
 /// Bytes in a page (x86-64 psABI, 3.3.1: the smallest one).
 const PAGE: u64 = 4096;
-
-/// How live code is changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Writer {
-    /// The one that suits the change: see [`OwnSpace`].
-    #[default]
-    Auto,
-    /// Byte by byte, with traps in between.
-    Poke,
-    /// Page by page, by replacing mappings.
-    Swap,
-}
-
-/// Who is told how to unwind out of trampolines. (Frames above a probe need none of it: calls are made from where they were,
-/// and callbacks have the probed instruction for their caller. It is for what stops or interrupts a thread in a
-/// trampoline.)
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Unwinding {
-    /// gdb, of transactions that are small: larger ones take half as long again with it.
-    #[default]
-    Auto,
-    /// Nobody: nothing is encoded.
-    Nobody,
-    /// gdb, through its interface for just-in-time compilers.
-    Debuggers,
-    /// The unwinder of this process too, by `__register_frame`: exceptions, backtraces and cancellation that begin in a
-    /// signal handler over a trampoline go on into the program. From then on libgcc before 13 takes a lock each time it
-    /// looks for a frame: `backtrace` in a signal handler may wait for itself if it interrupts an unwinding.
-    Everybody,
-}
 
 /// The process this code runs in.
 ///
@@ -116,67 +89,6 @@ pub struct OwnSpace {
     pid: i32,
 }
 
-/// Settings of an [`OwnSpace`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Builder {
-    writer: Writer,
-    pages: Pages,
-    original_in_handlers: bool,
-    unwinding: Unwinding,
-}
-
-impl Builder {
-    /// Who is told how to unwind out of trampolines. Default: [`Unwinding::Auto`].
-    pub fn unwinding(mut self, unwinding: Unwinding) -> Builder {
-        self.unwinding = unwinding;
-        self
-    }
-
-    /// Whether signal handlers see the original instruction pointer and registers where a signal arrives in a trampoline or
-    /// is raised by a displaced instruction. For that, each [`apply`](AddressSpace::apply) puts a gate before the handlers
-    /// that are installed then, which is what sigaction(2) tells to be the handler from there on. Default: no.
-    pub fn original_in_handlers(mut self, original: bool) -> Builder {
-        self.original_in_handlers = original;
-        self
-    }
-
-    /// Which writer to use. Default: [`Writer::Auto`].
-    pub fn writer(mut self, writer: Writer) -> Builder {
-        self.writer = writer;
-        self
-    }
-
-    /// How the pages of changed code are made; [`Pages::MemoryFile`] also means never to write through
-    /// /proc/self/mem, so there is no poke then. Default: the fastest that this process is allowed.
-    pub fn pages(mut self, pages: Pages) -> Builder {
-        self.pages = pages;
-        self
-    }
-
-    /// The space.
-    ///
-    /// # Errors
-    /// None is known; a machine on which code cannot be changed says so when it is tried.
-    pub fn build(self) -> Result<OwnSpace, SpaceError> {
-        let writes_code = self.pages != Pages::MemoryFile && CodeWriter::works();
-        Ok(OwnSpace {
-            settings: self,
-            writer: self.writer,
-            pages: self.pages,
-            writes_code,
-            handler: Handler::new(),
-            landings: Landings::default(),
-            fragments: Fragments::default(),
-            known: KnownMap::default(),
-            poked: HashSet::new(),
-            vdso: None,
-            original_in_handlers: self.original_in_handlers,
-            reserved: Vec::new(),
-            pid: own_pid(),
-        })
-    }
-}
-
 impl OwnSpace {
     /// A space with default settings.
     ///
@@ -188,11 +100,24 @@ impl OwnSpace {
 
     /// Settings to choose.
     pub fn builder() -> Builder {
-        Builder {
-            writer: Writer::Auto,
-            pages: Pages::Placed,
-            original_in_handlers: false,
-            unwinding: Unwinding::Auto,
+        Builder::default()
+    }
+
+    fn with(settings: Builder) -> OwnSpace {
+        OwnSpace {
+            settings,
+            writer: settings.writer,
+            pages: settings.pages,
+            writes_code: writes_code(&settings),
+            handler: Handler::new(),
+            landings: Landings::default(),
+            fragments: Fragments::default(),
+            known: KnownMap::default(),
+            poked: HashSet::new(),
+            vdso: None,
+            original_in_handlers: settings.original_in_handlers,
+            reserved: Vec::new(),
+            pid: own_pid(),
         }
     }
 
@@ -208,7 +133,7 @@ impl OwnSpace {
         }
         if settings.pages != self.settings.pages {
             self.pages = settings.pages;
-            self.writes_code = settings.pages != Pages::MemoryFile && CodeWriter::works();
+            self.writes_code = writes_code(&settings);
         }
         self.writer = settings.writer;
         self.original_in_handlers = settings.original_in_handlers;
@@ -249,101 +174,7 @@ impl OwnSpace {
         }
         true
     }
-
-    fn poke(&mut self, edits: &[Edit]) -> Result<(), SpaceError> {
-        let pages = |edit: &Edit| edit.at.0 / PAGE..=(edit.at.0 + edit.old.len() as u64 - 1) / PAGE;
-        // What somebody else changed before stays theirs.
-        let new = edits.iter().flat_map(pages).filter(|page| !self.poked.contains(page));
-        let ours = foreign::unchanged(new.collect());
-        poke::poke(edits).map_err(|error| self.blame_shared(edits, error))?;
-        self.poked.extend(ours);
-        Ok(())
-    }
-
-    fn swap(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
-        let map = self.mappings()?;
-        // For little, one system call less that waits for the lock on the memory map is worth more than quick pages.
-        let mut little = Pages::Forced;
-        let is_little = self.pages == Pages::Placed && self.writes_code && edits.len() <= FEW;
-        let pages = if is_little { &mut little } else { &mut self.pages };
-        swap::swap(edits, &map, &mut self.fragments, &self.poked, pages)
-    }
-
-    /// Pokes. If the system does not let us and the user has not said how, swaps.
-    fn poke_or_swap(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
-        match self.poke(edits) {
-            Err(SpaceError::System { .. }) if self.writer == Writer::Auto => self.swap(edits),
-            result => result.map(|()| 0),
-        }
-    }
-
-    /// Swaps, but for the vdso: the kernel does not let it be split, and a copy would be no vdso to who
-    /// looks for it in the memory map. That is poked.
-    fn swap_all(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
-        if self.vdso.is_none() {
-            let map = self.mappings()?;
-            let vdso = map.iter().find(|mapping| *mapping.name == *"[vdso]");
-            self.vdso = Some(vdso.map_or(Addr(0)..Addr(0), |mapping| mapping.range.clone()));
-        }
-        let of_kernel = |edit: &&Edit| self.vdso.as_ref().is_some_and(|vdso| vdso.contains(&edit.at));
-        let poked: Vec<Edit> = edits.iter().filter(of_kernel).copied().collect();
-        let Some(first) = poked.first() else { return self.swap_or_poke(edits) };
-        if !self.writes_code || poke::touches_poke(&poked) {
-            let reason = "the code of the kernel can only be changed through /proc/self/mem";
-            return Err(SpaceError::Unsuitable { at: first.at, reason });
-        }
-        let swapped: Vec<Edit> = edits.iter().filter(|edit| !of_kernel(edit)).copied().collect();
-        self.poke(&poked)?;
-        if swapped.is_empty() {
-            return Ok(0);
-        }
-        self.swap_or_poke(&swapped).inspect_err(|_| {
-            let inverse: Vec<Edit> = poked.iter().map(Edit::inverse).collect();
-            let _ = poke::poke(&inverse);
-        })
-    }
-
-    /// Swaps. If a copy cannot stand for the code and the user has not said how, pokes.
-    fn swap_or_poke(&mut self, edits: &[Edit]) -> Result<isize, SpaceError> {
-        match self.swap(edits) {
-            Err(SpaceError::Unsuitable { at, .. }) if self.can_poke(edits) && self.is_private(at) => {
-                self.poke(edits).map(|()| 0)
-            }
-            result => result,
-        }
-    }
-
-    fn can_poke(&self, edits: &[Edit]) -> bool {
-        self.writer != Writer::Swap && self.writes_code && !poke::touches_poke(edits)
-    }
-
-    /// The kernel does not write to shared memory that is not writable: tells so, if that is the reason.
-    fn blame_shared(&self, edits: &[Edit], error: SpaceError) -> SpaceError {
-        match edits.iter().find(|edit| !self.is_private(edit.at)) {
-            Some(edit) if matches!(error, SpaceError::System { .. }) => {
-                SpaceError::Unsuitable { at: edit.at, reason: "the memory is shared" }
-            }
-            _ => error,
-        }
-    }
-
-    /// Whether writing to the memory at `at` changes this process's memory only.
-    fn is_private(&self, at: Addr) -> bool {
-        self.mappings().is_ok_and(|map| map.find(at).is_some_and(|mapping| !mapping.permissions.shared))
-    }
-
-    fn choose(&self, edits: &[Edit]) -> Writer {
-        match self.writer {
-            _ if !self.can_poke(edits) => Writer::Swap,
-            Writer::Auto if edits.len() <= FEW && thread_count() == Some(1) => Writer::Poke,
-            Writer::Auto => Writer::Swap,
-            forced => forced,
-        }
-    }
 }
-
-/// Up to this many sites a poke costs less than a swap, and writing pages less than placing them.
-const FEW: usize = 16;
 
 impl AddressSpace for OwnSpace {
     fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), SpaceError> {
@@ -448,7 +279,6 @@ impl AddressSpace for OwnSpace {
         if edits.is_empty() {
             return Ok(Applied::default());
         }
-        let writer = self.choose(edits);
         // The program may have put another handler over ours since the landings were published.
         self.handler.install(libc::SIGTRAP, &mut self.pages)?;
         self.handler.install_for_faults(&mut self.pages)?;
@@ -457,10 +287,7 @@ impl AddressSpace for OwnSpace {
             self.handler.install(libc::SIGILL, &mut self.pages)?;
             self.landings.note_illegal(at);
         }
-        let mappings = match writer {
-            Writer::Poke => self.poke_or_swap(edits)?,
-            Writer::Swap | Writer::Auto => self.swap_all(edits)?,
-        };
+        let mappings = self.write(edits)?;
         Ok(Applied { mappings: mappings.max(0) as usize, ..Applied::default() })
     }
 
@@ -551,32 +378,7 @@ fn own_pid() -> i32 {
     unsafe { sys::raw(libc::SYS_getpid, [0; 6]) as i32 }
 }
 
-/// How many threads the process has, if that can be told: its folder of them has two links more (fs/proc/base.c,
-/// `proc_task_getattr`). /proc/self/stat tells it too, but adds up the times of all threads first.
-fn thread_count() -> Option<u64> {
-    let path = c"/proc/self/task";
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    let arguments = [libc::AT_FDCWD as usize, path.as_ptr() as usize, stat.as_mut_ptr() as usize, 0, 0, 0];
-    // SAFETY: the path ends in a zero byte; the call fills `stat`.
-    unsafe { sys::call(libc::SYS_newfstatat, arguments) }.ok()?;
-    // SAFETY: filled.
-    unsafe { stat.assume_init() }.st_nlink.checked_sub(2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn threads_are_counted() {
-        let tasks = || std::fs::read_dir("/proc/self/task").expect("threads").count() as u64;
-        // Other tests may run in this process.
-        let agree = || (0..1000).any(|_| thread_count() == Some(tasks()));
-        assert!(agree());
-        let (stop, wait) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || wait.recv());
-        assert!(agree() && thread_count() > Some(1));
-        drop(stop);
-        thread.join().expect("no panic").expect_err("nothing was sent");
-    }
+/// Whether code is written through /proc/self/mem.
+fn writes_code(settings: &Builder) -> bool {
+    settings.pages != Pages::MemoryFile && CodeWriter::works()
 }
