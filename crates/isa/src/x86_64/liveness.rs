@@ -5,12 +5,10 @@
 //! What is not proven dead by then is live. Faults count as going on: a signal handler may see the
 //! value of a dead register or flag.
 
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions,
-    Mnemonic, OpAccess,
-};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory};
 
 use super::flags::{STATUS_FLAGS, overwritten_flags, read_flags};
+use super::register_use::{is_opaque, register_bits};
 use super::{Gpr, GprSet, Insn};
 use crate::Addr;
 
@@ -85,102 +83,6 @@ pub fn flags_live_through(insns: &[Insn], code: &[u8]) -> bool {
     flags.dead != STATUS_FLAGS
 }
 
-/// For each of `insns`, ascending by address, whether any status flag may be read before it is written from there
-/// on. Branches from one of them to another are followed; `live_at` tells the same of addresses outside.
-pub fn flags_live_along(insns: &[&Insn], live_at: &dyn Fn(Addr) -> bool) -> Vec<bool> {
-    /// Backward branches are first taken to need every flag; each pass more tells better.
-    const PASSES: usize = 2;
-    let all = |live: bool| if live { STATUS_FLAGS } else { 0 };
-    let outside: Vec<u32> = insns
-        .iter()
-        .enumerate()
-        .map(|(index, insn)| {
-            let flow = insn.flow();
-            let follows = insns.get(index + 1).is_some_and(|next| next.addr() == insn.end());
-            let inside = |to: Addr| insns.binary_search_by_key(&to, |insn| insn.addr()).is_ok();
-            let behind = match flow {
-                super::Flow::Next | super::Flow::Branch(_) if !follows => all(live_at(insn.end())),
-                _ => 0,
-            };
-            let away = match flow {
-                super::Flow::Jump(to) | super::Flow::Branch(to) if !inside(to) => all(live_at(to)),
-                super::Flow::Call(to) => all(live_at(to)),
-                _ => 0,
-            };
-            behind | away
-        })
-        .collect();
-    let mut live = vec![STATUS_FLAGS; insns.len()];
-    let loops = insns.iter().any(|insn| insn.flow().target().is_some_and(|to| to <= insn.addr()));
-    for _ in 0..if loops { PASSES } else { 1 } {
-        for index in (0..insns.len()).rev() {
-            let insn = insns[index];
-            let next = match insns.get(index + 1) {
-                Some(next) if next.addr() == insn.end() => live[index + 1],
-                _ => 0,
-            };
-            let target = |to: Addr| {
-                insns.binary_search_by_key(&to, |insn| insn.addr()).map_or(0, |target| live[target])
-            };
-            let after = match insn.flow() {
-                super::Flow::Next if is_opaque(insn.iced()) => STATUS_FLAGS,
-                super::Flow::Next => outside[index] | next,
-                super::Flow::Branch(to) => outside[index] | next | target(to),
-                super::Flow::Jump(to) => outside[index] | target(to),
-                super::Flow::Call(_) => outside[index],
-                _ => STATUS_FLAGS,
-            };
-            live[index] = match insn.flow() {
-                super::Flow::Next if is_opaque(insn.iced()) => STATUS_FLAGS,
-                super::Flow::Next | super::Flow::Branch(_) => {
-                    after & !overwritten_flags(insn.iced()) | read_flags(insn.iced())
-                }
-                super::Flow::Jump(_) | super::Flow::Call(_) => after,
-                _ => STATUS_FLAGS,
-            };
-        }
-    }
-    live.into_iter().map(|flags| flags != 0).collect()
-}
-
-/// For each of `insns`, ascending by address, the general-purpose registers that may be read before they are written
-/// from there on. Branches from one of them to another are followed; outside, all are live.
-pub fn gprs_live_along(insns: &[&Insn]) -> Vec<GprSet> {
-    /// As for [`flags_live_along`].
-    const PASSES: usize = 2;
-    let mut uses = RegisterUses::default();
-    let uses: Vec<Option<(u16, u16)>> = insns
-        .iter()
-        .map(|insn| uses.of(insn).map(|used| (used.read.bits(), used.overwritten.bits())))
-        .collect();
-    let index_of = |to: Addr| insns.binary_search_by_key(&to, |insn| insn.addr()).ok();
-    let targets: Vec<Option<usize>> =
-        insns.iter().map(|insn| insn.flow().target().and_then(index_of)).collect();
-    let loops = targets.iter().enumerate().any(|(index, target)| target.is_some_and(|to| to <= index));
-    let mut live = vec![u16::MAX; insns.len()];
-    for _ in 0..if loops { PASSES } else { 1 } {
-        for index in (0..insns.len()).rev() {
-            let insn = insns[index];
-            let next = match insns.get(index + 1) {
-                Some(next) if next.addr() == insn.end() => live[index + 1],
-                _ => u16::MAX,
-            };
-            let target = targets[index].map_or(u16::MAX, |target| live[target]);
-            let after = match insn.flow() {
-                super::Flow::Next => next,
-                super::Flow::Branch(_) => next | target,
-                super::Flow::Jump(_) => target,
-                _ => u16::MAX,
-            };
-            live[index] = match uses[index] {
-                Some((read, overwritten)) => after & !overwritten | read | 1 << Gpr::Rsp.number(),
-                None => u16::MAX,
-            };
-        }
-    }
-    live.into_iter().map(GprSet::from_bits).collect()
-}
-
 /// Shows `visit` the instructions that are certain to run from `at` on, at most `limit`, until it says `false`.
 fn scan(code: &[u8], at: Addr, limit: usize, mut visit: impl FnMut(&Instruction) -> bool) {
     let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
@@ -212,28 +114,6 @@ fn scan(code: &[u8], at: Addr, limit: usize, mut visit: impl FnMut(&Instruction)
     }
 }
 
-/// Instructions that are not known to read and write exactly what they name. Where user mode may not run
-/// `sldt`, `str` and `smsw` (UMIP), Linux acts for them and leaves the upper half of the register.
-fn is_opaque(insn: &Instruction) -> bool {
-    insn.is_privileged()
-        || matches!(
-            insn.mnemonic(),
-            Mnemonic::INVALID
-                | Mnemonic::Hlt
-                | Mnemonic::Xabort
-                | Mnemonic::Enclu
-                | Mnemonic::Getsec
-                | Mnemonic::Sldt
-                | Mnemonic::Str
-                | Mnemonic::Smsw
-                // Without a shadow stack it writes nothing.
-                | Mnemonic::Rdsspd
-                | Mnemonic::Rdsspq
-        )
-        // With REX.B, AMD processors run `pause` as `xchg eax, r8d`.
-        || insn.mnemonic() == Mnemonic::Pause && insn.len() > 2
-}
-
 /// Members of a set, one bit each, that are not yet known to be live, and those known to be dead.
 struct Pending {
     undecided: u32,
@@ -257,77 +137,6 @@ impl Pending {
         self.step(read_flags(insn), overwritten_flags(insn));
         self.undecided != 0 && self.undecided | self.dead == STATUS_FLAGS
     }
-}
-
-/// What one instruction does with registers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RegisterUse {
-    /// General-purpose registers its effect may depend on.
-    pub read: GprSet,
-    /// General-purpose registers it overwrites for certain, with all their bits.
-    pub overwritten: GprSet,
-    /// Vector registers its effect may depend on, a bit each.
-    pub vectors_read: u32,
-    /// Vector registers it overwrites for certain, with all their bits up to the widest, a bit each.
-    pub vectors_overwritten: u32,
-}
-
-/// What `insn` does with registers; `None` if it is not known to read and write exactly what it names.
-/// Calls and system calls count as instructions by themselves, without what they run.
-pub fn register_use(insn: &Insn) -> Option<RegisterUse> {
-    RegisterUses::default().of(insn)
-}
-
-/// [`register_use`] for many instructions, with working memory that is used again.
-pub struct RegisterUses(InstructionInfoFactory);
-
-impl Default for RegisterUses {
-    fn default() -> RegisterUses {
-        RegisterUses(InstructionInfoFactory::new())
-    }
-}
-
-impl RegisterUses {
-    /// The same as [`register_use`].
-    pub fn of(&mut self, insn: &Insn) -> Option<RegisterUse> {
-        if is_opaque(insn.iced()) {
-            return None;
-        }
-        let (gprs, vectors) = register_bits(insn.iced(), &mut self.0);
-        Some(RegisterUse {
-            read: GprSet::from_bits(gprs.0 as u16),
-            overwritten: GprSet::from_bits(gprs.1 as u16),
-            vectors_read: vectors.0,
-            vectors_overwritten: vectors.1,
-        })
-    }
-}
-
-/// General-purpose and vector registers, read and overwritten.
-fn register_bits(insn: &Instruction, factory: &mut InstructionInfoFactory) -> ((u32, u32), (u32, u32)) {
-    let (mut gprs, mut vectors) = ((0, 0), (0, 0));
-    if insn.is_save_restore_instruction() {
-        vectors.0 = u32::MAX;
-    }
-    for used in factory.info_options(insn, InstructionInfoOptions::NO_MEMORY_USAGE).used_registers() {
-        let register = used.register();
-        // A write to a part of a register keeps the rest. Writes that clear the rest are shown as
-        // writes to the whole.
-        let (class, whole) = if register.is_gpr() {
-            (&mut gprs, register.is_gpr64())
-        } else if register.is_vector_register() {
-            (&mut vectors, register.is_zmm())
-        } else {
-            continue;
-        };
-        let bit = 1u32 << (register.full_register().number() & 31);
-        match used.access() {
-            OpAccess::Write if whole => class.1 |= bit,
-            OpAccess::None | OpAccess::NoMemAccess | OpAccess::Write | OpAccess::CondWrite => {}
-            _ => class.0 |= bit,
-        }
-    }
-    (gprs, vectors)
 }
 
 struct State {
@@ -484,30 +293,6 @@ mod tests {
         assert_eq!(live("c5 fc 77").vectors, 0xFFFF_0000);
         assert_eq!(live("0f ae 27 c5 fc 77").vectors, u32::MAX);
         assert!(live("c5 fc 77").vector);
-    }
-
-    #[test]
-    fn flags_are_followed_through_branches_inside() {
-        let along = |code: &str, outside: bool| {
-            let code = hex(code);
-            let mut insns = Vec::new();
-            let mut offset = 0;
-            while offset < code.len() {
-                insns.push(decode(&code[offset..], AT + offset as u64).expect("an instruction"));
-                offset += insns[insns.len() - 1].len();
-            }
-            flags_live_along(&insns.iter().collect::<Vec<_>>(), &|_| outside)
-        };
-        // mov ecx, eax; cmp eax, ecx; je +2; mov ecx, eax; cmp eax, ecx
-        assert_eq!(along("89 c1 39 c8 74 02 89 c1 39 c8", true), [false, false, true, false, false]);
-        // The branch leads out, to where flags are needed or not.
-        assert_eq!(along("89 c1 74 20 39 c8", true), [true, true, false]);
-        assert_eq!(along("eb 20", true), [true]);
-        assert_eq!(along("eb 20", false), [false]);
-        // A loop: mov; dec ecx; cmp; jne back to the mov.
-        assert_eq!(along("89 c2 ff c9 39 c8 75 f8 39 c8", true), [false, false, false, true, false]);
-        // Where it returns to is not known.
-        assert_eq!(along("89 c1 c3", false), [true, true]);
     }
 
     #[test]

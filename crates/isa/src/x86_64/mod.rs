@@ -5,12 +5,15 @@ mod assemble;
 mod assembler;
 mod decode;
 mod flags;
+mod flow;
 mod gpr;
 mod gs;
 mod guard;
 mod liveness;
+mod liveness_along;
 mod operand_address;
 mod operands;
+mod register_use;
 mod relocate;
 mod springboard;
 mod text;
@@ -19,17 +22,17 @@ mod vector;
 
 pub use assemble::{Assembler, OutOfReach};
 pub use assembler::{AsmError, Syntax, assemble};
-pub use decode::{DecodeError, Flow, Insn, MAX_INSN_LEN, RawBytes, decode};
+pub use decode::{DecodeError, Insn, MAX_INSN_LEN, RawBytes, decode};
 pub use flags::{FlagUse, flag_use};
+pub use flow::Flow;
 pub use gpr::{Gpr, GprSet};
 pub use gs::uses_gs_base;
 pub use guard::{Guard, Guarded, MAX_GUARD_LEN};
-pub use liveness::{
-    Live, RegisterUse, RegisterUses, flags_live_along, flags_live_before, flags_live_through,
-    gprs_live_along, live_before, register_use,
-};
+pub use liveness::{Live, flags_live_before, flags_live_through, live_before};
+pub use liveness_along::{flags_live_along, gprs_live_along};
 pub use operand_address::NoAddress;
 pub use operands::{MemoryUse, mnemonics};
+pub use register_use::{RegisterUse, RegisterUses, register_use};
 pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
 pub use springboard::{
     Bound, Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal, trap_displacements,

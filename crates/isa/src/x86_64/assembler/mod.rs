@@ -10,7 +10,7 @@
 //! | `operand.rs`, `expression.rs` | what operands are, and values that names stand for |
 //! | `intel.rs`, `att.rs` | the two syntaxes |
 //! | `register.rs`, `mnemonic.rs` | names |
-//! | `select.rs`, `fit.rs`, `arrange.rs`, `kinds.rs` | operands to encodings |
+//! | `select.rs`, `fit.rs`, `extras.rs`, `arrange.rs`, `kinds.rs` | operands to encodings |
 //! | `error.rs` | what is wrong, and where |
 
 mod arrange;
@@ -18,6 +18,7 @@ mod att;
 mod directive;
 mod error;
 mod expression;
+mod extras;
 mod fit;
 mod intel;
 mod kinds;
