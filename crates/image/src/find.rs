@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use incise_isa::Addr;
 use rustc_hash::FxHashMap;
 
-use crate::pattern::{ModuleGlob, NamePattern, Until, What, squeeze};
+use crate::module_glob::ModuleGlob;
+use crate::pattern::{NamePattern, Until, What, squeeze};
 use crate::{Function, FunctionKind, LinkAddr, Module, Name, Pattern, PatternError, demangle, suggest};
 
 /// An address that patterns name.

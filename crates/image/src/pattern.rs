@@ -2,8 +2,10 @@
 
 use incise_isa::Addr;
 
+use crate::LinkAddr;
 use crate::glob::Glob;
-use crate::{LinkAddr, Module};
+use crate::module_glob::ModuleGlob;
+use crate::pattern_error::PatternError;
 
 /// What a user writes to name functions or addresses.
 ///
@@ -62,79 +64,6 @@ pub(crate) struct NamePattern {
 pub(crate) struct VersionPattern {
     pub glob: Glob,
     pub only_default: bool,
-}
-
-/// Why a text is no pattern, or names nothing.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PatternError {
-    /// The text makes no sense.
-    #[error("`{pattern}` is not a pattern: {what}")]
-    Malformed {
-        /// The pattern as given.
-        pattern: String,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// No module fits.
-    #[error("`{pattern}`: no module is called `{module}`{}", list(", there are: ", .loaded))]
-    NoModule {
-        /// The pattern as given.
-        pattern: String,
-        /// The module's pattern.
-        module: String,
-        /// Names of the modules there are.
-        loaded: Vec<String>,
-    },
-    /// No function fits.
-    #[error("no function matches `{pattern}`{}{}{}",
-        list("; imported, but not defined, by ", .imported_by),
-        list("; there is ", .elsewhere),
-        list("; did you mean ", .near))]
-    NoFunction {
-        /// The pattern as given.
-        pattern: String,
-        /// Modules (of those searched) that refer to a function of that name, which no one of them defines.
-        imported_by: Vec<String>,
-        /// Functions that match in modules that were not searched, as `MODULE!NAME`.
-        elsewhere: Vec<String>,
-        /// Names that are spelled nearly so, nearest first.
-        near: Vec<String>,
-    },
-    /// The offset is not inside the function.
-    #[error("`{pattern}`: the function {function} has only {size} bytes")]
-    OutsideFunction {
-        /// The pattern as given.
-        pattern: String,
-        /// The function.
-        function: String,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// The address is not where an instruction begins.
-    #[error("`{pattern}`: {at} is inside the instruction `{instruction}` at {start}")]
-    InsideInstruction {
-        /// The pattern as given, or the name of the place.
-        pattern: String,
-        /// The address.
-        at: Addr,
-        /// Where the instruction begins.
-        start: Addr,
-        /// The instruction.
-        instruction: String,
-    },
-    /// The address is not in the executable memory of any module (that fits).
-    #[error("`{pattern}`: {address:#x} is not in the code of any module")]
-    NotCode {
-        /// The pattern as given.
-        pattern: String,
-        /// The address: at run time, or, with a module, as linked.
-        address: u64,
-    },
-}
-
-fn list(introduction: &str, names: &[String]) -> String {
-    if names.is_empty() { String::new() } else { format!("{introduction}{}", names.join(", ")) }
 }
 
 impl Pattern {
@@ -319,57 +248,6 @@ fn required_identifier(name: &str) -> Option<String> {
     best.map(str::to_owned)
 }
 
-/// A shell pattern on modules.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ModuleGlob {
-    pub text: String,
-    glob: Glob,
-}
-
-impl ModuleGlob {
-    pub(crate) fn new(text: &str) -> ModuleGlob {
-        ModuleGlob { text: text.to_owned(), glob: Glob::new(text) }
-    }
-
-    /// Whether `module` is meant.
-    pub(crate) fn matches(&self, module: &Module) -> bool {
-        if self.text.contains('/') {
-            return self.text == module.path || self.glob.matches(&module.path);
-        }
-        // `[vdso]` is also a class of characters; taken literally first.
-        self.text == module.name
-            || self.fits_file(&module.name)
-            || module.path.rsplit('/').next().is_some_and(|file| self.text == file || self.fits_file(file))
-            || self.fits_file(module.name.trim_matches(['[', ']']))
-            || module.image.soname().is_some_and(|soname| self.fits_file(soname))
-    }
-
-    fn fits_file(&self, name: &str) -> bool {
-        stems(name).any(|stem| self.glob.matches(stem))
-    }
-}
-
-/// A file name and what is left when versions are taken off: `libc.so.6`, `libc.so`, `libc`;
-/// `libx-2.31.so`, `libx-2.31`, `libx`.
-fn stems(name: &str) -> impl Iterator<Item = &str> {
-    let is_version = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let base = name.find(".so").filter(|&at| {
-        at > 0 && {
-            let behind = &name[at + 3..];
-            behind.is_empty() || behind.starts_with('.')
-        }
-    });
-    let versions = base.into_iter().flat_map(move |at| {
-        let cuts = name[at + 1..].match_indices('.').map(move |(cut, _)| at + 1 + cut);
-        cuts.map(|cut| &name[..cut]).chain(std::iter::once(&name[..at]))
-    });
-    let without_number = base.and_then(move |at| {
-        let (stem, version) = name[..at].rsplit_once('-')?;
-        is_version(version).then_some(stem)
-    });
-    std::iter::once(name).chain(versions).chain(without_number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,15 +322,6 @@ mod tests {
         assert!(Pattern::parse("operator!=").is_ok_and(|p| p.module.is_none()));
         assert!(Pattern::parse("ns::operator!").is_ok_and(|p| p.module.is_none()));
         assert!(Pattern::parse("str[!a]*").is_ok_and(|p| p.module.is_none()));
-    }
-
-    #[test]
-    fn versions_are_taken_off_library_names() {
-        let all = |name| stems(name).collect::<Vec<_>>();
-        assert_eq!(all("libc.so.6"), ["libc.so.6", "libc.so", "libc"]);
-        assert_eq!(all("libstdc++.so.6.0.30").last(), Some(&"libstdc++"));
-        assert!(all("libLLVM-14.so.1").contains(&"libLLVM"));
-        assert_eq!(all("python3.11"), ["python3.11"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod expr;
 mod resolve;
 mod stack;
 mod state;
+mod writes;
 
 use std::ops::Range;
 

@@ -6,9 +6,11 @@
 
 mod entry;
 mod location;
+mod operations;
 mod names;
 mod scope;
 mod types;
+mod value;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,10 +27,11 @@ use object::{Object, ObjectSection};
 use crate::LinkAddr;
 use names::Names;
 
-pub(crate) use location::unwind_value;
-pub use location::{BinaryOp, Location, NoValue, Piece, UnaryOp, Value};
+pub use location::{Location, NoValue, Piece};
 pub use scope::{DebugFunction, DebugVariable, VariableKind};
 pub use types::{DebugType, Member, Tag, TypeId, TypeKind};
+pub(crate) use value::unwind_value;
+pub use value::{BinaryOp, UnaryOp, Value};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Unit<'a> = gimli::Unit<Slice<'a>>;

@@ -6,8 +6,9 @@ use std::ops::Range;
 use gimli::constants as dw;
 
 use super::entry::flag;
-use super::location::{Context, Location, NoValue, Value};
+use super::location::{Context, Location, NoValue};
 use super::types::TypeId;
+use super::value::Value;
 use super::{DebugInfo, Located, View};
 use crate::{Image, LinkAddr};
 
