@@ -6,8 +6,8 @@
 
 mod entry;
 mod location;
-mod operations;
 mod names;
+mod operations;
 mod scope;
 mod types;
 mod value;

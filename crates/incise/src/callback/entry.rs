@@ -26,6 +26,10 @@ use incise_patch::CallRecord;
 
 use super::VectorState;
 use super::guard::{MARK, NOT_NOW, is_over};
+use vectors::{
+    entry_avx, entry_avx_wide, entry_avx512, entry_sse, function_entry_avx, function_entry_avx_wide,
+    function_entry_avx512, function_entry_sse,
+};
 
 /// Where errno is, counted from the thread pointer: the C library keeps it in the thread's own block, at the same
 /// place in each (ELF Handling For Thread-Local Storage, 4.3, initial exec).
@@ -122,7 +126,7 @@ macro_rules! entry {
         /// To be called by trampolines only; see the head of the file.
         #[unsafe(naked)]
         #[unsafe(link_section = "incise_callback")]
-        unsafe extern "C" fn $name() {
+        pub(super) unsafe extern "C" fn $name() {
             naked_asm!(
                 ".cfi_startproc simple",
                 ".cfi_signal_frame",
@@ -228,7 +232,7 @@ macro_rules! entry {
                 ".cfi_endproc",
                 errno = sym ERRNO,
                 is_over = sym is_over,
-                skipped = sym super::guard::SKIPPED,
+                skipped = sym crate::callback::guard::SKIPPED,
                 MARK = const MARK,
                 NOT_NOW = const NOT_NOW,
                 DATA = const offset_of!(CallRecord, payload) + 8,
@@ -242,232 +246,4 @@ macro_rules! entry {
 
 entries!(entry_none, function_entry_none, [], []);
 
-entries!(
-    entry_sse,
-    function_entry_sse,
-    [
-        "lea rsp, [rsp - 320]",
-        "mov [rbx + 144], rsp",
-        "movaps [rsp + 0], xmm0",
-        "movaps [rsp + 16], xmm1",
-        "movaps [rsp + 32], xmm2",
-        "movaps [rsp + 48], xmm3",
-        "movaps [rsp + 64], xmm4",
-        "movaps [rsp + 80], xmm5",
-        "movaps [rsp + 96], xmm6",
-        "movaps [rsp + 112], xmm7",
-        "movaps [rsp + 128], xmm8",
-        "movaps [rsp + 144], xmm9",
-        "movaps [rsp + 160], xmm10",
-        "movaps [rsp + 176], xmm11",
-        "movaps [rsp + 192], xmm12",
-        "movaps [rsp + 208], xmm13",
-        "movaps [rsp + 224], xmm14",
-        "movaps [rsp + 240], xmm15",
-        "stmxcsr [rsp + 256]"
-    ],
-    [
-        "movaps xmm0, [rsp + 0]",
-        "movaps xmm1, [rsp + 16]",
-        "movaps xmm2, [rsp + 32]",
-        "movaps xmm3, [rsp + 48]",
-        "movaps xmm4, [rsp + 64]",
-        "movaps xmm5, [rsp + 80]",
-        "movaps xmm6, [rsp + 96]",
-        "movaps xmm7, [rsp + 112]",
-        "movaps xmm8, [rsp + 128]",
-        "movaps xmm9, [rsp + 144]",
-        "movaps xmm10, [rsp + 160]",
-        "movaps xmm11, [rsp + 176]",
-        "movaps xmm12, [rsp + 192]",
-        "movaps xmm13, [rsp + 208]",
-        "movaps xmm14, [rsp + 224]",
-        "movaps xmm15, [rsp + 240]",
-        "ldmxcsr [rsp + 256]"
-    ]
-);
-
-entries!(
-    entry_avx,
-    function_entry_avx,
-    [
-        "lea rsp, [rsp - 576]",
-        "mov [rbx + 144], rsp",
-        "vmovaps [rsp + 0], ymm0",
-        "vmovaps [rsp + 32], ymm1",
-        "vmovaps [rsp + 64], ymm2",
-        "vmovaps [rsp + 96], ymm3",
-        "vmovaps [rsp + 128], ymm4",
-        "vmovaps [rsp + 160], ymm5",
-        "vmovaps [rsp + 192], ymm6",
-        "vmovaps [rsp + 224], ymm7",
-        "vmovaps [rsp + 256], ymm8",
-        "vmovaps [rsp + 288], ymm9",
-        "vmovaps [rsp + 320], ymm10",
-        "vmovaps [rsp + 352], ymm11",
-        "vmovaps [rsp + 384], ymm12",
-        "vmovaps [rsp + 416], ymm13",
-        "vmovaps [rsp + 448], ymm14",
-        "vmovaps [rsp + 480], ymm15",
-        "vstmxcsr [rsp + 512]"
-    ],
-    [
-        "vmovaps ymm0, [rsp + 0]",
-        "vmovaps ymm1, [rsp + 32]",
-        "vmovaps ymm2, [rsp + 64]",
-        "vmovaps ymm3, [rsp + 96]",
-        "vmovaps ymm4, [rsp + 128]",
-        "vmovaps ymm5, [rsp + 160]",
-        "vmovaps ymm6, [rsp + 192]",
-        "vmovaps ymm7, [rsp + 224]",
-        "vmovaps ymm8, [rsp + 256]",
-        "vmovaps ymm9, [rsp + 288]",
-        "vmovaps ymm10, [rsp + 320]",
-        "vmovaps ymm11, [rsp + 352]",
-        "vmovaps ymm12, [rsp + 384]",
-        "vmovaps ymm13, [rsp + 416]",
-        "vmovaps ymm14, [rsp + 448]",
-        "vmovaps ymm15, [rsp + 480]",
-        "vldmxcsr [rsp + 512]"
-    ]
-);
-
-// For code with instructions on ymm registers, where the processor has zmm registers: they change the upper halves
-// of zmm0-15.
-entries!(
-    entry_avx_wide,
-    function_entry_avx_wide,
-    [
-        "lea rsp, [rsp - 1088]",
-        "mov [rbx + 144], rsp",
-        "vmovaps [rsp + 0], zmm0",
-        "vmovaps [rsp + 64], zmm1",
-        "vmovaps [rsp + 128], zmm2",
-        "vmovaps [rsp + 192], zmm3",
-        "vmovaps [rsp + 256], zmm4",
-        "vmovaps [rsp + 320], zmm5",
-        "vmovaps [rsp + 384], zmm6",
-        "vmovaps [rsp + 448], zmm7",
-        "vmovaps [rsp + 512], zmm8",
-        "vmovaps [rsp + 576], zmm9",
-        "vmovaps [rsp + 640], zmm10",
-        "vmovaps [rsp + 704], zmm11",
-        "vmovaps [rsp + 768], zmm12",
-        "vmovaps [rsp + 832], zmm13",
-        "vmovaps [rsp + 896], zmm14",
-        "vmovaps [rsp + 960], zmm15",
-        "vstmxcsr [rsp + 1024]"
-    ],
-    [
-        "vmovaps zmm0, [rsp + 0]",
-        "vmovaps zmm1, [rsp + 64]",
-        "vmovaps zmm2, [rsp + 128]",
-        "vmovaps zmm3, [rsp + 192]",
-        "vmovaps zmm4, [rsp + 256]",
-        "vmovaps zmm5, [rsp + 320]",
-        "vmovaps zmm6, [rsp + 384]",
-        "vmovaps zmm7, [rsp + 448]",
-        "vmovaps zmm8, [rsp + 512]",
-        "vmovaps zmm9, [rsp + 576]",
-        "vmovaps zmm10, [rsp + 640]",
-        "vmovaps zmm11, [rsp + 704]",
-        "vmovaps zmm12, [rsp + 768]",
-        "vmovaps zmm13, [rsp + 832]",
-        "vmovaps zmm14, [rsp + 896]",
-        "vmovaps zmm15, [rsp + 960]",
-        "vldmxcsr [rsp + 1024]"
-    ]
-);
-
-entries!(
-    entry_avx512,
-    function_entry_avx512,
-    [
-        "lea rsp, [rsp - 2176]",
-        "mov [rbx + 144], rsp",
-        "vmovaps [rsp + 0], zmm0",
-        "vmovaps [rsp + 64], zmm1",
-        "vmovaps [rsp + 128], zmm2",
-        "vmovaps [rsp + 192], zmm3",
-        "vmovaps [rsp + 256], zmm4",
-        "vmovaps [rsp + 320], zmm5",
-        "vmovaps [rsp + 384], zmm6",
-        "vmovaps [rsp + 448], zmm7",
-        "vmovaps [rsp + 512], zmm8",
-        "vmovaps [rsp + 576], zmm9",
-        "vmovaps [rsp + 640], zmm10",
-        "vmovaps [rsp + 704], zmm11",
-        "vmovaps [rsp + 768], zmm12",
-        "vmovaps [rsp + 832], zmm13",
-        "vmovaps [rsp + 896], zmm14",
-        "vmovaps [rsp + 960], zmm15",
-        "vmovaps [rsp + 1024], zmm16",
-        "vmovaps [rsp + 1088], zmm17",
-        "vmovaps [rsp + 1152], zmm18",
-        "vmovaps [rsp + 1216], zmm19",
-        "vmovaps [rsp + 1280], zmm20",
-        "vmovaps [rsp + 1344], zmm21",
-        "vmovaps [rsp + 1408], zmm22",
-        "vmovaps [rsp + 1472], zmm23",
-        "vmovaps [rsp + 1536], zmm24",
-        "vmovaps [rsp + 1600], zmm25",
-        "vmovaps [rsp + 1664], zmm26",
-        "vmovaps [rsp + 1728], zmm27",
-        "vmovaps [rsp + 1792], zmm28",
-        "vmovaps [rsp + 1856], zmm29",
-        "vmovaps [rsp + 1920], zmm30",
-        "vmovaps [rsp + 1984], zmm31",
-        "kmovq [rsp + 2048], k0",
-        "kmovq [rsp + 2056], k1",
-        "kmovq [rsp + 2064], k2",
-        "kmovq [rsp + 2072], k3",
-        "kmovq [rsp + 2080], k4",
-        "kmovq [rsp + 2088], k5",
-        "kmovq [rsp + 2096], k6",
-        "kmovq [rsp + 2104], k7",
-        "vstmxcsr [rsp + 2112]"
-    ],
-    [
-        "vmovaps zmm0, [rsp + 0]",
-        "vmovaps zmm1, [rsp + 64]",
-        "vmovaps zmm2, [rsp + 128]",
-        "vmovaps zmm3, [rsp + 192]",
-        "vmovaps zmm4, [rsp + 256]",
-        "vmovaps zmm5, [rsp + 320]",
-        "vmovaps zmm6, [rsp + 384]",
-        "vmovaps zmm7, [rsp + 448]",
-        "vmovaps zmm8, [rsp + 512]",
-        "vmovaps zmm9, [rsp + 576]",
-        "vmovaps zmm10, [rsp + 640]",
-        "vmovaps zmm11, [rsp + 704]",
-        "vmovaps zmm12, [rsp + 768]",
-        "vmovaps zmm13, [rsp + 832]",
-        "vmovaps zmm14, [rsp + 896]",
-        "vmovaps zmm15, [rsp + 960]",
-        "vmovaps zmm16, [rsp + 1024]",
-        "vmovaps zmm17, [rsp + 1088]",
-        "vmovaps zmm18, [rsp + 1152]",
-        "vmovaps zmm19, [rsp + 1216]",
-        "vmovaps zmm20, [rsp + 1280]",
-        "vmovaps zmm21, [rsp + 1344]",
-        "vmovaps zmm22, [rsp + 1408]",
-        "vmovaps zmm23, [rsp + 1472]",
-        "vmovaps zmm24, [rsp + 1536]",
-        "vmovaps zmm25, [rsp + 1600]",
-        "vmovaps zmm26, [rsp + 1664]",
-        "vmovaps zmm27, [rsp + 1728]",
-        "vmovaps zmm28, [rsp + 1792]",
-        "vmovaps zmm29, [rsp + 1856]",
-        "vmovaps zmm30, [rsp + 1920]",
-        "vmovaps zmm31, [rsp + 1984]",
-        "kmovq k0, [rsp + 2048]",
-        "kmovq k1, [rsp + 2056]",
-        "kmovq k2, [rsp + 2064]",
-        "kmovq k3, [rsp + 2072]",
-        "kmovq k4, [rsp + 2080]",
-        "kmovq k5, [rsp + 2088]",
-        "kmovq k6, [rsp + 2096]",
-        "kmovq k7, [rsp + 2104]",
-        "vldmxcsr [rsp + 2112]"
-    ]
-);
+mod vectors;

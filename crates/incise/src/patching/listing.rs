@@ -5,8 +5,9 @@ use incise_isa::native::{Syntax, decode};
 
 use incise_patch::Facts;
 
-use super::book::{Patch, hex};
+use super::book::Patch;
 use super::change::{How, Plan};
+use super::lines::hex;
 use super::naming::{note, symbol};
 use super::{PatchError, View};
 

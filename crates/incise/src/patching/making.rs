@@ -10,7 +10,8 @@ use incise_space::remote::RemoteSpace;
 use incise_space::{AddressSpace, Bytes, Edit, SpaceError};
 
 use super::book::{Book, Patch, ROUND};
-use super::change::{Detour, How, Plan};
+use super::change::{How, Plan};
+use super::detour::Detour;
 use super::live::{Made, no_room};
 use super::recording::Recording;
 use super::{PatchError, View, leaving};

@@ -6,9 +6,9 @@
 //! | `place.rs`, `entry.rs` | what users write to name a place; where `main` is |
 //! | `naming.rs`, `listing.rs` | names and strings for addresses, disassembly |
 //! | `search.rs`, `decides.rs` | strings and constants, who uses them, which branches decide |
-//! | `change.rs` | what is to be changed, as bytes |
+//! | `change.rs`, `detour.rs` | what is to be changed, as bytes; code elsewhere |
 //! | `live.rs`, `making.rs` | changes of a running process |
-//! | `book.rs`, `recording.rs` | the record of them in it |
+//! | `book.rs`, `lines.rs`, `recording.rs` | the record of them in it |
 //! | `leaving.rs` | what stays in a process, and when it goes |
 //! | `on_disk.rs` | changes of a file |
 //! | `note.rs`, `patch_file.rs` | changes as text |
@@ -18,9 +18,11 @@
 mod book;
 mod change;
 mod decides;
+mod detour;
 mod entry;
 mod error;
 mod leaving;
+mod lines;
 mod listing;
 mod live;
 mod making;
@@ -34,10 +36,11 @@ mod search;
 mod set;
 mod view;
 
-pub use book::{Patch, unhex};
+pub use book::Patch;
 pub use change::{Change, How, Plan, Request, plan};
 pub use decides::Decision;
 pub use error::PatchError;
+pub use lines::unhex;
 pub use listing::{Line, expect, listing, original_listing, planned_listing};
 pub(crate) use live::patched;
 pub use live::{Live, Made, patches};

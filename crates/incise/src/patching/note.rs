@@ -7,8 +7,8 @@
 use incise_isa::Addr;
 use incise_isa::native::Syntax;
 
-use super::book::{hex, unhex};
 use super::change::{Change, Request, behind_mark};
+use super::lines::{hex, unhex};
 use super::place::number;
 use super::set::Setting;
 use super::{PatchError, View, expect};

@@ -14,7 +14,8 @@ use incise_space::file::{FileError, FileSpace, Output, PatchEntry, Record, Saved
 use incise_space::{AddressSpace, SpaceError};
 
 use super::book::Patch;
-use super::change::{Change, Detour, How, Plan, plan};
+use super::change::{Change, How, Plan, plan};
+use super::detour::Detour;
 use super::making::{differing, edits};
 use super::note::Note;
 use super::set::Setting;

@@ -12,7 +12,7 @@
 //! it is applied to. Every other line is a change as in [`Note`].
 
 use super::PatchError;
-use super::book::{hex, unhex};
+use super::lines::{hex, unhex};
 use super::note::Note;
 
 /// The first line.

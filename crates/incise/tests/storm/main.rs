@@ -6,17 +6,21 @@
 
 #![allow(unsafe_code, reason = "installs signal handlers, forks, clobbers registers")]
 
+mod disturbances;
+#[path = "../support/mod.rs"]
 mod support;
+mod toggling;
 
 use std::arch::asm;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use disturbances::{fork_on, signals};
 use incise::callback::{Context, VectorState, callback};
 use incise::space::own::{OwnSpace, Unwinding, Writer};
 use incise::{
-    Addr, CommitError, Error, Images, InstanceId, Outcome, Position, Program, Query, Session, Snippet, Tactic,
+    Addr, CommitError, Error, Images, InstanceId, Outcome, Position, Program, Session, Snippet, Tactic,
 };
 use support::shapes::{self, Shape};
 use support::{Pristine, Rng, function, instructions, isolated, storm_time, usage};
@@ -26,9 +30,6 @@ const CHANGERS: u64 = 2;
 /// Batches a second that the changers commit together, if the machine is fast enough. (Instances that are switched for the
 /// first time take further transactions.)
 const RATE: u32 = 1000;
-/// Between two forks. Each makes the kernel copy every page that is written to afterwards: without a pause, changers spend two
-/// fifths of their time on that.
-const FORK_PAUSE: Duration = Duration::from_millis(40);
 
 #[test]
 fn storm_swap() {
@@ -43,69 +44,6 @@ fn storm_poke() {
 #[test]
 fn storm_auto() {
     isolated("storm_auto", storm_time() * 4 + Duration::from_secs(60), || storm(Writer::Auto));
-}
-
-#[test]
-fn toggling_all_of_the_c_library_takes_bounded_memory() {
-    let name = "toggling_all_of_the_c_library_takes_bounded_memory";
-    let rounds = if std::env::var_os("INCISE_LONG").is_some() { 10_000 } else { 60 };
-    isolated(name, Duration::from_secs(60 + rounds), || toggle_library(rounds));
-}
-
-fn toggle_library(rounds: u64) {
-    let pristine = Pristine::new();
-    let session = Session::own().expect("a session");
-    let points = session.find(Query::functions("libc.so*!*")).expect("the C library");
-    assert!(points.len() > 2000, "{}", points.len());
-    let counter = session.counter("all");
-    let library = shapes::library();
-    let (mut settled, mut most) = (usage(), (0, 0));
-    std::thread::scope(|scope| {
-        for number in 0..2 {
-            let library = &library;
-            scope.spawn(move || {
-                let _end = StopOnPanic;
-                let mut rng = Rng::new(number);
-                while !STOP.load(Relaxed) {
-                    (rng.pick(library).check)(rng.next());
-                }
-            });
-        }
-        let _end = StopOnPanic;
-        for round in 0..rounds {
-            let mut batch = session.batch().best_effort();
-            let instances: Vec<InstanceId> =
-                points.iter().map(|point| batch.push_back(point, counter.increment())).collect();
-            let report = batch.commit().expect("a best-effort commit");
-            assert!(report.installed() * 10 > points.len() * 9, "{} of {}", report.installed(), points.len());
-            let mut batch = session.batch();
-            for (instance, entry) in instances.into_iter().zip(&report.entries) {
-                if matches!(entry.outcome, Outcome::Installed(_)) {
-                    batch.remove(instance);
-                }
-            }
-            let removed = batch.commit().expect("removal");
-            most = (report.trampoline_bytes.max(most.0), removed.retired_bytes.max(most.1));
-            // The bytes of retired trampolines that are worth a look at all threads have to come together first.
-            if round == rounds / 2 {
-                settled = usage();
-            }
-        }
-        STOP.store(true, Relaxed);
-    });
-    let after = usage();
-    session.remove_all().expect("removal of everything");
-    pristine.check();
-    eprintln!(
-        "# {rounds} rounds of {} functions, {} calls counted: {most:?} bytes in use and retired at most, {settled:?} -> {after:?}",
-        points.len(),
-        counter.read()
-    );
-    assert!(counter.read() > 0);
-    assert!(most.0 < 1 << 20, "trampolines in use");
-    assert!(most.1 < 4 << 20, "trampolines out of use");
-    assert!(after.mappings < settled.mappings + 16 && after.descriptors == settled.descriptors);
-    assert!(after.resident < settled.resident + (16 << 20), "memory");
 }
 
 /// Leaves nothing of the registers that a C function may change.
@@ -370,55 +308,5 @@ impl Drop for StopOnPanic {
         if std::thread::panicking() {
             STOP.store(true, Relaxed);
         }
-    }
-}
-
-/// Sends signals to the threads that run the code: by a timer, and one by one.
-fn signals(threads: &[AtomicI32]) {
-    let interval = libc::timeval { tv_sec: 0, tv_usec: 1500 };
-    let timer = libc::itimerval { it_interval: interval, it_value: interval };
-    // SAFETY: SIGALRM has a handler.
-    assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) }, 0);
-    let mut rng = Rng::new(7);
-    while !STOP.load(Relaxed) {
-        let thread = rng.pick(threads).load(Relaxed);
-        if thread != 0 {
-            // SAFETY: SIGUSR1 has a handler; a thread that has ended is not found.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR1) };
-        }
-        std::thread::sleep(Duration::from_micros(700));
-    }
-    let off = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let timer = libc::itimerval { it_interval: off, it_value: off };
-    // SAFETY: ends the timer.
-    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
-}
-
-/// Forks children that run the code as they found it.
-fn fork_on(forks: &AtomicU64) {
-    let _end = StopOnPanic;
-    let shapes = SHAPES.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let library = shapes::library();
-    while !STOP.load(Relaxed) {
-        // SAFETY: the child runs the shapes and exits without destructors.
-        let child = unsafe { libc::fork() };
-        assert!(child >= 0, "fork");
-        if child == 0 {
-            let run =
-                || (0..100).for_each(|n| shapes.iter().chain(&library).for_each(|shape| (shape.check)(n)));
-            let code = i32::from(std::panic::catch_unwind(run).is_err());
-            // SAFETY: ends the child.
-            unsafe { libc::_exit(code) };
-        }
-        let end = Instant::now() + Duration::from_secs(20);
-        let mut status = 0;
-        // SAFETY: our own child.
-        while unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } == 0 {
-            assert!(Instant::now() < end, "a forked child hangs");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "a forked child: {status:#x}");
-        forks.fetch_add(1, Relaxed);
-        std::thread::sleep(FORK_PAUSE);
     }
 }

@@ -1,63 +1,30 @@
 //! A session: one program, its probes, and the transactions that change them.
 
-use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod batch;
+mod counter;
+mod error;
+mod state;
 
-use incise_image::{MemoryMap, MemoryReader, PatternError};
+pub use batch::Batch;
+pub use counter::Counter;
+pub use error::Error;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use incise_image::MemoryReader;
 use incise_isa::Addr;
-use incise_patch::{
-    Atomicity, Batch as Draft, CommitError, CounterId, Data, Engine, InstanceId, Instrumentation, Outcome,
-    Place, Policy, Position, Report, Snippet, TrapPolicy,
-};
-use incise_snippet::compile::CompileError;
-use incise_snippet::tree::{Block, BlockId};
-use incise_space::file::FileError;
+use incise_patch::{Batch as Draft, Data, Engine, InstanceId, Instrumentation, Policy};
+use incise_snippet::tree::Block;
 use incise_space::own::{self, OwnSpace};
 use incise_space::{AddressSpace, SpaceError};
-use rustc_hash::FxHashMap;
 
 use crate::callback::NoCallbacks;
-use crate::changing::GraphError;
 use crate::compiled::Cache;
-use crate::images::Images;
 use crate::point::{Found, Point, Query};
 use crate::program::Program;
-use crate::script::ScriptError;
 use crate::source::CfgSource;
-
-/// Why something could not be found or done.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A pattern is malformed or matches nothing.
-    #[error(transparent)]
-    Pattern(#[from] PatternError),
-    /// The address space could not do it.
-    #[error(transparent)]
-    Space(#[from] SpaceError),
-    /// A transaction changed nothing.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// What was found could not be written down.
-    #[error("cannot write: {0}")]
-    Output(#[source] std::io::Error),
-    /// A program of the tree could not be compiled.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// A graph cannot be changed so.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// A script is wrong, or cannot run at a point.
-    #[error(transparent)]
-    Script(#[from] ScriptError),
-    /// What was to run once is not over yet.
-    #[error("it is not over yet, and goes on; perhaps it waits for something that its thread holds")]
-    Late,
-    /// A program in a file could not be read, changed or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
+use state::{Locked, State};
 
 /// The probes in one process: the one this code runs in, unless another address space is given.
 ///
@@ -110,104 +77,6 @@ impl<S: AddressSpace> Clone for Session<S> {
             put_in_force: *put_in_force,
         });
         Session { state: Arc::clone(&self.state), owner: self.owner, settings }
-    }
-}
-
-struct State<S> {
-    space: S,
-    /// Name of the process under /proc; nothing for a program that does not run.
-    pid: Option<String>,
-    /// The process that `self` is.
-    process: i32,
-    engine: Engine,
-    /// Which session put an instance in.
-    owners: FxHashMap<InstanceId, u64>,
-    program: Program,
-    /// The memory of blocks that compiled programs use.
-    blocks: FxHashMap<BlockId, Data>,
-    /// The code of programs.
-    code: Cache,
-    /// The memory map that `program` was read from.
-    map: MemoryMap,
-    images: Images,
-}
-
-impl<S: AddressSpace> State<S> {
-    fn new(space: S, pid: &str) -> Result<State<S>, SpaceError> {
-        let mut state = State { pid: Some(pid.to_owned()), ..State::still(space, Program::default()) };
-        state.refresh()?;
-        Ok(state)
-    }
-
-    /// Of a program that does not run, so that its modules are always the same.
-    fn still(space: S, program: Program) -> State<S> {
-        let (engine, owners, images) = (Engine::new(), Default::default(), Images::default());
-        let map = MemoryMap::default();
-        State {
-            space,
-            pid: None,
-            process: own_pid(),
-            engine,
-            owners,
-            program,
-            blocks: FxHashMap::default(),
-            code: Cache::default(),
-            map,
-            images,
-        }
-    }
-
-    /// Looks at the modules again, and forgets what was in those that were unloaded. Returns the memory map.
-    fn refresh(&mut self) -> Result<MemoryMap, SpaceError> {
-        let map = self.space.mappings()?;
-        let Some(pid) = &self.pid else { return Ok(map) };
-        if map.is(&self.map) {
-            return Ok(map);
-        }
-        let memory = |at: Addr, into: &mut [u8]| self.space.read(at, into).is_ok();
-        let mut program = Program::of_map(&map, pid, &mut self.images, &memory);
-        program.learn_from(&self.program);
-        let gone: Vec<_> = self.program.gone_in(&program).map(|module| module.range.clone()).collect();
-        if !gone.is_empty() {
-            gone.into_iter().for_each(|range| self.engine.forget(range));
-            self.owners.retain(|instance, _| self.engine.contains(*instance));
-        }
-        self.program = program;
-        self.map = map.clone();
-        Ok(map)
-    }
-
-    /// Notices that this is a forked child of the process that used the state last.
-    fn notice_fork(&mut self) {
-        if self.pid.as_deref() == Some("self") && self.process != own_pid() {
-            self.process = own_pid();
-            self.engine = std::mem::take(&mut self.engine).into_child();
-        }
-    }
-}
-
-/// Not by the C library's function, which may be probed: what a session does itself should not be counted.
-fn own_pid() -> i32 {
-    rustix::process::getpid().as_raw_pid()
-}
-
-/// The state of a session, locked.
-struct Locked<'a, S> {
-    state: MutexGuard<'a, State<S>>,
-    /// A callback on this thread could need the lock, or find the state half changed.
-    _quiet: NoCallbacks,
-}
-
-impl<S> Deref for Locked<'_, S> {
-    type Target = State<S>;
-    fn deref(&self) -> &State<S> {
-        &self.state
-    }
-}
-
-impl<S> DerefMut for Locked<'_, S> {
-    fn deref_mut(&mut self) -> &mut State<S> {
-        &mut self.state
     }
 }
 
@@ -442,124 +311,5 @@ impl<S: AddressSpace> Session<S> {
     pub fn reclaim(&self) -> Result<(), Error> {
         let state = &mut *self.state();
         Ok(state.engine.reclaim(&mut state.space)?)
-    }
-}
-
-/// A quadword that probes increment.
-pub struct Counter<S: AddressSpace = OwnSpace> {
-    session: Session<S>,
-    id: CounterId,
-    name: String,
-}
-
-impl<S: AddressSpace> Clone for Counter<S> {
-    fn clone(&self) -> Counter<S> {
-        Counter { session: self.session.clone(), id: self.id, name: self.name.clone() }
-    }
-}
-
-impl<S: AddressSpace> Counter<S> {
-    /// The snippet that adds one: atomic, so exact under any number of threads.
-    pub fn increment(&self) -> Snippet {
-        Snippet::Counter(self.id)
-    }
-
-    /// Its number, for snippets that generate code.
-    pub fn id(&self) -> CounterId {
-        self.id
-    }
-
-    /// The value now; after the probes were removed, what it was then.
-    pub fn read(&self) -> u64 {
-        self.session.state().engine.read(self.id)
-    }
-
-    /// Where it is in the target, once a probe uses it.
-    pub fn address(&self) -> Option<Addr> {
-        self.session.state().engine.address(self.id)
-    }
-
-    /// The name it was given.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-/// A transaction: insertions and removals that become visible at once.
-///
-/// All or nothing, with a trap where only a trap fits, unless told otherwise.
-pub struct Batch<S: AddressSpace = OwnSpace> {
-    session: Session<S>,
-    draft: Draft,
-    removed: Vec<InstanceId>,
-    policy: Policy,
-}
-
-impl<S: AddressSpace> Batch<S> {
-    /// What can be patched is, the rest is reported.
-    pub fn best_effort(mut self) -> Batch<S> {
-        self.policy.atomicity = Atomicity::BestEffort;
-        self
-    }
-
-    /// What to do where only a trap fits.
-    pub fn traps(mut self, traps: TrapPolicy) -> Batch<S> {
-        self.policy.traps = traps;
-        self
-    }
-
-    /// Runs `snippet` at `point`, after those that are there.
-    pub fn push_back(&mut self, point: &Point, snippet: impl Into<Snippet>) -> InstanceId {
-        self.insert(point.place(), snippet, Position::Last)
-    }
-
-    /// Runs `snippet` at `point`, before those that are there.
-    pub fn push_front(&mut self, point: &Point, snippet: impl Into<Snippet>) -> InstanceId {
-        self.insert(point.place(), snippet, Position::First)
-    }
-
-    /// Runs `snippet` before the instruction at an address, or on another way in or out of it: see [`Placement`].
-    ///
-    /// [`Placement`]: incise_patch::Placement
-    pub fn insert(
-        &mut self,
-        at: impl Into<Place>,
-        snippet: impl Into<Snippet>,
-        position: Position,
-    ) -> InstanceId {
-        self.draft.insert(at, snippet.into(), position)
-    }
-
-    /// Takes an instance out.
-    pub fn remove(&mut self, instance: InstanceId) {
-        self.draft.remove(instance);
-        self.removed.push(instance);
-    }
-
-    /// Lets an instance rest, or run again.
-    pub fn enable(&mut self, instance: InstanceId, enabled: bool) {
-        self.draft.switch(instance, enabled);
-    }
-
-    /// Makes it so.
-    ///
-    /// # Errors
-    /// [`CommitError`]: then nothing was changed.
-    pub fn commit(self) -> Result<Report, Error> {
-        let state = &mut *self.session.state();
-        let map = state.refresh()?;
-        let report =
-            state.engine.commit_in(&mut state.space, &map, &state.program, &self.draft, self.policy)?;
-        for instance in &self.removed {
-            state.owners.remove(instance);
-        }
-        state.owners.reserve(report.entries.len());
-        for entry in &report.entries {
-            match entry.outcome {
-                Outcome::Installed(_) => state.owners.insert(entry.instance, self.session.owner),
-                Outcome::Refused(_) => state.owners.remove(&entry.instance),
-            };
-        }
-        Ok(report)
     }
 }
