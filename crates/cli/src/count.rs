@@ -33,9 +33,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
     };
     target.tell_start(counting.installed(), counting.stop(), "the count");
     let result = counting.run(&INTERRUPTED)?;
-    for error in &result.unmatched {
-        eprintln!("incise: {error}");
-    }
+    target.tell_unmatched(&result.unmatched);
     incomplete(&result.incomplete, target.explain);
     if args.filter.is_some() && result.counted.is_empty() && result.refused.is_empty() {
         eprintln!("incise: nothing was counted: --where holds at no point (-l lists points)");

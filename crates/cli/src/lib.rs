@@ -16,6 +16,7 @@ pub mod patching;
 mod report;
 mod rewrite;
 pub mod run;
+mod script_file;
 mod signals;
 pub mod target;
 pub mod top;
@@ -60,11 +61,11 @@ fn is_reader_gone(panic: &(dyn Any + Send)) -> bool {
 
 fn run() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Count(args) => count::run(&args),
-        Command::Trace(args) => trace::run(&args),
-        Command::Hist(args) => hist::run(&args),
-        Command::Top(args) => top::run(&args),
-        Command::Run(args) => run::run(&args),
+        Command::Count(args) => args.target.explained(count::run(&args)),
+        Command::Trace(args) => args.target.explained(trace::run(&args)),
+        Command::Hist(args) => args.target.explained(hist::run(&args)),
+        Command::Top(args) => args.target.explained(top::run(&args)),
+        Command::Run(args) => args.target.explained(run::run(&args)),
         Command::Eval(args) => eval::run(&args),
         Command::List(args) => list::run(&args),
         Command::Functions(args) => flow::functions(&args),

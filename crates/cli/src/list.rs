@@ -148,7 +148,7 @@ fn in_process(pid: i32, query: &Query) -> Result<Found, Failure> {
 }
 
 /// The program that `name` starts: searched for in PATH, unless it is a path itself.
-fn in_path(name: &Path) -> Option<PathBuf> {
+pub(crate) fn in_path(name: &Path) -> Option<PathBuf> {
     if name.components().count() > 1 {
         return name.exists().then(|| name.to_owned());
     }

@@ -1,7 +1,7 @@
 //! Ctrl-C sets a flag instead of ending the command, and a mapped file that is cut short ends it with a message.
 //!
 //! # Safety
-//! Handlers store to an atomic, or call write(2), _exit(2) and signal(2): all are async-signal-safe.
+//! Handlers store to an atomic, or call open(2), read(2), write(2), _exit(2) and signal(2): all are async-signal-safe.
 
 #![allow(unsafe_code, reason = "installs a signal handler")]
 
@@ -37,14 +37,65 @@ pub(crate) fn catch(attached: bool) {
     }
 }
 
-/// What is told when there is nothing to read behind a mapping of a file.
-const CUT_SHORT: &str =
-    "incise: a file was cut short while it was read: try again when nothing writes to it any more\n";
+/// What is told, behind the name of the file, when there is nothing to read behind a mapping of it.
+const CUT_SHORT: &[u8] = b" was cut short while it was read: try again when nothing writes to it any more\n";
+
+/// Finds the name of the file that is mapped at an address, in what /proc/self/maps says (proc_pid_maps(5)), byte by byte.
+#[derive(Default)]
+struct NameOfMapping {
+    at: u64,
+    bounds: [u64; 2],
+    /// How many of the bounds of this line were read; 3 inside the name.
+    part: usize,
+}
+
+impl NameOfMapping {
+    /// Whether `byte`, the next one, belongs to the name.
+    fn takes(&mut self, byte: u8) -> bool {
+        match (self.part, byte) {
+            (_, b'\n') => (self.bounds, self.part) = ([0; 2], 0),
+            (0, b'-') | (1, b' ') => self.part += 1,
+            (0 | 1, digit) => {
+                let digit = (digit as char).to_digit(16).unwrap_or(0);
+                self.bounds[self.part] = self.bounds[self.part] << 4 | u64::from(digit);
+            }
+            (2, b'/') => self.part = 3,
+            _ => {}
+        }
+        self.part == 3 && (self.bounds[0]..self.bounds[1]).contains(&self.at)
+    }
+}
+
+/// Writes the name of the file that is mapped at `at` to standard error. Nothing but async-signal-safe calls are made.
+fn write_name_of_mapping(at: u64) {
+    let tell = |bytes: &[u8]| {
+        // SAFETY: the bytes are valid.
+        let _ = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    };
+    // SAFETY: the path ends with a zero byte.
+    let maps = unsafe { libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let (mut name, mut told) = (NameOfMapping { at, ..NameOfMapping::default() }, false);
+    let mut chunk = [0_u8; 256];
+    // SAFETY: as many bytes may be written to the array.
+    while let Ok(len @ 1..) = usize::try_from(unsafe { libc::read(maps, chunk.as_mut_ptr().cast(), 256) }) {
+        for &byte in &chunk[..len] {
+            if name.takes(byte) {
+                tell(&[byte]);
+                told = true;
+            }
+        }
+    }
+    if !told {
+        tell(b"a file");
+    }
+}
 
 extern "C" fn cut_short(_: i32, about: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo_t; the calls are async-signal-safe.
     unsafe {
         if (*about).si_code == libc::BUS_ADRERR {
+            libc::write(libc::STDERR_FILENO, c"incise: ".as_ptr().cast(), 8);
+            write_name_of_mapping((*about).si_addr() as u64);
             libc::write(libc::STDERR_FILENO, CUT_SHORT.as_ptr().cast(), CUT_SHORT.len());
             libc::_exit(crate::FAILED.into());
         }
@@ -89,17 +140,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_name_of_a_mapping_is_that_behind_its_bounds() {
+        let maps = b"5000-6000 r--p 00000000 00:00 0 \n6000-7000 r--p 00001000 fe:01 77   /usr/bin/a b\n\
+            7000-8000 rw-p 00000000 00:00 0          [heap]\n8000-9000 r--p 00000000 fe:01 78   /x\n";
+        let name = |at| {
+            let mut name = NameOfMapping { at, ..NameOfMapping::default() };
+            let taken = maps.iter().filter(|byte| name.takes(**byte)).map(|byte| char::from(*byte));
+            taken.collect::<String>()
+        };
+        assert_eq!([name(0x6000), name(0x6fff), name(0x8fff)], ["/usr/bin/a b", "/usr/bin/a b", "/x"]);
+        assert_eq!([name(0x5000), name(0x7000), name(0x9000)], ["", "", ""]);
+    }
+
+    #[test]
     fn a_file_that_is_cut_short_ends_the_command_with_one_line() {
         let path = std::env::temp_dir().join(format!("incise-cut-short-{}", std::process::id()));
         std::fs::write(&path, [1; 8192]).expect("a file");
         let file = File::options().read(true).write(true).open(&path).expect("opens");
-        std::fs::remove_file(&path).expect("removed");
         // SAFETY: the kernel chooses unused addresses.
         let mapped = unsafe {
             libc::mmap(std::ptr::null_mut(), 8192, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0)
         };
         assert_ne!(mapped, libc::MAP_FAILED);
         file.set_len(0).expect("cut short");
+        std::fs::remove_file(&path).expect("removed");
         let mut ends = [0; 2];
         let mut status = 0;
         // SAFETY: the child calls only what is async-signal-safe; the descriptors are ours.
@@ -117,7 +181,9 @@ mod tests {
         };
         let mut text = String::new();
         told.read_to_string(&mut text).expect("text");
-        assert_eq!(text, CUT_SHORT);
+        let name = path.display();
+        let expected = format!("incise: {name} (deleted){}", String::from_utf8_lossy(CUT_SHORT));
+        assert_eq!(text, expected);
         assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, i32::from(crate::FAILED)));
     }
 }

@@ -2,17 +2,20 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use incise::image::PatternError;
+use incise::space::SpaceError;
 use incise::{Condition, CountOptions, CountResult, Ending, NotCounted, Tactic};
 
 use crate::Failure;
 use crate::args::Trap;
 use crate::count::incomplete;
+use crate::script_file;
 use crate::signals;
 
 /// The program, and what is done where.
@@ -78,8 +81,61 @@ impl PatternArgs {
             condition: self.condition.clone(),
             follow: target.follow,
             traps: target.trap.into(),
+            awaiting: Some(tell_awaited),
             ..CountOptions::default()
         }
+    }
+}
+
+impl TargetArgs {
+    /// What a command came to; if its program is a script, with a word about that where it may be the cause.
+    pub(crate) fn explained(&self, result: Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+        let Err(error) = result else { return result };
+        let known = error.downcast_ref::<incise::Error>();
+        let hint = match known {
+            Some(incise::Error::Pattern(PatternError::NoFunction { .. })) => self.script_hint(),
+            Some(incise::Error::Space(SpaceError::Launch { source, .. }))
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                self.script().map(|(script, interpreter)| {
+                    format!("it is a script that may not be run: chmod +x, or -- {interpreter} {script}")
+                })
+            }
+            _ => None,
+        };
+        Err(match hint {
+            Some(hint) => format!("{error}; {hint}").into(),
+            None => error,
+        })
+    }
+
+    /// If the program is a script, and what it starts is not followed: that this could be done.
+    fn script_hint(&self) -> Option<String> {
+        let (script, interpreter) = self.script().filter(|_| !self.follow)?;
+        Some(format!("{script} is a script run by {interpreter}: -f follows what it starts"))
+    }
+
+    /// The program and its interpreter, if it is a script.
+    fn script(&self) -> Option<(String, String)> {
+        let program = self.program.first().filter(|_| self.pid.is_none())?;
+        Some((program.display().to_string(), script_file::interpreter(program.as_ref())?))
+    }
+
+    /// Tells which patterns matched nothing to the end.
+    pub(crate) fn tell_unmatched(&self, unmatched: &[PatternError]) {
+        for error in unmatched {
+            eprintln!("incise: {error}");
+        }
+        if let Some(hint) = self.script_hint().filter(|_| !unmatched.is_empty()) {
+            eprintln!("incise: {hint}");
+        }
+    }
+}
+
+/// Tells, while the program runs, that what a pattern names is not there yet. Functions that a child may have are not told of.
+pub(crate) fn tell_awaited(error: &PatternError) {
+    if matches!(error, PatternError::NoModule { .. }) {
+        eprintln!("incise: {error}; waiting for it to be loaded");
     }
 }
 
@@ -134,9 +190,7 @@ impl TargetArgs {
 
     /// Tells what is missing of the points that were asked for. `done`: what is not done there.
     pub(crate) fn tell_missing(&self, probes: &CountResult, done: &str) {
-        for error in &probes.unmatched {
-            eprintln!("incise: {error}");
-        }
+        self.tell_unmatched(&probes.unmatched);
         incomplete(&probes.incomplete, self.explain);
         for refused in probes.refused.iter().filter(|_| self.explain) {
             let NotCounted { module, function, addr, reason } = refused;

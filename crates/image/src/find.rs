@@ -92,9 +92,11 @@ impl<'m> Search<'m> {
         let chosen: Vec<usize> = (0..self.modules.len()).filter(|&i| fits(&self.modules[i])).collect();
         if chosen.is_empty() && globs().next().is_some() {
             let missing = globs().find(|glob| !self.modules.iter().any(|m| glob.matches(m)));
+            let missing = missing.or(globs().next());
             return Err(PatternError::NoModule {
                 pattern: pattern.text.clone(),
-                module: missing.or(globs().next()).map(|glob| glob.text.clone()).unwrap_or_default(),
+                module: missing.map(|glob| glob.text.clone()).unwrap_or_default(),
+                near: missing.map(|glob| glob.near(self.modules)).unwrap_or_default(),
                 loaded: self.modules.iter().map(|m| m.name.clone()).collect(),
             });
         }

@@ -2,6 +2,7 @@
 
 use crate::Module;
 use crate::glob::Glob;
+use crate::suggest;
 
 /// A shell pattern on modules.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +27,19 @@ impl ModuleGlob {
             || module.path.rsplit('/').next().is_some_and(|file| self.text == file || self.fits_file(file))
             || self.fits_file(module.name.trim_matches(['[', ']']))
             || module.image.soname().is_some_and(|soname| self.fits_file(soname))
+    }
+
+    /// The names of modules that are spelled nearly as this, with or without their versions, nearest first.
+    pub(crate) fn near(&self, modules: &[Module]) -> Vec<String> {
+        let wanted = self.text.rsplit('/').next().unwrap_or(&self.text);
+        let stems = modules.iter().flat_map(|module| stems(&module.name).map(move |stem| (stem, module)));
+        let stems: Vec<_> = stems.collect();
+        let mut names: Vec<String> = Vec::new();
+        for near in suggest::nearest(wanted, stems.iter().map(|(stem, _)| *stem)) {
+            let named = stems.iter().filter(|(stem, _)| *stem == near).map(|(_, module)| &module.name);
+            names.extend(named.filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
+        }
+        names
     }
 
     fn fits_file(&self, name: &str) -> bool {

@@ -15,7 +15,7 @@ pub enum PatternError {
         what: &'static str,
     },
     /// No module fits.
-    #[error("`{pattern}`: no module is called `{module}`{}", list(", there are: ", .loaded))]
+    #[error("`{pattern}`: no module is called `{module}`{}", modules(.near, .loaded))]
     NoModule {
         /// The pattern as given.
         pattern: String,
@@ -23,6 +23,8 @@ pub enum PatternError {
         module: String,
         /// Names of the modules there are.
         loaded: Vec<String>,
+        /// Those that are spelled nearly so, nearest first.
+        near: Vec<String>,
     },
     /// No function fits.
     #[error("no function matches `{pattern}`{}{}{}",
@@ -73,4 +75,16 @@ pub enum PatternError {
 
 fn list(introduction: &str, names: &[String]) -> String {
     if names.is_empty() { String::new() } else { format!("{introduction}{}", names.join(", ")) }
+}
+
+/// Modules that are there, at the end of a message: those that are spelled nearly as what was looked for, or else the first ones.
+fn modules(near: &[String], loaded: &[String]) -> String {
+    /// Most names told.
+    const MOST: usize = 8;
+    if !near.is_empty() {
+        return list("; did you mean ", near);
+    }
+    let told = list("; there are ", &loaded[..loaded.len().min(MOST)]);
+    let more = loaded.len().saturating_sub(MOST);
+    if more == 0 { told } else { format!("{told} and {more} more") }
 }

@@ -109,6 +109,16 @@ fn what_is_not_there_is_explained() {
     let error = search(&modules, "libfoo!malloc").expect_err("no such module");
     assert!(matches!(&error, PatternError::NoModule { module, loaded, .. }
         if module == "libfoo" && loaded.iter().any(|m| m.starts_with("libc.so"))));
+    assert!(error.to_string().contains("; there are "), "{error}");
+    for misspelled in ["libbc!malloc", "libv.so.6!malloc", "libc.so.7!malloc", "/lib/lobc!malloc"] {
+        let error = search(&modules, misspelled).expect_err("no such module");
+        assert!(
+            matches!(&error, PatternError::NoModule { near, .. }
+            if near.iter().any(|name| name.starts_with("libc.so"))),
+            "{error}"
+        );
+        assert!(error.to_string().contains("; did you mean lib"), "{error}");
+    }
     let main = Some(modules[0].name.as_str());
     match find(&modules, &[Pattern::parse("malloc_usable_size").expect("a pattern")], main) {
         Err(PatternError::NoFunction { imported_by, elsewhere, .. }) => {

@@ -202,3 +202,39 @@ fn killed_patches_leave_a_right_program() {
     assert_eq!(mappings(&pid), untouched, "mappings");
     waiting.finish(1);
 }
+
+#[test]
+fn a_variable_is_set_once_and_what_it_was_and_is_are_told() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2", "-g"]);
+    let mut waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    let before = Snapshot::take(waiting.child.id());
+    assert_eq!(
+        said(&["set", "-p", &pid, "greeting[0]=72", "greeting[2] = 'Z'"]),
+        "greeting[0]: 97 -> 72\ngreeting[2]: 103 -> 90\n"
+    );
+    assert_eq!(before.difference(&Snapshot::take(waiting.child.id())), None);
+    assert_eq!(waiting.knock().1, "42 H Zreeting in data\n");
+    assert_eq!(said(&["set", "-p", &pid, "greeting[0]+=25"]), "greeting[0]: 72 -> 97\n");
+    for (arguments, parts) in [
+        (["set", "-p", &pid, "greting[0]=1"].as_slice(), ["greting", "not known"]),
+        (&["set", "-p", &pid, "rax"], ["`rax` is no assignment", "--at"]),
+        (
+            &["set", "-p", &pid, "--at", "answer", "greeting=1"],
+            ["\n  greeting=1\n  ^^^^^^^^\n", "without --at"],
+        ),
+        (
+            &["set", "-p", &pid, "--at", "answer", "rax=1", "--if", "some == 1"],
+            ["\n  some == 1\n  ^^^^\n", "called `some`"],
+        ),
+    ] {
+        let outcome = told(arguments);
+        assert_eq!(outcome.ending, Ending::Exited(125), "{arguments:?}");
+        for part in parts {
+            assert!(outcome.error_text().contains(part), "{arguments:?}: {}", outcome.error_text());
+        }
+    }
+    assert_eq!(waiting.knock().1, "42 a Zreeting in data\n");
+    waiting.finish(1);
+}

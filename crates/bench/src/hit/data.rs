@@ -135,6 +135,7 @@ fn read(
                 records: 64,
                 keys: 4096,
                 dry_run: false,
+                awaiting: None,
             };
             let scripting = Scripting::attach(pid, &options, |_| Ok(()))
                 .inspect_err(|error| tell(Err(error.to_string())))?;

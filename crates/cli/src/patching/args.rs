@@ -205,26 +205,31 @@ pub struct ApplyArgs {
 /// Arguments of `set`.
 #[derive(Args, Debug)]
 #[command(
-    override_usage = "incise set [OPTIONS] -p <PID> --at <WHERE> <ASSIGNMENT>...\n       incise set [OPTIONS] <FILE> --at <WHERE> <ASSIGNMENT>... (-o <OUT> | --in-place)\n       incise set [OPTIONS] --at <WHERE> <ASSIGNMENT>... -- <CMD> [ARGS]..."
+    override_usage = "incise set -p <PID> <NAME=VALUE>...\n       incise set [OPTIONS] -p <PID> --at <WHERE> <ASSIGNMENT>...\n       incise set [OPTIONS] <FILE> --at <WHERE> <ASSIGNMENT>... (-o <OUT> | --in-place)\n       incise set [OPTIONS] --at <WHERE> <ASSIGNMENT>... -- <CMD> [ARGS]..."
 )]
-#[command(after_help = "ASSIGNMENT is one of:
+#[command(
+    after_help = "Without --at, variables of a running process that was compiled with -g are set once, now, and \
+the values they had and have are told: incise set -p 4711 debug_level=3
+
+With --at, ASSIGNMENT is one of:
   rax=1, 'rcx+=8'     a register; also -= ^= |= &=
   '[rbp-4]=0'         memory: 4 bytes, unless a register or a word such as qword says otherwise
-  '[rdi]=\"text\"'    a string, with a zero byte behind it")]
+  '[rdi]=\"text\"'    a string, with a zero byte behind it"
+)]
 pub struct SetArgs {
     /// What to set: see below. Without -p and CMD, the first word is a file.
     #[arg(value_name = "ASSIGNMENT", required = true)]
     pub assignments: Vec<String>,
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Before the instruction at this place.
-    #[arg(long, value_name = "WHERE")]
-    pub at: String,
+    /// Before the instruction at this place, whenever a thread comes by.
+    #[arg(long, value_name = "WHERE", required_unless_present = "pid")]
+    pub at: Option<String>,
     /// Only if this holds: 'rdi == 5', '[rbp-4] > 0'.
-    #[arg(long = "if", value_name = "CONDITION")]
+    #[arg(long = "if", value_name = "CONDITION", requires = "at")]
     pub condition: Option<String>,
     /// Only so often; in a file, in each process anew.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=incise::patching::MOST_TIMES))]
+    #[arg(long, value_name = "N", requires = "at", value_parser = clap::value_parser!(u64).range(1..=incise::patching::MOST_TIMES))]
     pub times: Option<u64>,
     /// Of a file: where to write it.
     #[arg(short, long, value_name = "OUT", conflicts_with = "in_place")]

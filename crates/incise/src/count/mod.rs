@@ -62,6 +62,9 @@ pub struct CountOptions {
     pub debug_file: bool,
     /// What to do where only a trap fits.
     pub traps: TrapPolicy,
+    /// Gets each pattern that names nothing once a launched program is loaded, but may later: a module that is loaded while it runs.
+    /// Whether it ever did is told in the end ([`CountResult::unmatched`]).
+    pub awaiting: Option<fn(&PatternError)>,
     /// How probed functions are laid out; by what it is likely to cost if nothing is given.
     pub layout: Option<Layout>,
 }
@@ -369,6 +372,9 @@ impl Counting {
         // A process that runs already has what it has: better to say so than to wait for ever.
         if strict && !self.launched && !self.options.follow && result.is_ok() {
             result = self.tally.unmatched().into_iter().next().map_or(Ok(()), |error| Err(error.into()));
+        }
+        if let Some(awaiting) = self.options.awaiting.filter(|_| strict && self.launched && result.is_ok()) {
+            self.tally.awaited().for_each(awaiting);
         }
         self.tally.started |= strict;
         result = result.and_then(|()| self.keep_gates(pid));

@@ -84,6 +84,11 @@ impl Tally {
         self.awaited.retain(|(awaited, _)| awaited != pattern);
     }
 
+    /// Why patterns match nothing so far.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = &PatternError> {
+        self.awaited.iter().map(|(_, reason)| reason)
+    }
+
     /// Why patterns matched nothing.
     pub(super) fn unmatched(&mut self) -> Vec<PatternError> {
         std::mem::take(&mut self.awaited).into_iter().map(|(_, reason)| reason).collect()

@@ -3,10 +3,12 @@
 //! The code runs below the red zone with the flags saved, then the instruction that was there. It reads
 //! `rsp` in addresses as the program has it.
 
-use incise_isa::Addr;
-use incise_isa::native::{Syntax, assemble};
+use std::ops::Range;
 
-use super::{PatchError, View};
+use incise_isa::Addr;
+use incise_isa::native::{AsmError, Syntax, assemble};
+
+use super::{PatchError, View, place};
 
 /// The red zone (psABI 3.2.2) and the saved flags: how far `rsp` is below the program's.
 const BELOW: u64 = 128 + 8;
@@ -82,9 +84,16 @@ impl Setting {
         let insn = view.insn(at)?;
         let wrong = |reason: String| PatchError::Unsuitable { at, reason };
         self.check().map_err(wrong)?;
+        let names = |name: &str| place(view, name).ok().map(|place| place.addr);
+        // Errors are shown without what the user did not write.
+        let checked = |line: &str, written: &str| {
+            assemble(line, at, Syntax::Intel, &names).map_err(|error| as_written(error, written))
+        };
         let mut lines = vec!["lea rsp, [rsp-128]".to_owned(), "pushfq".to_owned()];
         if let Some(condition) = &self.condition {
-            lines.extend(compared(condition).map_err(wrong)?);
+            let compared = compared(condition).map_err(wrong)?;
+            checked(&compared[0], condition)?;
+            lines.extend(compared);
         }
         if self.times.is_some() {
             let counter = self.counter.unwrap_or(at);
@@ -93,9 +102,8 @@ impl Setting {
         }
         for assignment in &self.assignments {
             let assigned = assigned(assignment).map_err(wrong)?;
-            // Errors are shown without what the user did not write.
             for line in &assigned {
-                assemble(line, at, Syntax::Intel, &|_| None)?;
+                checked(line, assignment)?;
             }
             lines.extend(assigned);
         }
@@ -110,6 +118,34 @@ impl Setting {
         lines.push(last);
         Ok(lines.join("\n"))
     }
+}
+
+/// An error in an instruction that was made of what the user wrote, shown in that.
+fn as_written(error: AsmError, written: &str) -> AsmError {
+    let Range { start, end } = error.columns;
+    let place: String = error.line.chars().skip(start).take(end.saturating_sub(start)).collect();
+    let columns = match written.find(&place).filter(|_| !place.is_empty()) {
+        Some(byte) => {
+            let column = written[..byte].chars().count();
+            column..column + place.chars().count()
+        }
+        None => 0..written.chars().count(),
+    };
+    let mut help = error.help;
+    if !written.contains('[') && names_something(&place) {
+        help = vec![
+            "registers and memory are set at a place: rax=1, [rbp-4]=0, [0x404028]=0".to_owned(),
+            "a variable of a running process is set once, without --at: incise set -p PID NAME=VALUE"
+                .to_owned(),
+        ];
+    }
+    AsmError { line: written.to_owned(), number: 1, columns, help, ..error }
+}
+
+/// Whether a text may be the name of a variable.
+fn names_something(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_:.".contains(c))
 }
 
 /// The most times that something can be set.
@@ -200,6 +236,24 @@ mod tests {
         for text in ["rax", "=1", "rax=", "rsp=1", "rax=\"x\""] {
             assert!(assigned(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn errors_are_shown_in_what_the_user_wrote() {
+        let shown = |line: &str, written: &str| {
+            let error = assemble(line, Addr(0), Syntax::Intel, &|_| None).expect_err(line);
+            let error = as_written(error, written);
+            let marked = error.line.chars().skip(error.columns.start).take(error.columns.len());
+            (error.line.clone(), marked.collect::<String>(), error.help.concat())
+        };
+        let (line, marked, help) = shown("mov foo, 1", "foo=1");
+        assert_eq!((line.as_str(), marked.as_str()), ("foo=1", "foo"));
+        assert!(help.contains("without --at"), "{help}");
+        let (line, marked, help) = shown("mov dword ptr [foo], 1", "[foo]=1");
+        assert_eq!((line.as_str(), marked.as_str()), ("[foo]=1", "foo"));
+        assert!(!help.contains("--at"), "{help}");
+        assert_eq!(shown("mov qword ptr [rsp+136+rox], 1", "qword [rsp+rox]=1").1, "rox");
+        assert_eq!(shown("add rax, ebx", "rax += ebx").0, "rax += ebx");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use incise_image::PatternError;
 use incise_patch::TrapPolicy;
 use incise_snippet::data::Aggregate;
 use incise_snippet::language::ast::ProbeKind;
@@ -69,6 +70,8 @@ pub struct ScriptOptions {
     pub keys: u32,
     /// Tell which points there are and what would run there, and change nothing.
     pub dry_run: bool,
+    /// Gets probes that name nothing yet; see [`CountOptions::awaiting`].
+    pub awaiting: Option<fn(&PatternError)>,
 }
 
 /// A point of a script.
@@ -168,7 +171,8 @@ impl Scripting {
     }
 
     fn counting(options: &ScriptOptions) -> CountOptions {
-        CountOptions { follow: options.follow, traps: options.traps, ..CountOptions::default() }
+        let ScriptOptions { follow, traps, awaiting, .. } = *options;
+        CountOptions { follow, traps, awaiting, ..CountOptions::default() }
     }
 
     /// Starts `program` with `arguments`; it is searched for in PATH. `sink` gets what the script tells.
