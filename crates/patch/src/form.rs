@@ -90,9 +90,11 @@ const CHUNK_APART: u64 = 1 << 16;
 /// heads alone. One that what was formed before it reaches into is formed anew behind that.
 pub(crate) fn form(input: &Input) -> Formed {
     let chunks = chunks(input);
-    let snippets =
-        |heads: &[Addr]| heads.iter().map(|&head| (head, (input.snippets)(head))).collect::<Vec<_>>();
-    let known = each(input.dirty.chunks(CHUNK).collect(), input.threads, snippets);
+    let snippets = |(chunk, heads): (usize, &[Addr])| {
+        let numbered = (chunk * CHUNK..).zip(heads);
+        numbered.map(|(index, &head)| (head, (input.dirty_snippets)(index))).collect::<Vec<_>>()
+    };
+    let known = each(input.dirty.chunks(CHUNK).enumerate().collect(), input.threads, snippets);
     let wanted = Wanted::of(known.into_iter().flatten());
     let alone = |dirty: &[Addr]| {
         let mut former = Former::new(input, wanted.clone());

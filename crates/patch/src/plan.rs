@@ -47,6 +47,8 @@ pub(crate) struct Input<'a> {
     pub snippets: &'a (dyn Fn(Addr) -> Snippets + Sync),
     /// Heads whose snippets changed, ascending.
     pub dirty: &'a [Addr],
+    /// As `snippets`, for the head with this index in `dirty`.
+    pub dirty_snippets: &'a (dyn Fn(usize) -> Snippets + Sync),
     pub policy: TrapPolicy,
     /// How functions are laid out.
     pub instrumentation: &'a dyn Instrumentation,
@@ -69,7 +71,8 @@ pub(crate) fn place(input: &Input, formed: Formed, memory: &mut Memory) -> Plan 
     placer.place_regions(&mut regions);
     placer.rescue(&shapes, &regions);
     let mut plan = placer.plan;
-    plan.added.sort_by_key(|group| group.start);
+    // They are large: each is moved once.
+    plan.added.sort_by_cached_key(|group| group.start);
     plan.code.sort();
     plan.edits = edits(input.code, input.groups, &plan.removed, &plan.added);
     plan

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use incise_isa::Addr;
-use incise_isa::native::{Bound, Flow, Insn, SPRINGBOARD_LEN, Springboard, TRAP};
+use incise_isa::native::{Bound, Flow, Insn, MAX_INSN_LEN, SPRINGBOARD_LEN, Springboard, TRAP};
 
 use crate::code::Code;
 use crate::lower::{Ready, Snippets};
@@ -116,6 +116,13 @@ impl Region {
         wanted: &Wanted,
         (least, room, last): (usize, u64, Addr),
     ) -> Option<Region> {
+        if least > 1 {
+            // Most lone heads can be told without decoding.
+            let second = wanted.first_in(head + 1..head + (MAX_INSN_LEN as u64 + GAP + 1))?;
+            if code.entry_in(head + 1..second + 1).is_some() {
+                return None;
+            }
+        }
         let limit = code.facts.function(head).map_or(last, |function| function.end.min(last));
         let mut members: Vec<Member> = Vec::new();
         // Instructions without probes since the last with one; they come along if they are few.

@@ -1,5 +1,6 @@
 //! The snippets of the probed heads that a plan comes by, which are looked up often and mostly in order.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use incise_isa::Addr;
@@ -62,6 +63,16 @@ impl Wanted {
         self.known.index_of(head).is_some() || !self.late.is_empty() && self.late.contains_key(&head)
     }
 
+    /// The first head with snippets in `range`, which is short.
+    pub(crate) fn first_in(&self, range: Range<Addr>) -> Option<Addr> {
+        let known = self.known.first_in(&range);
+        if self.late.is_empty() {
+            return known;
+        }
+        let before = range.start.0..known.unwrap_or(range.end).0;
+        before.map(Addr).find(|at| self.late.contains_key(at)).or(known)
+    }
+
     /// Adds a head that was not known from the start.
     pub(crate) fn insert(&mut self, head: Addr, snippets: Snippets) {
         self.late.insert(head, snippets);
@@ -69,6 +80,21 @@ impl Wanted {
 }
 
 impl Known {
+    fn first_in(&self, range: &Range<Addr>) -> Option<Addr> {
+        let mut at = range.start.0;
+        while at < range.end.0 {
+            let word =
+                self.blocks.get(&(at / BLOCK)).map_or(0, |block| block.heads[(at % BLOCK / 64) as usize]);
+            let heads = word & u64::MAX << (at % 64);
+            if heads != 0 {
+                let first = at & !63 | u64::from(heads.trailing_zeros());
+                return (first < range.end.0).then_some(Addr(first));
+            }
+            at = (at | 63).checked_add(1)?;
+        }
+        None
+    }
+
     fn index_of(&self, head: Addr) -> Option<usize> {
         let block = self.blocks.get(&(head.0 / BLOCK))?;
         let (word, bit) = ((head.0 % BLOCK / 64) as usize, 1 << (head.0 % 64));
@@ -103,6 +129,10 @@ mod tests {
             assert_eq!(wanted.contains(Addr(at)), expected, "{at:#x}");
             let found = wanted.get(Addr(at)).and_then(|snippets| snippets.iter().next());
             assert_eq!(found, expected.then_some(&Ready::Counter(Addr(at))), "{at:#x}");
+            for end in at..at + 80 {
+                let first = heads.into_iter().chain([0x1102]).filter(|head| (at..end).contains(head)).min();
+                assert_eq!(wanted.first_in(Addr(at)..Addr(end)), first.map(Addr), "{at:#x} {end:#x}");
+            }
         }
     }
 }

@@ -47,13 +47,21 @@ impl Trampolines {
     /// Notes what lies in memory from now on.
     pub(crate) fn note(&mut self, displaced: &[Displaced]) {
         for new in displaced {
-            let inside: Vec<Addr> =
-                self.0.range(new.landing..new.landing + u64::from(new.len)).map(|(at, _)| *at).collect();
-            for at in inside {
+            if self.0.is_empty() {
+                break;
+            }
+            let range = new.landing..new.landing + u64::from(new.len);
+            while let Some((&at, _)) = self.0.range(range.clone()).next() {
                 self.0.remove(&at);
             }
         }
-        self.0.extend(displaced.iter().map(|new| (new.landing, *new)));
+        let new = displaced.iter().map(|new| (new.landing, *new));
+        // Many are sorted first, which costs less than to look for the place of each.
+        if displaced.len() > self.0.len() / 8 {
+            self.0.append(&mut new.collect());
+        } else {
+            self.0.extend(new);
+        }
     }
 
     /// Whether `ip` is in one.

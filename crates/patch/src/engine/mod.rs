@@ -320,7 +320,9 @@ impl Engine {
 
 /// Adds ascending entries: all at once where that is quicker than one by one.
 fn extend<V>(map: &mut BTreeMap<Addr, V>, entries: impl ExactSizeIterator<Item = (Addr, V)>) {
-    if entries.len() > map.len() / 8 {
+    if map.is_empty() {
+        *map = entries.collect();
+    } else if entries.len() > map.len() / 8 {
         map.append(&mut entries.collect());
     } else {
         map.extend(entries);

@@ -8,7 +8,7 @@ use incise_space::{AddressSpace, Features, SpaceError, ThreadCells};
 
 use crate::arena::PAGE;
 use crate::code::{Code, Facts};
-use crate::draft::Draft;
+use crate::draft::{Draft, Instance};
 use crate::engine::counters::ready;
 use crate::engine::{Batch, Engine, Policy};
 use crate::form::form;
@@ -76,16 +76,18 @@ impl Engine {
         let plan = loop {
             let (instances, counters) = (&self.instances, &self.counters);
             let cells = self.cells.as_ref().filter(|_| !self.sharing).map(ThreadCells::range);
+            let begins = |at: Addr| code.entry_in(at..at + 1).is_some();
+            let ready = |list: &[Instance]| ready(list, counters, cells.as_ref(), &begins);
             let input = Input {
                 code: &code,
                 groups: &self.groups,
                 snippets: &|head| {
                     let present = || instances.get(&head).filter(|_| !code.lost.contains(&head));
                     let list = next.at(head).or_else(|| present().map(|list| &**list));
-                    let begins = |at: Addr| code.entry_in(at..at + 1).is_some();
-                    ready(list.unwrap_or_default(), counters, cells.as_ref(), &begins)
+                    ready(list.unwrap_or_default())
                 },
                 dirty: &dirty,
+                dirty_snippets: &|index| ready(&next.lists[index].1),
                 policy: policy.traps,
                 instrumentation: self.instrumentation.as_deref().unwrap_or(&Layout::OutOfLine),
                 features,
