@@ -283,10 +283,11 @@ struct Taken {
 }
 
 impl Taken {
+    /// The next search goes on from here; searches for other places are not set back.
     fn give_back(&self, memory: &mut Memory) {
-        memory.free(self.at.span(self.len));
+        memory.shrink(self.at, self.len, 0);
         if let Some(stub) = self.stub {
-            memory.free(stub.span(SPRINGBOARD_LEN as u64));
+            memory.shrink(stub, SPRINGBOARD_LEN as u64, 0);
         }
     }
 }

@@ -85,24 +85,20 @@ impl Placement {
 
 /// The least `x >= from` with `x & mask == value`.
 fn next_matching(from: u32, mask: u32, value: u32) -> Option<u32> {
-    if from & mask == value {
+    let wrong = (from ^ value) & mask;
+    if wrong == 0 {
         return Some(from);
     }
-    // Go up from the lowest bit: the answer shares a prefix with `from`, has one free or fixed bit that
-    // goes from 0 to 1, and below it the smallest bits that match.
-    let mut best = None;
-    for bit in (0..32).rev() {
-        let above = if bit == 31 { 0 } else { u32::MAX << (bit + 1) };
-        if from & above & mask != value & above {
-            break;
-        }
-        let here = 1u32 << bit;
-        let wanted_is_one = mask & here == 0 || value & here != 0;
-        if from & here == 0 && wanted_is_one {
-            best = Some((from & above) | here | (value & mask & (here - 1)));
-        }
-    }
-    best
+    // The answer shares a prefix with `from`, then a bit goes from 0 to 1, and below it come the smallest bits that match. That bit
+    // is the topmost wrong one, or, if that has to become 0, the lowest free 0 above it.
+    let topmost = 1 << (31 - wrong.leading_zeros());
+    let rising = if value & topmost != 0 {
+        topmost
+    } else {
+        let free = !mask & !from & !(topmost | (topmost - 1));
+        free & free.wrapping_neg()
+    };
+    (rising != 0).then(|| from & !(rising | (rising - 1)) | rising | value & (rising - 1))
 }
 
 /// What a byte of a springboard's displacement may be.
