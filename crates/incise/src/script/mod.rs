@@ -4,6 +4,7 @@
 mod debug;
 mod memory;
 mod names;
+mod probes;
 mod scope;
 mod state;
 mod texts;
@@ -31,6 +32,7 @@ use crate::session::Error;
 pub(crate) use names::{Symbols as Names, shown};
 pub(crate) use scope::{PointScope, Shared};
 use state::State;
+pub(crate) use texts::Texts;
 pub(crate) use wanted::place_of;
 
 /// Why a script cannot run.

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use incise_patch::Snippet;
@@ -13,8 +12,7 @@ use incise_snippet::language::ast::{Place, ProbeKind, ScriptSyntax};
 use incise_snippet::language::{Action, Compiler, Diagnostics, MapInfo};
 use incise_snippet::show::{entries, print_map};
 use incise_snippet::tree::Fault;
-use incise_space::AddressSpace;
-use incise_space::remote::{ProcessId, RemoteSpace};
+use incise_space::remote::ProcessId;
 
 use super::memory::Memory;
 use super::names::{Symbols, shown};
@@ -23,21 +21,17 @@ use super::texts::Texts;
 use super::tool::Tool;
 use super::wanted::{Group, wanted};
 use super::{ScriptError, ScriptEvent, ScriptPoint};
-use crate::count::{CountOptions, Found, Probes, Search};
+use crate::count::{Found, Search};
 use crate::point::PointKind;
-use crate::program::Program;
 use crate::session::Error;
 
 /// Where events go.
 pub(super) type Sink = Box<dyn FnMut(&ScriptEvent<'_>) -> io::Result<()>>;
 
-/// The time between two looks at the rings.
-const PAUSE: Duration = Duration::from_millis(20);
-
 /// What a script has in one process and its forked children.
-struct Part {
-    memory: Memory,
-    texts: RefCell<Option<Texts>>,
+pub(super) struct Part {
+    pub memory: Memory,
+    pub texts: RefCell<Option<Texts>>,
 }
 
 pub(super) struct State {
@@ -47,25 +41,25 @@ pub(super) struct State {
     pub shared: Shared,
     pub dry_run: bool,
     compiler: Compiler,
-    searches: Vec<Search>,
+    pub searches: Vec<Search>,
     groups: Vec<Group>,
-    parts: Vec<Part>,
-    of: HashMap<ProcessId, usize>,
+    pub parts: Vec<Part>,
+    pub of: HashMap<ProcessId, usize>,
     /// Records with their times, until nothing older can come.
     waiting: Vec<(u64, Box<[u64]>)>,
     /// The latest time of a record at the look before.
     seen: u64,
-    intervals: Vec<(usize, Duration, Instant)>,
+    pub intervals: Vec<(usize, Duration, Instant)>,
     /// Clauses that were compiled at a point.
-    compiled: Vec<bool>,
+    pub compiled: Vec<bool>,
     /// The first thing that is wrong with each clause.
-    wrong: BTreeMap<usize, Diagnostics>,
+    pub wrong: BTreeMap<usize, Diagnostics>,
     /// Why the script cannot go on.
-    failed: Option<Error>,
+    pub failed: Option<Error>,
     /// Points at which a clause could not be compiled.
     pub left_out: usize,
     sink: Sink,
-    symbols: Symbols,
+    pub symbols: Symbols,
     /// The script asked for its end.
     pub over: bool,
 }
@@ -121,7 +115,7 @@ impl State {
     }
 
     /// The part of a process; the first one is there before any process, for what `begin` puts into maps.
-    fn part(&mut self, index: usize) -> &mut Part {
+    pub(super) fn part(&mut self, index: usize) -> &mut Part {
         while self.parts.len() <= index {
             self.parts.push(Part { memory: Memory::default(), texts: RefCell::new(None) });
         }
@@ -139,7 +133,7 @@ impl State {
     }
 
     /// Whether the clauses that run in the tool later are right; in a dry run, shows them.
-    fn check_tool(&mut self) -> Result<(), Error> {
+    pub(super) fn check_tool(&mut self) -> Result<(), Error> {
         for index in 0..self.script.clauses.len() {
             let clause = &self.script.clauses[index];
             let later = |kind: &ProbeKind| matches!(kind, ProbeKind::End | ProbeKind::Interval(_));
@@ -157,7 +151,7 @@ impl State {
         Ok(())
     }
 
-    fn run_clause(&mut self, index: usize) -> Result<(), Error> {
+    pub(super) fn run_clause(&mut self, index: usize) -> Result<(), Error> {
         let clause = &self.script.clauses[index];
         let scope = ToolScope(&self.shared);
         let program = self.compiler.clause(&self.name, &self.source, clause, &scope);
@@ -317,7 +311,7 @@ impl State {
         })
     }
 
-    fn at_point(&mut self, found: &Found<'_>) -> Result<Option<Snippet>, Error> {
+    pub(super) fn at_point(&mut self, found: &Found<'_>) -> Result<Option<Snippet>, Error> {
         let group = self.groups[found.group];
         let clause = &self.script.clauses[group.clause];
         let index = self.of.get(&found.pid).copied().unwrap_or(0);
@@ -352,95 +346,5 @@ impl State {
         }
         let compiled = self.parts[index].memory.compiled(&program)?;
         Ok(Some(compiled.snippet()))
-    }
-}
-
-impl Probes for Rc<RefCell<State>> {
-    fn searches(&self, _: &CountOptions) -> Vec<Search> {
-        self.borrow().searches.clone()
-    }
-
-    /// Clauses may call functions of libraries.
-    fn wait_for_libraries(&self) -> bool {
-        true
-    }
-
-    fn begin(&mut self, pid: ProcessId, space: &mut RemoteSpace) -> Result<(), Error> {
-        let state = &mut *self.borrow_mut();
-        // The first process gets what `begin` has put into maps.
-        let index = match state.of.is_empty() && state.parts.iter().all(|part| part.texts.borrow().is_none())
-        {
-            true => 0,
-            false => state.parts.len(),
-        };
-        let texts = Texts::new(space)?;
-        *state.part(index).texts.borrow_mut() = Some(texts);
-        state.of.insert(pid, index);
-        debug_assert!(!space.features().moves);
-        Ok(())
-    }
-
-    fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace, program: &Program) {
-        self.borrow_mut().symbols.set(program.modules());
-    }
-
-    fn forked(&mut self, parent: ProcessId, child: ProcessId) {
-        let state = &mut *self.borrow_mut();
-        if let Some(&part) = state.of.get(&parent) {
-            state.of.insert(child, part);
-        }
-    }
-
-    fn ended(&mut self, pid: ProcessId) {
-        self.borrow_mut().of.remove(&pid);
-    }
-
-    fn snippet(&mut self, found: &Found<'_>) -> Option<Snippet> {
-        let state = &mut *self.borrow_mut();
-        match state.at_point(found) {
-            Ok(snippet) => snippet,
-            Err(error) => {
-                state.failed.get_or_insert(error);
-                None
-            }
-        }
-    }
-
-    fn offered(&mut self, _: ProcessId, whole: bool) -> Result<(), Error> {
-        let state = &mut *self.borrow_mut();
-        if let Some(error) = state.failed.take() {
-            return Err(error);
-        }
-        // A clause that fits nowhere is a mistake; so is one that fits no place so far, if there are places.
-        let nowhere = state.wrong.iter().find(|(clause, _)| !state.compiled[**clause]);
-        match nowhere {
-            Some((_, wrong)) if whole => return Err(ScriptError::Source(wrong.clone()).into()),
-            _ => {}
-        }
-        if whole {
-            state.check_tool()?;
-        }
-        if whole && state.dry_run { Err(ScriptError::Shown.into()) } else { Ok(()) }
-    }
-
-    fn tick(&mut self) -> Result<Duration, Error> {
-        let state = &mut *self.borrow_mut();
-        state.drain(false)?;
-        let mut pause = PAUSE;
-        let now = Instant::now();
-        for index in 0..state.intervals.len() {
-            let (clause, every, next) = state.intervals[index];
-            if state.dry_run || next > now {
-                pause = pause.min(next.saturating_duration_since(now).max(Duration::from_micros(100)));
-                continue;
-            }
-            state.intervals[index].2 = (next + every).max(now);
-            state.run_clause(clause)?;
-        }
-        Ok(pause)
-    }
-
-    fn is_over(&self) -> bool {
-        self.borrow().over
     }
 }

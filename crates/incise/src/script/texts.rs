@@ -22,7 +22,7 @@ pub(crate) struct Texts {
 
 impl Texts {
     /// Makes room for texts.
-    pub(super) fn new(space: &mut RemoteSpace) -> Result<Texts, SpaceError> {
+    pub(crate) fn new(space: &mut RemoteSpace) -> Result<Texts, SpaceError> {
         let at = place(space, ROOM)?;
         let mapping = space.map_data(at, ROOM)?;
         Ok(Texts { mapping, at, used: 0, known: HashMap::new() })

@@ -5,8 +5,8 @@ use incise_snippet::data::{Ahead, RingReader};
 use incise_space::remote::{ProcessId, RemoteSpace};
 use incise_space::{AddressSpace, DataMapping, SpaceError};
 
+use super::TraceRecord;
 use super::callers::{Start, Unwinder};
-use super::order::Waiting;
 use super::owners::Owners;
 use super::record::{FIXED, Recorder, Shape};
 use super::threads::id_offset;
@@ -71,8 +71,8 @@ impl Region {
         }
     }
 
-    /// Reads what is there. Returns how many records.
-    pub(crate) fn drain(&mut self, now: u64, take: &mut dyn FnMut(Waiting)) -> u64 {
+    /// Reads what is there, with times in ticks of the processor's counter. Returns how many records.
+    pub(crate) fn drain(&mut self, now: u64, take: &mut dyn FnMut(TraceRecord)) -> u64 {
         let Region { reader, owners, unwinder, shape, .. } = self;
         for bytes in self.ahead.take(self.mapping.words()) {
             self.mapping.populate(bytes.start, bytes.end);
@@ -88,8 +88,8 @@ impl Region {
                 let stack = &words[shape.count() + 1..][..count];
                 unwinder.callers(function, Start { sp: words[2], rbp: words[shape.rbp()], stack })
             });
-            take(Waiting {
-                ticks: words[0],
+            take(TraceRecord {
+                time: words[0],
                 process: owners.process(thread),
                 thread,
                 function,

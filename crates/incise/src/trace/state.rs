@@ -8,7 +8,7 @@ use incise_patch::Snippet;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::clock::{Clock, ticks};
-use super::order::{Order, Waiting};
+use super::order::Order;
 use super::record::Shape;
 use super::region::Region;
 use super::{TraceRecord, TracedFunction};
@@ -115,10 +115,8 @@ impl State {
         }
         let origin = self.clock.origin();
         let mut passed = Ok(());
-        for waiting in self.order.take(if end { u64::MAX } else { until }) {
-            let time = (waiting.ticks.saturating_sub(origin) as f64 * nanos) as u64;
-            let Waiting { process, thread, function, exit, stack, values, callers, .. } = waiting;
-            let record = TraceRecord { time, process, thread, function, exit, stack, values, callers };
+        for mut record in self.order.take(if end { u64::MAX } else { until }) {
+            record.time = (record.time.saturating_sub(origin) as f64 * nanos) as u64;
             if passes(&mut self.open, &record) {
                 passed = passed.and_then(|()| (self.sink)(Some(&record), &self.functions));
             }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::build::Operand;
 use super::error::TreeError;
 use super::expr::{Expr, Node};
+use super::operand::Operand;
 use super::stmt::{Place, Stmt};
 use super::types::Type;
 

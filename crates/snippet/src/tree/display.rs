@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use super::expr::{BinaryOp, Expr, Node, PointFact, Register, SystemFact, UnaryOp};
+use super::expr::{Expr, Node, PointFact, Register, SystemFact};
+use super::operator::{BinaryOp, UnaryOp};
 use super::program::{Local, LocalId, Program};
 use super::stmt::{Place, Stmt};
 use super::table::{Aggregate, Map, Update};

@@ -22,9 +22,12 @@
 
 mod block;
 mod build;
+mod check;
 mod display;
 mod error;
 mod expr;
+mod operand;
+mod operator;
 mod program;
 mod stmt;
 mod table;
@@ -32,11 +35,11 @@ mod types;
 
 pub use block::{Block, BlockId, RESTARTED, Storage, THREADS, Variable};
 pub(crate) use block::{CPUS, SLOT, STRIDE};
-pub use build::{
-    Operand, arg, constant, cpu, cycles, float_arg, nanoseconds, pid, point, register, retval, tid,
-};
+pub use build::{arg, constant, cpu, cycles, float_arg, nanoseconds, pid, point, register, retval, tid};
 pub use error::TreeError;
-pub use expr::{AtomicOp, BinaryOp, Callee, Expr, Node, PointFact, Register, SystemFact, UnaryOp};
+pub use expr::{Callee, Expr, Node, PointFact, Register, SystemFact};
+pub use operand::Operand;
+pub use operator::{AtomicOp, BinaryOp, UnaryOp};
 pub use program::{Fault, Local, LocalArray, LocalId, LocalVar, Program, ProgramBuilder, Replaced};
 pub use stmt::{Case, Place, Stmt};
 pub use table::{Aggregate, Field, Map, Record, Ring, Update};

@@ -1,9 +1,9 @@
 //! Statements.
 
 use super::block::{Storage, Variable};
-use super::build::Operand;
 use super::error::TreeError;
 use super::expr::{Expr, Register};
+use super::operand::Operand;
 use super::program::LocalId;
 use super::table::{Map, Record, Ring, Update};
 use super::types::Type;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::block::Block;
-use super::build::Operand;
 use super::error::TreeError;
 use super::expr::{Expr, Node};
+use super::operand::Operand;
 use super::stmt::Stmt;
 use super::types::Type;
 

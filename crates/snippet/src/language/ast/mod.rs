@@ -5,6 +5,7 @@ mod expression;
 use std::time::Duration;
 
 use super::Span;
+use super::types::Type;
 pub use expression::{BinaryOp, Domain, Expr, ExprKind, Name, UnaryOp};
 
 /// A script: clauses, and declarations they share.
@@ -258,38 +259,14 @@ pub enum Initializer {
 /// The name of a type.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TypeName {
-    /// What it is made of.
-    pub base: BaseType,
+    /// What it is made of: neither a pointer nor an array.
+    pub base: Type,
     /// How many `*` stand behind it.
     pub pointers: u8,
     /// The lengths of arrays of it; `None` for `[]`. The first is the outermost.
     pub arrays: Vec<Option<Expr>>,
     /// Where it is written.
     pub span: Span,
-}
-
-/// A type without pointers and arrays.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum BaseType {
-    /// `void`
-    Void,
-    /// `bool`
-    Bool,
-    /// An integer of 1, 2, 4 or 8 bytes.
-    Int {
-        /// Size in bytes.
-        bytes: u8,
-        /// It can be negative.
-        signed: bool,
-    },
-    /// `float`
-    Float,
-    /// `double`
-    Double,
-    /// `struct NAME` and its like.
-    Tagged(Tag, String),
-    /// The name of a type of the program.
-    Named(String),
 }
 
 /// The word in front of a type's name.

@@ -2,8 +2,9 @@
 
 use super::{Parsed, Parser};
 use crate::language::Diagnostic;
-use crate::language::ast::{BaseType, MemberDeclaration, StructDeclaration, Tag, TypeName};
+use crate::language::ast::{MemberDeclaration, StructDeclaration, Tag, TypeName};
 use crate::language::lexer::Token;
+use crate::language::types::Type;
 
 /// Words that cannot be names.
 const KEYWORDS: [&str; 32] = [
@@ -48,9 +49,9 @@ pub(super) fn is_keyword(word: &str) -> bool {
     KEYWORDS.contains(&word)
 }
 
-fn fixed(word: &str) -> Option<BaseType> {
+fn fixed(word: &str) -> Option<Type> {
     let (_, bytes, signed) = *FIXED.iter().find(|(name, ..)| *name == word)?;
-    Some(BaseType::Int { bytes, signed })
+    Some(Type::Int { bytes, signed })
 }
 
 /// Whether `word` begins a type wherever it stands.
@@ -163,15 +164,15 @@ impl<'s> Parser<'s> {
     }
 
     /// A type without pointers: words of C in any order, a tag and a name, or the name of a type.
-    pub(super) fn base_type(&mut self) -> Parsed<BaseType> {
+    pub(super) fn base_type(&mut self) -> Parsed<Type> {
         let start = self.span();
         while self.eat_word("const") || self.eat_word("volatile") {}
         let (word, _) = self.word("a type")?;
         let base = match word {
-            "struct" | "class" => BaseType::Tagged(Tag::Struct, self.type_path()?),
-            "union" => BaseType::Tagged(Tag::Union, self.type_path()?),
-            "enum" => BaseType::Tagged(Tag::Enum, self.type_path()?),
-            word if fixed(word).is_some() => fixed(word).unwrap_or(BaseType::Void),
+            "struct" | "class" => named(Some(Tag::Struct), &self.type_path()?),
+            "union" => named(Some(Tag::Union), &self.type_path()?),
+            "enum" => named(Some(Tag::Enum), &self.type_path()?),
+            word if fixed(word).is_some() => fixed(word).unwrap_or(Type::Void),
             word if begins_type(word) => {
                 let mut words = vec![word];
                 while let Token::Word(next) = *self.peek() {
@@ -191,7 +192,7 @@ impl<'s> Parser<'s> {
             word if is_keyword(word) => {
                 return Err(Diagnostic::error(start, format!("a type is expected here, not `{word}`")));
             }
-            word => BaseType::Named(self.rest_of_path(word)?),
+            word => named(None, &self.rest_of_path(word)?),
         };
         while self.eat_word("const") || self.eat_word("volatile") {}
         Ok(base)
@@ -261,20 +262,25 @@ impl<'s> Parser<'s> {
     }
 }
 
+/// A type that is looked up by its name.
+fn named(tag: Option<Tag>, name: &str) -> Type {
+    Type::Named(tag, name.into())
+}
+
 /// The type that words of C mean, in any order.
-fn of_words(words: &[&str]) -> Option<BaseType> {
+fn of_words(words: &[&str]) -> Option<Type> {
     let count = |word: &str| words.iter().filter(|w| **w == word).count();
     let only = |allowed: &[&str]| words.iter().all(|word| allowed.contains(word));
     let unsigned = count("unsigned") > 0;
     if count("unsigned") + count("signed") > 1 {
         return None;
     }
-    let int = |bytes| Some(BaseType::Int { bytes, signed: !unsigned });
+    let int = |bytes| Some(Type::Int { bytes, signed: !unsigned });
     match words {
-        ["void"] => Some(BaseType::Void),
-        ["bool" | "_Bool"] => Some(BaseType::Bool),
-        ["float"] => Some(BaseType::Float),
-        ["double"] => Some(BaseType::Double),
+        ["void"] => Some(Type::Void),
+        ["bool" | "_Bool"] => Some(Type::Bool),
+        ["float"] => Some(Type::Float),
+        ["double"] => Some(Type::Double),
         _ if count("char") == 1 && only(&["char", "signed", "unsigned"]) => int(1),
         _ if count("short") == 1 && count("int") <= 1 && only(&["short", "int", "signed", "unsigned"]) => {
             int(2)
