@@ -32,6 +32,7 @@ pub mod process;
 pub mod report;
 pub mod scratch;
 pub mod skip;
+pub mod terminal;
 pub mod uprobes;
 
 /// Whether random tests shall run long.

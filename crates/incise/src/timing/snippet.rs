@@ -1,6 +1,7 @@
 //! What runs at the entry and the exit of a function whose values are put into a histogram.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use incise_isa::native::{Gpr, GprSet, abi};
 use incise_patch::{Effects, Generate, Output, PointContext, Refusal};
@@ -77,9 +78,17 @@ impl Measurer {
     }
 
     /// The snippet for a point of function `function`, whose histogram is at offset `values` of the shared memory.
-    pub(crate) fn snippet(&self, function: u32, values: u64, exit: bool) -> Option<Take> {
+    /// `round` is how often the function was switched on, for its entries and exits together.
+    pub(crate) fn snippet(
+        &self,
+        function: u32,
+        round: &Arc<AtomicU32>,
+        values: u64,
+        exit: bool,
+    ) -> Option<Take> {
         let code = if exit { &self.exit } else { &self.entry };
-        Some(Take { code: code.clone()?, function, values: values as u32, of: self.of, exit })
+        let round = Arc::clone(round);
+        Some(Take { code: code.clone()?, function, round, values: values as u32, of: self.of, exit })
     }
 }
 
@@ -88,6 +97,8 @@ impl Measurer {
 pub(crate) struct Take {
     code: Arc<Template>,
     function: u32,
+    /// Part of the check: what was entered before the function was switched off is no entry of a call that ends after.
+    round: Arc<AtomicU32>,
     values: u32,
     of: Measure,
     exit: bool,
@@ -110,7 +121,8 @@ impl Generate for Take {
 
     fn generate(&self, _: &PointContext<'_>, out: &mut Output<'_>) -> Result<(), Refusal> {
         // Numbers of functions, spread, so that their sums with return addresses differ.
-        let check = self.function.wrapping_mul(0x9E37_79B9) >> 1;
+        let round = self.round.load(Ordering::Relaxed).wrapping_mul(0x85EB_CA6B);
+        let check = self.function.wrapping_add(round).wrapping_mul(0x9E37_79B9) >> 1;
         let code =
             self.code.fill(&[(POINT, check), (STACK, out.stack_offset() as u32), (VALUES, self.values)]);
         out.asm().raw(&code);

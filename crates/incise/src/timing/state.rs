@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use incise_patch::Snippet;
@@ -44,6 +44,8 @@ pub(crate) struct State {
     functions: Vec<Arc<Values>>,
     index: HashMap<Key, u32>,
     keys: Vec<Key>,
+    /// How often each function was switched on.
+    rounds: Vec<Arc<AtomicU32>>,
     regions: BTreeMap<usize, Region>,
     processes: HashMap<ProcessId, usize>,
     made: usize,
@@ -70,6 +72,7 @@ impl State {
             functions: Vec::new(),
             index: HashMap::new(),
             keys: Vec::new(),
+            rounds: Vec::new(),
             regions: BTreeMap::new(),
             processes: HashMap::new(),
             made: 0,
@@ -256,6 +259,7 @@ impl Probes for Rc<RefCell<State>> {
                 let number = state.functions.len();
                 state.index.insert(function.clone(), number as u32);
                 state.keys.push(function);
+                state.rounds.push(Arc::default());
                 let counts = vec![0; state.layout.buckets().count() as usize];
                 let function = TracedFunction::of(point);
                 state.functions.push(Arc::new(Values { function, counts, sum: 0, enabled: true }));
@@ -266,7 +270,8 @@ impl Probes for Rc<RefCell<State>> {
             Arc::make_mut(&mut state.functions[number]).function = TracedFunction::of(point);
         }
         let region = state.regions.get(state.processes.get(&pid)?)?;
-        let snippet = region.measurer.snippet(number as u32, state.at(number), exit)?;
+        let snippet =
+            region.measurer.snippet(number as u32, &state.rounds[number], state.at(number), exit)?;
         Some(Snippet::generated(snippet))
     }
 
@@ -284,6 +289,8 @@ impl Probes for Rc<RefCell<State>> {
         for (function, enabled) in next.switches {
             if let (Some(key), Some(values)) = (state.keys.get(function), state.functions.get_mut(function)) {
                 Arc::make_mut(values).enabled = enabled;
+                // Before the code of its probes is made again.
+                state.rounds[function].fetch_add(u32::from(enabled), Ordering::Relaxed);
                 state.switches.push((key.clone(), enabled));
             }
         }
