@@ -242,6 +242,7 @@ fn a_running_process_evaluates_what_it_is_asked() {
     assert_eq!(eval("global`level"), ("7\n".to_owned(), String::new(), Some(0)));
     assert_eq!(eval("inf`twice(21)").0, "42\n");
     assert_eq!(eval("str(global`name)").0, "castle\n");
+    assert_eq!(eval("inf`strlen(\"a text of ours\")").0, "14\n");
     assert_eq!(eval("global`level = 50").0, "50\n");
     assert_eq!(eval(r#"printf("%d and %d\n", pid, tid);"#).0, format!("{pid} and {pid}\n"));
     let (_, told, code) = eval("*(long *)16");

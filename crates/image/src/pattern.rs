@@ -167,7 +167,9 @@ impl NamePattern {
 /// Parts `MODULE!REST`. C++ operators (`operator!=`) and types have a `!` of their own.
 fn split_module(text: &str) -> Option<(&str, &str)> {
     let (module, rest) = text.split_once('!')?;
-    let is_name = !module.is_empty() && !module.contains(['(', '<', ' ']) && !module.contains("::");
+    let is_path = module.starts_with('/');
+    let is_name =
+        is_path || (!module.is_empty() && !module.contains(['(', '<', ' ']) && !module.contains("::"));
     // `[!a-z]` is a shell pattern's negation.
     let in_class = module.ends_with('[');
     (is_name && !in_class && !module.ends_with("operator")).then_some((module, rest))
@@ -265,6 +267,13 @@ mod tests {
         let inside = Pattern::parse("libc!*0x1000").expect("a link address");
         assert_eq!(inside.what, What::Link(LinkAddr(0x1000)));
         assert_eq!(inside.module.map(|m| m.text).as_deref(), Some("libc"));
+    }
+
+    #[test]
+    fn paths_of_modules_may_have_any_letters() {
+        let of = |text: &str| Pattern::parse(text).map(|pattern| pattern.module.map(|module| module.text));
+        assert_eq!(of("/lib/my (new) lib.so!f"), Ok(Some("/lib/my (new) lib.so".to_owned())));
+        assert_eq!(of("std::vector<int>::operator!=(int)"), Ok(None));
     }
 
     #[test]

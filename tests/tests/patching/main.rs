@@ -2,5 +2,6 @@
 
 mod live;
 mod refusals;
+mod replaced;
 mod support;
 mod tutorial;

@@ -122,6 +122,10 @@ pub struct PatchArgs {
     /// CHANGE: the function at WHERE returns VALUE at once.
     #[arg(long = "return", value_name = "VALUE", group = "change", allow_hyphen_values = true)]
     pub return_value: Option<String>,
+    /// CHANGE: in place of the function at WHERE another one runs: FUNCTION, or LIBRARY!FUNCTION, where LIBRARY is a path to a
+    /// library, which a process loads if it does not have it.
+    #[arg(long, value_name = "FUNCTION", group = "change")]
+    pub replace: Option<String>,
     /// CHANGE: a call of another place.
     #[arg(long, value_name = "WHERE", group = "change")]
     pub call: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use incise::patching::{
@@ -16,7 +16,7 @@ use super::find::number;
 use super::show;
 use super::target;
 use crate::Failure;
-use crate::signals;
+use crate::signals::{self, INTERRUPTED};
 
 pub(crate) fn run(args: &PatchArgs) -> Result<ExitCode, Failure> {
     let mut words = args.words.clone();
@@ -31,14 +31,12 @@ pub(crate) fn run(args: &PatchArgs) -> Result<ExitCode, Failure> {
     let Some(pid) = args.target.pid else { return launched(args, &at, change, &text) };
     if args.dry_run {
         let view = View::of_process(pid)?;
-        let request = request(args, &view, &at, change)?;
-        preview(args, &view, &plan(&view, &request)?)?;
-        return Ok(ExitCode::SUCCESS);
+        return rehearse(args, &view, &at, change).map(|()| ExitCode::SUCCESS);
     }
     let mut live = Live::attach(pid)?;
-    make(args, &mut live, &at, change, &text)?;
+    let made = load(args, &mut live, &at).and_then(|at| make(args, &mut live, &at, change, &text));
     live.detach()?;
-    Ok(ExitCode::SUCCESS)
+    made.map(|()| ExitCode::SUCCESS)
 }
 
 /// Starts a program, changes it before it runs, and lets it run.
@@ -49,15 +47,14 @@ fn launched(args: &PatchArgs, at: &str, change: Change, text: &str) -> Result<Ex
     let mut live = Live::launch(program, arguments)?;
     let prepared = (|| {
         // What is not mapped yet is looked for when the libraries are.
-        if place(&live.view()?, at).is_err() {
+        if needed(args).is_some() || place(&live.view()?, at).is_err() {
             live.run_to_entry()?;
         }
         if args.dry_run {
-            let view = live.view()?;
-            let request = request(args, &view, at, change)?;
-            return preview(args, &view, &plan(&view, &request)?);
+            return rehearse(args, &live.view()?, at, change);
         }
-        make(args, &mut live, at, change, text)
+        let at = load(args, &mut live, at)?;
+        make(args, &mut live, &at, change, text)
     })();
     if prepared.is_err() || args.dry_run {
         live.kill();
@@ -87,6 +84,42 @@ fn make(args: &PatchArgs, live: &mut Live, at: &str, change: Change, text: &str)
         made.stop.as_micros()
     );
     Ok(())
+}
+
+/// A library by its path, with all links resolved, and the function of it that is meant.
+fn library(by: &str) -> Option<(PathBuf, &str)> {
+    let (path, name) = by.rsplit_once('!').filter(|(path, _)| path.contains('/'))?;
+    Some((path.into(), name)).map(|(path, name): (PathBuf, _)| (path.canonicalize().unwrap_or(path), name))
+}
+
+/// The library that has to be there for a change.
+fn needed(args: &PatchArgs) -> Option<PathBuf> {
+    args.replace.as_deref().and_then(library).map(|(path, _)| path)
+}
+
+/// Has the process load the library that a change needs. Returns the place: as an address, as the library may have functions of
+/// the same name.
+fn load(args: &PatchArgs, live: &mut Live, at: &str) -> Result<String, Failure> {
+    let Some(path) = needed(args) else { return Ok(at.to_owned()) };
+    // A place that is not there is told before a library is loaded in vain.
+    let found = place(&live.view()?, at)?.addr;
+    if live.load(&path, &INTERRUPTED)?.loaded {
+        eprintln!("incise: {} is loaded, and stays", path.display());
+    }
+    Ok(format!("*{found}"))
+}
+
+/// Shows what would be done.
+fn rehearse(args: &PatchArgs, view: &View, at: &str, change: Change) -> Result<(), Failure> {
+    let there = |path: &PathBuf| view.program().modules().iter().any(|m| Path::new(&m.path) == path);
+    if let Some(path) = needed(args).filter(|path| !there(path)) {
+        place(view, at)?;
+        let path = path.display();
+        eprintln!("incise: {path} would be loaded first; where its functions will be is not known yet");
+        return Ok(());
+    }
+    let request = request(args, view, at, change)?;
+    preview(args, view, &plan(view, &request)?)
 }
 
 /// Shows what will change.
@@ -129,6 +162,10 @@ fn wanted(args: &PatchArgs, words: &[String]) -> Result<(String, Change, String)
         PatchArgs { return_value: Some(value), .. } => {
             (Change::Return(number(value).ok_or("--return takes a number")?), format!("--return {value}"))
         }
+        PatchArgs { replace: Some(by), .. } => {
+            let by = library(by).map_or(by.clone(), |(path, name)| format!("{}!{name}", path.display()));
+            (Change::Jump(by.clone()), format!("--replace {by}"))
+        }
         PatchArgs { call: Some(to), .. } => (Change::Call(to.clone()), format!("--call {to}")),
         PatchArgs { jump: Some(to), .. } => (Change::Jump(to.clone()), format!("--jump {to}")),
         PatchArgs { string: Some(text), .. } => {
@@ -139,7 +176,7 @@ fn wanted(args: &PatchArgs, words: &[String]) -> Result<(String, Change, String)
         }
         _ => {
             if assembly.is_empty() {
-                return Err("change it to what? Assembly text, or --nop, --invert, --always, --never, --return, --bytes, ...".into());
+                return Err("change it to what? Assembly text, or --nop, --invert, --always, --never, --return, --replace, --bytes, ...".into());
             }
             let text = assembly.join("\n");
             return Ok((at.clone(), Change::Assembly(text.clone()), text));
@@ -175,6 +212,11 @@ fn data(text: &str) -> Result<Vec<u8>, Failure> {
 
 fn file(args: &PatchArgs, path: &Path, words: &[String]) -> Result<ExitCode, Failure> {
     let (at, change, _) = wanted(args, words)?;
+    if needed(args).is_some() {
+        return Err(
+            "--replace by a function of a library is for processes: a file cannot be made to load one".into(),
+        );
+    }
     let output = match (&args.output, args.in_place, &args.save) {
         (Some(out), false, None) => Some(Output::new(out)),
         (None, true, None) => Some(Output::in_place(path)),
@@ -205,7 +247,7 @@ fn save(view: &View, plan: &Plan, request: &Request, out: &Path) -> Result<(), F
         return Err(format!("--save: {reason}").into());
     }
     let pid = view.pid().ok_or("--save goes with a process or a program to start")?;
-    let path = std::path::PathBuf::from(format!("/proc/{pid}/root{}", module.path));
+    let path = PathBuf::from(format!("/proc/{pid}/root{}", module.path));
     let mut file = OnDisk::open(&path)?;
     let link = Addr(request.at.0.wrapping_sub(module.bias));
     file.add(Note { request: Request { at: link, ..request.clone() }, expected: plan.old.clone() })?;

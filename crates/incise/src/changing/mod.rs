@@ -26,8 +26,12 @@
 //! ```
 
 mod graph;
+mod library;
+mod safe;
 
 pub use graph::{Graph, GraphChange, GraphError};
+pub(crate) use library::load_until;
+pub use library::{Library, LoadError, load};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -54,6 +54,7 @@ fn evaluate_in(
 ) -> Result<Evaluated, Error> {
     let session = Session::over(tracer.space(pid)?, &pid.to_string())?;
     let mut language = session.language();
+    language.make_room_for_texts()?;
     let once = session.start_once(|thread| {
         let at = |pattern: &str| session.find(Query::functions(pattern));
         let point = at(&format!("*{:#x}", thread.ip.0)).or_else(|_| at("main")).or_else(|_| at("_start"))?;

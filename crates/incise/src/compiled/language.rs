@@ -16,6 +16,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::cell::RefCell;
+
 use incise_patch::Snippet;
 use incise_snippet::data::tables::ring_layout;
 use incise_snippet::data::{RingLayout, RingReader};
@@ -25,10 +27,11 @@ use incise_snippet::language::{
 use incise_snippet::show::{entries, print_map};
 use incise_snippet::tree::Program as Tree;
 use incise_space::AddressSpace;
+use incise_space::remote::RemoteSpace;
 
 use super::{Compiled, MapContents};
 use crate::point::Point;
-use crate::script::{Names, PointScope, ScriptError, Shared, place_of, shown};
+use crate::script::{Names, PointScope, ScriptError, Shared, Texts, place_of, shown};
 use crate::session::{Error, Session};
 
 /// What snippets in text have in common: maps, `static` variables, what they print. Made by [`Session::language`].
@@ -38,6 +41,8 @@ pub struct Language<S: AddressSpace> {
     shared: Shared,
     reader: Option<(RingLayout, RingReader)>,
     symbols: Names,
+    /// Texts that functions of the program are given.
+    texts: RefCell<Option<Texts>>,
 }
 
 /// Records each CPU has room for.
@@ -54,6 +59,7 @@ impl<S: AddressSpace> Session<S> {
             shared: Shared::new(RECORDS, KEYS),
             reader: None,
             symbols: Names::default(),
+            texts: RefCell::new(None),
         }
     }
 
@@ -63,6 +69,14 @@ impl<S: AddressSpace> Session<S> {
     /// [`Error::Script`] with the place underlined, if the text is wrong; [`Error::Compile`].
     pub fn program_text(&self, text: &str, point: &Point) -> Result<Compiled, Error> {
         self.language().program(text, point)
+    }
+}
+
+impl Language<RemoteSpace> {
+    /// Makes room in the process for texts that its functions are given; it is gone when the space is left.
+    pub(crate) fn make_room_for_texts(&mut self) -> Result<(), Error> {
+        self.texts = RefCell::new(Some(self.session.with_space(Texts::new)?));
+        Ok(())
     }
 }
 
@@ -118,10 +132,11 @@ impl<S: AddressSpace> Language<S> {
         compile: impl FnOnce(&mut Compiler, &PointScope<'_>) -> Result<Tree, Diagnostics>,
     ) -> Result<Tree, Error> {
         let (compiler, shared, symbols) = (&mut self.compiler, &self.shared, &mut self.symbols);
+        let texts = self.texts.borrow().is_some().then_some(&self.texts);
         self.session.with_program(|program, memory| {
             symbols.set(program.modules());
             let place = place_of(point);
-            let scope = PointScope { shared, point, program, memory, place, texts: None };
+            let scope = PointScope { shared, point, program, memory, place, texts };
             Ok(compile(compiler, &scope).map_err(ScriptError::Source)?)
         })
     }

@@ -32,6 +32,7 @@ mod variable;
 pub(crate) use cache::Cache;
 pub use evaluate::{Evaluated, evaluate};
 pub use language::Language;
+pub(crate) use once::Choose;
 pub use once::{Once, Ran};
 pub use tables::MapContents;
 pub use variable::Value;

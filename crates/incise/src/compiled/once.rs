@@ -14,6 +14,7 @@ use incise_space::remote::{RemoteSpace, StoppedThread};
 use incise_space::{AddressSpace, DataMapping, SpaceError};
 
 use super::{CompileError, Compiled, Holds, Tables};
+use crate::program::Program as InProcess;
 use crate::session::{Error, Session};
 use crate::trace::place;
 
@@ -34,6 +35,10 @@ pub struct Once {
     /// The thread that runs it.
     pub thread: StoppedThread,
 }
+
+/// Chooses a thread of a process whose threads are all stopped.
+pub(crate) type Choose<'a> =
+    &'a dyn Fn(&mut RemoteSpace, &InProcess) -> Result<Option<StoppedThread>, SpaceError>;
 
 /// Offsets in the memory that is shared with the run: whether it is over, its value, its status; the frame.
 const VALUE: u64 = 8;
@@ -66,16 +71,32 @@ impl Session<RemoteSpace> {
         &self,
         make: impl FnMut(&StoppedThread) -> Result<Program, Error>,
     ) -> Result<Once, Error> {
+        let any = |space: &mut RemoteSpace, _: &InProcess| space.divertible().map(Some);
+        let started = self.start_once_where(&any, make)?;
+        started.ok_or_else(|| SpaceError::Gone { pid: self.with_space(|space| space.pid()).0 }.into())
+    }
+
+    /// The same for a thread that `choose` chooses, if there is one: all are stopped when it is asked.
+    pub(crate) fn start_once_where(
+        &self,
+        choose: Choose<'_>,
+        make: impl FnMut(&StoppedThread) -> Result<Program, Error>,
+    ) -> Result<Option<Once>, Error> {
         self.with_space(RemoteSpace::stop)?;
-        let started = self.start_stopped(make);
+        let started = self.start_stopped(choose, make);
         self.with_space(RemoteSpace::resume);
         started
     }
 
     fn start_stopped(
         &self,
+        choose: Choose<'_>,
         mut make: impl FnMut(&StoppedThread) -> Result<Program, Error>,
-    ) -> Result<Once, Error> {
+    ) -> Result<Option<Once>, Error> {
+        let chosen = self.with_engine(|_, space, program| Ok(choose(space, program)?))?;
+        if chosen.is_none() {
+            return Ok(None);
+        }
         let (at, shared) = self.with_space(|space| {
             let at = place(space, 2 * PAGE + STACK)?;
             space.map_code(at, PAGE)?;
@@ -83,8 +104,8 @@ impl Session<RemoteSpace> {
             space.map_private(at + 2 * PAGE, STACK)?;
             Ok::<_, SpaceError>((at, shared))
         })?;
-        let mut thread = self.with_space(RemoteSpace::divertible)?;
-        loop {
+        let mut chosen = self.with_engine(|_, space, program| Ok(choose(space, program)?))?;
+        while let Some(thread) = chosen {
             let program = make(&thread)?;
             let Compiled { code: Holds::Called(code), .. } = self.called(&program, &Tables)? else {
                 return Err(CompileError::Internal("it is not called".to_owned()).into());
@@ -94,8 +115,8 @@ impl Session<RemoteSpace> {
                 let near = main.map_or(Addr(1 << 32), |module| module.range.start);
                 engine.place(space, &Generated(code.clone()), near)?;
                 // Making memory may have let it go on to a signal.
-                let now = space.divertible()?;
-                if now != thread {
+                let now = choose(space, program)?;
+                if now != chosen {
                     return Ok(Err(now));
                 }
                 let entry = code.entry().ok_or(SpaceError::Occupied { at: near, len: 0 })?;
@@ -107,10 +128,11 @@ impl Session<RemoteSpace> {
                 Ok(Ok(space.divert(&thread, at, &code)?))
             })?;
             match started {
-                Ok(()) => return Ok(Once { shared, thread }),
-                Err(now) => thread = now,
+                Ok(()) => return Ok(Some(Once { shared, thread })),
+                Err(now) => chosen = now,
             }
         }
+        Ok(None)
     }
 }
 

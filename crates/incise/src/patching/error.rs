@@ -127,6 +127,9 @@ pub enum PatchError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A library was not loaded.
+    #[error("{0}")]
+    Load(String),
     /// The program ended before the place was reached.
     #[error("the program ended before it came to its entry point")]
     Ended,

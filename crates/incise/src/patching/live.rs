@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use incise_space::remote::{Event, LaunchOptions, ProcessId, RemoteSpace, Tracer}
 
 use super::book::{self, Book, Patch, books};
 use super::change::{Plan, Request, plan};
-use super::making::{PAGE, Quadword, Session, edits};
+use super::making::{PAGE, Quadword, Session as Making, edits};
 use super::{PatchError, View, entry, leaving};
-use crate::{Ending, Images, Program};
+use crate::changing::{Library, load_until};
+use crate::{Ending, Error, Images, Program, Query, Session};
 
 /// A process that is changed.
 pub struct Live {
@@ -22,7 +24,14 @@ pub struct Live {
     pid: ProcessId,
     /// Memory that the next patch is to have.
     data: Vec<Quadword>,
+    /// It was launched, and stands at its entry point.
+    stands: bool,
 }
+
+/// What the entry code of a program calls in the C library.
+const BEGINS: &str = "__libc_start_main";
+/// How long a library may take to be loaded.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a change did.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +49,7 @@ impl Live {
     /// If it cannot be traced.
     pub fn attach(pid: i32) -> Result<Live, PatchError> {
         let (tracer, pid) = Tracer::attach(ProcessId(pid))?;
-        Ok(Live { tracer, pid, data: Vec::new() })
+        Ok(Live { tracer, pid, data: Vec::new(), stands: false })
     }
 
     /// Starts a program, which stands before its first instruction. What the kernel has mapped can be changed: the
@@ -50,7 +59,7 @@ impl Live {
     /// If it cannot be run.
     pub fn launch(program: &OsStr, arguments: &[OsString]) -> Result<Live, PatchError> {
         let (tracer, pid) = Tracer::launch(program, arguments, &LaunchOptions::default())?;
-        Ok(Live { tracer, pid, data: Vec::new() })
+        Ok(Live { tracer, pid, data: Vec::new(), stands: false })
     }
 
     /// Lets a program that was launched run to its entry point: its libraries are mapped then, and their constructors
@@ -93,7 +102,39 @@ impl Live {
         self.tracer.remove_gate(self.pid, at)?;
         let removal = Batch::removal(engine.instances().collect());
         engine.commit(&mut space, &program, &removal, Policy::default())?;
+        self.stands = true;
         Ok(())
+    }
+
+    /// Has the process load a library, unless it has it already; see [`changing::load`](crate::changing::load). One that was launched,
+    /// and stands at its entry point, stands behind it where the C library begins.
+    ///
+    /// # Errors
+    /// [`PatchError::Load`] if it cannot be loaded; if the process ended.
+    pub fn load(&mut self, library: &Path, interrupted: &AtomicBool) -> Result<Library, PatchError> {
+        let failed = |error: Error| PatchError::Load(error.to_string());
+        let session = Session::over(self.space()?, &self.pid.to_string()).map_err(failed)?;
+        let held = if self.stands {
+            let begins = session.find(Query::functions(BEGINS)).map_err(failed)?[0].addr;
+            let mut batch = session.batch();
+            let gate = batch.insert(begins, Snippet::Gate, Position::First);
+            batch.commit().map_err(failed)?;
+            self.tracer.add_gate(self.pid, begins)?;
+            Some((begins, gate))
+        } else {
+            None
+        };
+        let until = held.map(|(begins, _)| begins);
+        let loaded = load_until(&mut self.tracer, &session, library, PATIENCE, interrupted, until);
+        if let Some((begins, _)) = held {
+            self.tracer.remove_gate(self.pid, begins)?;
+        }
+        if matches!(loaded, Err(Error::Late)) {
+            return loaded.map_err(failed);
+        }
+        session.remove_all().map_err(failed)?;
+        self.space()?.remove()?;
+        loaded.map_err(failed)
     }
 
     /// The process.
@@ -148,7 +189,7 @@ impl Live {
         }
         let data = std::mem::take(&mut self.data);
         let memory = data.iter().map(|quadword| quadword.at.span(PAGE)).collect();
-        let mut session = Session { space: &mut space, view, book: known[index].clone(), id, data, memory };
+        let mut session = Making { space: &mut space, view, book: known[index].clone(), id, data, memory };
         let made = session.make(plan, text);
         known[index] = session.book;
         if made.is_err() {

@@ -6,7 +6,7 @@ use incise_snippet::compile::CompileError;
 use incise_space::SpaceError;
 use incise_space::file::FileError;
 
-use crate::changing::GraphError;
+use crate::changing::{GraphError, LoadError};
 use crate::script::ScriptError;
 
 /// Why something could not be found or done.
@@ -31,6 +31,9 @@ pub enum Error {
     /// A graph cannot be changed so.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// A library was not loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// A script is wrong, or cannot run at a point.
     #[error(transparent)]
     Script(#[from] ScriptError),

@@ -51,6 +51,21 @@ pub(super) struct Start<'a> {
     pub stack: &'a [u64],
 }
 
+/// Return addresses of a thread that stands at `ip`, with this stack pointer and `rbp`, as far as a copy of its `stack` shows them;
+/// the nearest first.
+pub(crate) fn return_addresses(
+    pid: ProcessId,
+    modules: &[Module],
+    ip: Addr,
+    (sp, rbp): (u64, u64),
+    stack: &[u64],
+) -> Vec<Addr> {
+    let (mut unwinder, mut found) = (Unwinder::of(pid), Vec::new());
+    unwinder.set(modules);
+    unwinder.walk(ip, Start { sp, rbp, stack }, &mut found);
+    found
+}
+
 /// Finds callers in one program.
 pub(super) struct Unwinder {
     pid: ProcessId,

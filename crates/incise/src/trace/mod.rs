@@ -12,6 +12,7 @@ pub(crate) mod template;
 mod threads;
 mod value;
 
+pub(crate) use callers::return_addresses;
 pub use callers::{Caller, Callers};
 pub use clock::{Clock, ticks};
 pub(crate) use region::place;

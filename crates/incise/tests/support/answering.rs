@@ -29,10 +29,16 @@ pub struct Answering {
 impl Answering {
     /// Compiles `source`, which defines `long answer(long)`, and starts it.
     pub fn start(source: &str) -> Answering {
+        Answering::start_with(source, &[])
+    }
+
+    /// The same, compiled with some more options.
+    pub fn start_with(source: &str, options: &[&str]) -> Answering {
         let folder = tempfile::tempdir().expect("a folder");
         let (file, program) = (folder.path().join("target.c"), folder.path().join("target"));
         std::fs::write(&file, [source, MAIN].concat()).expect("a file");
-        let built = Command::new("gcc").args(["-O1", "-g", "-o"]).arg(&program).arg(&file).status();
+        let built =
+            Command::new("gcc").args(["-O1", "-g", "-o"]).arg(&program).arg(&file).args(options).status();
         assert!(built.expect("gcc").success());
         let mut child =
             Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program");

@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use incise_isa::Addr;
 
-use super::ptrace::{self, Tid};
-use super::tracees::{MemoryId, Tracees};
+use super::ptrace::{self, Stop, Tid};
+use super::tracees::{MemoryId, State, Tracees};
 use super::x86_64;
 use crate::SpaceError;
 
@@ -26,22 +26,48 @@ pub struct StoppedThread {
     pub registers: [u64; 16],
     /// Its flags.
     pub flags: u64,
+    /// The number of the system call that it is in, to be made again or just done.
+    pub system_call: Option<u64>,
 }
 
 impl Tracees {
     /// The thread of `memory`, all of whose threads are stopped, that can be diverted.
     pub(super) fn divertible(&mut self, memory: MemoryId) -> Result<StoppedThread, SpaceError> {
-        let Tid(tid) = self.choose_caller(memory)?;
-        let registers = self.undisturbed(memory, Tid(tid))?;
+        let tid = self.choose_caller(memory)?;
+        self.stopped_thread(memory, tid)
+    }
+
+    /// The threads of `memory` that could be diverted, if all of them are stopped.
+    pub(super) fn stopped_threads(&self, memory: MemoryId) -> Vec<StoppedThread> {
+        let stopped = self.threads_on(memory).into_iter();
+        let stopped = stopped.filter(|tid| matches!(self.state(*tid), Some(State::Stopped(Stop::Trap))));
+        stopped.filter_map(|tid| self.stopped_thread(memory, tid).ok()).collect()
+    }
+
+    /// One of them, once signals that come first were delivered to it.
+    pub(super) fn divertible_thread(
+        &mut self,
+        memory: MemoryId,
+        tid: Tid,
+    ) -> Result<StoppedThread, SpaceError> {
+        self.flush(tid)?;
+        self.stopped_thread(memory, tid)
+    }
+
+    fn stopped_thread(&self, memory: MemoryId, tid: Tid) -> Result<StoppedThread, SpaceError> {
+        let registers = self.undisturbed(memory, tid)?;
+        let system_call = ptrace::registers(tid).ok().map(|registers| registers.syscall_number());
+        let system_call = system_call.and_then(|number| u64::try_from(number).ok());
         let r = registers.0;
         Ok(StoppedThread {
-            tid,
+            tid: tid.0,
             ip: registers.ip(),
             registers: [
                 r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
                 r.r13, r.r14, r.r15,
             ],
             flags: r.eflags,
+            system_call,
         })
     }
 

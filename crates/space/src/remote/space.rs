@@ -111,6 +111,19 @@ impl RemoteSpace {
         self.tracees.borrow_mut().divertible(self.memory)
     }
 
+    /// The threads that could be [diverted](Self::divert); all threads have to be [stopped](Self::stop).
+    pub fn stopped_threads(&self) -> Vec<StoppedThread> {
+        self.tracees.borrow().stopped_threads(self.memory)
+    }
+
+    /// One of the [`stopped_threads`](Self::stopped_threads), as it is once signals that come first were delivered to it.
+    ///
+    /// # Errors
+    /// [`SpaceError::Gone`] if the thread ended.
+    pub fn divertible_thread(&mut self, tid: i32) -> Result<StoppedThread, SpaceError> {
+        self.tracees.borrow_mut().divertible_thread(self.memory, ptrace::Tid(tid))
+    }
+
     /// Has a thread that [`divertible`](Self::divertible) told, in the same stop, run `code` before it goes on with its own work. The
     /// code lies at `at`, in memory of [`map_code`](AddressSpace::map_code), with at least 128 bytes of room behind it. It runs
     /// off its end, with the stack pointer, the flags, vector state and the registers that functions keep for their
