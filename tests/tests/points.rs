@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use incise_tests::build::incise;
-use incise_tests::command::run;
+use incise_tests::command::{run, steady_addresses};
 use incise_tests::outcome::Ending;
 use incise_tests::report::Report;
 use incise_tests::scratch::Scratch;
@@ -334,5 +334,100 @@ fn a_function_comes_by_while_it_runs() {
     for name in ["nested", "twice", "fall"] {
         let of = |counts: &BTreeMap<String, (u64, u64)>| counts.get(name).map_or(0, |sum| sum.0);
         assert_eq!(of(&during), of(&entry) + of(&calls) + of(&passes), "{name}");
+    }
+}
+
+/// What is left out of counters is told as it is: by a program that leaves its functions by `longjmp`, by `exit` and by threads, calls itself, and
+/// forks.
+#[test]
+fn counts_that_follow_from_others_are_those_of_counters() {
+    const TEXT: &str = r#"
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static jmp_buf back;
+static volatile int sink;
+/* Only where many functions are counted the whole program is looked at. */
+#define ONE(n) __attribute__((noinline)) int n(int x) { return x > 2 ? x * 3 : x ? -x : 1; }
+#define FIVE(n) ONE(n##0) ONE(n##1) ONE(n##2) ONE(n##3) ONE(n##4)
+FIVE(a) FIVE(b) FIVE(c) FIVE(d) FIVE(e) FIVE(f) FIVE(g) FIVE(h)
+__attribute__((noinline)) int leave(int n) {
+    if (n % 5 == 0)
+        longjmp(back, n + 1);
+    return n % 3 ? n + 1 : n - 1;
+}
+__attribute__((noinline)) int deep(int n) {
+    int sum = 0;
+    for (int i = 0; i < n; i++) {
+        if (i & 1)
+            sum += leave(i * 7 + n);
+        else if (i % 6 == 2)
+            continue;
+        switch (n + i) {
+        case 3: sum ^= 1; break;
+        case 4: sum ^= 2;
+        case 5: sum += deep(n - 2); break;
+        case 6: sum -= 9; break;
+        case 7: sum += 4; break;
+        case 8: sum *= 3;
+        }
+    }
+    return sum;
+}
+void *thread(void *unused) {
+    for (int i = 0; i < 5000; i++)
+        sink += i % 3 ? i : -i;
+    pthread_exit(unused);
+}
+int main(void) {
+    pthread_t one;
+    pthread_create(&one, 0, thread, 0);
+    for (volatile int n = 0; n < 40; n++)
+        if (!setjmp(back))
+            printf("%d %d\n", deep(n), a0(n) + h4(n - 20));
+    pthread_join(one, 0);
+    if (!fork()) {
+        for (int i = 0; i < 9; i++)
+            if (i == 7)
+                _exit(3);
+    }
+    wait(0);
+    for (int i = 0;; i++)
+        if (i == 20)
+            exit(4);
+}
+"#;
+    let Some(compiler) = need_program("gcc") else { return };
+    let scratch = Scratch::new();
+    let (source, program, report) =
+        (scratch.file("leaves.c"), scratch.file("leaves"), scratch.file("report"));
+    fs::write(&source, TEXT).expect("a new file");
+    for level in ["-O0", "-O2"] {
+        let mut compile = Command::new(&compiler);
+        compile.args([level, "-pthread", "-o"]).arg(&program).arg(&source);
+        assert_eq!(run(&mut compile).ending, Ending::Exited(0));
+        for kind in ["block", "instruction"] {
+            let count = |more: &[&str]| {
+                let mut command = Command::new(incise());
+                steady_addresses(&mut command);
+                command.args(["count", "--json", "--follow", "--points", kind, "-m", "leaves", "-o"]);
+                command.arg(&report).args(more).args(["*", "sub_*", "--"]).arg(&program);
+                let outcome = run(&mut command);
+                assert_eq!(outcome.ending, Ending::Exited(4), "{level} {kind}: {}", outcome.error_text());
+                let report = Report::read(&report).expect("a report");
+                assert!(report.refused.is_empty());
+                let hits = report.counts.iter().map(|count| (count.address, count.hits));
+                let inferred = report.counts.iter().filter(|count| count.tactic == "inferred").count();
+                (hits.collect::<BTreeMap<_, _>>(), inferred)
+            };
+            let (exact, none) = count(&["--exact"]);
+            let (found, inferred) = count(&[]);
+            assert_eq!(none, 0);
+            assert!(inferred > exact.len() / 10, "{inferred} of {}", exact.len());
+            assert_eq!(found, exact, "{level} {kind}");
+        }
     }
 }

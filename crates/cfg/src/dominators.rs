@@ -133,7 +133,7 @@ fn meet(immediate: &[usize], number: &[usize], mut a: usize, mut b: usize) -> us
     a
 }
 
-fn postorder(len: usize, roots: &[usize], next: &[Vec<usize>]) -> Vec<usize> {
+pub(crate) fn postorder(len: usize, roots: &[usize], next: &[Vec<usize>]) -> Vec<usize> {
     let mut seen = vec![false; len];
     let mut order = Vec::with_capacity(len + 1);
     let mut open: Vec<(usize, usize)> = Vec::new();

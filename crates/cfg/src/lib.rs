@@ -28,6 +28,7 @@
 
 #![deny(unsafe_code)]
 
+mod balance;
 mod body;
 mod code;
 mod context;
@@ -58,6 +59,7 @@ mod traverse;
 mod unwind;
 mod x86_64;
 
+pub use balance::{Balance, BalancedBlock};
 pub use dominators::Dominators;
 pub use draft::{Draft, DraftError};
 pub use edge::{Completeness, EdgeKind, ParseError, Reason, Unresolved};

@@ -108,6 +108,10 @@ pub struct CountArgs {
     /// Report as JSON Lines.
     #[arg(long)]
     pub json: bool,
+    /// A counter at every point, though the counts of most blocks and instructions follow from others. For programs whose threads
+    /// are taken out of functions for good, by signals or faults.
+    #[arg(long)]
+    pub exact: bool,
     /// How probed functions are laid out.
     #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineChoice::Auto)]
     pub engine: EngineChoice,

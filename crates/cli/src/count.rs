@@ -22,6 +22,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         points: args.points.into(),
         filter: args.filter.clone(),
         keep: args.keep,
+        exact: args.exact,
         perf_map: args.perf_map,
         layout: args.engine.into(),
         debug_file: args.debug_file,

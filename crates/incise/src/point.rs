@@ -251,7 +251,7 @@ impl Query {
         let all: Vec<usize> = (0..program.modules().len()).collect();
         let mut found = self.run_in(program, &all, memory)?;
         let kind = self.kind.unwrap_or_default();
-        found.points = inside(found.points, kind, self.filter.as_ref(), program, &mut found.incomplete);
+        found.points = inside(found.points, kind, self.filter.as_ref(), program, &mut found.incomplete, None);
         Ok(found)
     }
 

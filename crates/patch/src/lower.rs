@@ -78,9 +78,14 @@ impl Ready {
         !matches!(self, Ready::Callback { .. } | Ready::Generated(..) | Ready::Switched(..))
     }
 
-    /// Adds one to a counter, whichever way.
+    /// Adds one to a counter, whichever way, or does nothing.
     pub(crate) fn is_counter(&self) -> bool {
-        matches!(self, Ready::Counter(_) | Ready::ThreadCounter(_))
+        matches!(self, Ready::Counter(_) | Ready::ThreadCounter(_)) || self.is_nothing()
+    }
+
+    /// It is no code: the instruction shall run in a trampoline, and that is all.
+    fn is_nothing(&self) -> bool {
+        matches!(self, Ready::Code(code) if *code == MachineCode::default())
     }
 
     /// Runs without a register.
@@ -88,7 +93,7 @@ impl Ready {
         match self {
             Ready::Counter(counter) => in_reach(asm, *counter),
             Ready::ThreadCounter(_) => true,
-            _ => false,
+            _ => self.is_nothing(),
         }
     }
 
@@ -216,7 +221,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
         clobbers = clobbers.union(GprSet::of(&[Gpr::Rax]));
     }
     // The flags wait in rax, unless user code may change it.
-    let spill_flags = keep_flags && run.iter().any(|s| matches!(s, Ready::Code(_)));
+    let spill_flags = keep_flags && run.iter().any(|s| matches!(s, Ready::Code(_)) && !s.is_nothing());
     let saved: SmallVec<[Gpr; 16]> = clobbers.intersection(live.gprs).iter().collect();
     let skip_red_zone = stack || spill_flags || !saved.is_empty();
 

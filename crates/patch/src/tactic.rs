@@ -26,6 +26,8 @@ pub enum Tactic {
     Evict,
     /// A trap byte.
     Trap,
+    /// Nothing is there: how often it runs follows from what runs at other sites.
+    Inferred,
 }
 
 impl Tactic {
@@ -40,6 +42,7 @@ impl Tactic {
             Tactic::Pun => "pun",
             Tactic::Evict => "evict",
             Tactic::Trap => "trap",
+            Tactic::Inferred => "inferred",
         }
     }
 }

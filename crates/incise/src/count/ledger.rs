@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 
+use incise_cfg::Balance;
 use incise_isa::Addr;
 use incise_patch::{CounterId, Engine, InstanceId, Place, Placement};
 
@@ -43,10 +44,20 @@ struct Entry {
     before: Option<usize>,
 }
 
+/// Points of a module whose counts follow from those of others.
+pub(super) struct Inferred {
+    pub balance: Balance,
+    /// For each block that is counted the index of its entry.
+    pub counters: Vec<Option<usize>>,
+    /// Points, as a block and an index in the tally: each runs as often as the block.
+    pub points: Vec<(u32, usize)>,
+}
+
 /// Counters that belong together.
 #[derive(Default)]
 pub(super) struct Ledger {
     entries: Vec<Entry>,
+    inferred: Vec<Inferred>,
 }
 
 impl Ledger {
@@ -54,9 +65,15 @@ impl Ledger {
         self.entries.is_empty()
     }
 
-    /// Adds a counter that was put in at `at`.
-    pub(super) fn push(&mut self, tally: usize, instance: InstanceId, counter: CounterId, at: Addr) {
+    /// Adds a counter that was put in at `at`; returns the index of its entry.
+    pub(super) fn push(&mut self, tally: usize, instance: InstanceId, counter: CounterId, at: Addr) -> usize {
         self.entries.push(Entry { tally, instance, counter, at, taken: 0, before: None });
+        self.entries.len() - 1
+    }
+
+    /// Adds points whose counts follow from those of entries that are there.
+    pub(super) fn infer(&mut self, inferred: Inferred) {
+        self.inferred.push(inferred);
     }
 
     /// Asks the engine anew which instructions run into which, after a transaction. Where that changed, what was counted
@@ -88,8 +105,14 @@ impl Ledger {
             let before = entry.before.map_or(0, |before| counts[before]);
             counts[index] = now.wrapping_sub(std::mem::replace(&mut entry.taken, now)).wrapping_add(before);
         }
-        for (entry, count) in self.entries.iter().zip(counts) {
-            add(entry.tally, count);
+        for (entry, count) in self.entries.iter().zip(&counts) {
+            add(entry.tally, *count);
+        }
+        for Inferred { balance, counters, points } in &self.inferred {
+            let of = |entry: &Option<usize>| entry.map_or(0, |entry| counts[entry] as i64);
+            let mut of_blocks: Vec<i64> = counters.iter().map(of).collect();
+            balance.complete(&mut of_blocks);
+            points.iter().for_each(|&(block, tally)| add(tally, of_blocks[block as usize] as u64));
         }
     }
 }

@@ -7,6 +7,7 @@
 //! relocated the program, and fills the first thread's thread-local storage.
 
 mod condition;
+mod following;
 mod ledger;
 mod left;
 mod probes;
@@ -67,6 +68,9 @@ pub struct CountOptions {
     pub awaiting: Option<fn(&PatternError)>,
     /// How probed functions are laid out; by what it is likely to cost if nothing is given.
     pub layout: Option<Layout>,
+    /// A counter at each point. Otherwise those of blocks and instructions whose counts follow from others have none, in programs
+    /// that are seen from their start.
+    pub exact: bool,
 }
 
 impl CountOptions {
@@ -152,7 +156,7 @@ impl Counting {
         process::check_patterns(&options)?;
         let (tracer, main) = Tracer::launch(program, arguments, &LaunchOptions::default())?;
         let mut counting = Counting { probes, ..Counting::new(tracer, main, options, true) };
-        counting.begin(main).or_else(|error| counting.give_up(error))?;
+        counting.begin(main, true).or_else(|error| counting.give_up(error))?;
         counting.tracer.resume(main)?;
         Ok(counting)
     }
@@ -174,7 +178,7 @@ impl Counting {
         process::check_patterns(&options)?;
         let (tracer, main) = Tracer::attach(ProcessId(pid))?;
         let mut counting = Counting { probes, ..Counting::new(tracer, main, options, false) };
-        if let Err(error) = counting.begin(main) {
+        if let Err(error) = counting.begin(main, false) {
             counting.let_go()?;
             return Err(error);
         }
@@ -231,7 +235,7 @@ impl Counting {
                 Event::Exec { pid } => {
                     self.end(pid);
                     if pid == self.main || self.options.follow {
-                        self.survive(|counting| counting.begin(pid))?;
+                        self.survive(|counting| counting.begin(pid, true))?;
                         self.tracer.resume(pid)?;
                     } else {
                         self.tracer.detach(pid)?;
@@ -310,10 +314,11 @@ impl Counting {
     }
 
     /// A process runs a program we have not seen yet: it stands before its first instruction, or runs on if we
-    /// just attached.
-    fn begin(&mut self, pid: ProcessId) -> Result<(), Error> {
+    /// just attached. `starts`: the former.
+    fn begin(&mut self, pid: ProcessId, starts: bool) -> Result<(), Error> {
         let mut space = self.tracer.space(pid)?;
         let mut process = Process::begin(pid, &mut space, &mut self.images, self.options.condition.as_ref())?;
+        process.from_start = starts;
         // Left behind, the probes would count for threads that nobody gives areas.
         if !self.options.keep {
             process.count_by_thread(&mut space, &mut self.images)?;

@@ -7,18 +7,22 @@ use std::rc::Rc;
 
 use incise_image::{Pattern, PatternError};
 use incise_isa::Addr;
-use incise_patch::{Atomicity, Batch, Engine, InstanceId, Place, Placement, Policy, Position, Snippet};
+use incise_patch::{
+    Atomicity, Batch, CounterId, Engine, InstanceId, MachineCode, Place, Placement, Policy, Position,
+    Snippet, Tactic,
+};
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::condition::{Condition, Guards};
+use super::following::{Following, Gets};
 use super::ledger::{self, Ledger};
 use super::left;
 use super::probes::{Found, Search};
 use super::resolvers::{Passage, Passed, Resolvers, head_of};
 use super::tally::{Key, Tally};
 use super::{CountOptions, Probes};
-use crate::flow::inside;
+use crate::flow::{Implied, inside};
 use crate::images::Images;
 use crate::perf_map::{self, PerfMap};
 use crate::point::{Point, PointKind, Unresolved};
@@ -47,12 +51,17 @@ pub(super) struct Process {
     /// Indirect functions that nothing refers to yet.
     unresolved: Vec<(Wanted, Unresolved)>,
     resolvers: Resolvers,
+    /// It was seen before its first instruction: no thread was inside of a function when probes were put in.
+    pub from_start: bool,
     /// All that is mapped at the start is mapped.
     pub loaded: bool,
     perf_map: Option<PerfMap>,
     /// What probes depend on.
     guards: Option<Guards>,
 }
+
+/// A point, its counter if it has one, and what it gets.
+type Placed = (Point, Option<CounterId>, Gets);
 
 /// The group of a point, and its kind.
 type Wanted = (usize, PointKind);
@@ -94,6 +103,7 @@ impl Process {
             searched: HashSet::new(),
             unresolved: Vec::new(),
             resolvers: Resolvers::default(),
+            from_start: false,
             loaded: false,
             perf_map: None,
             guards: condition.cloned().map(Guards::new),
@@ -232,7 +242,13 @@ impl Process {
         };
         let several = searches.iter().any(|search| search.kind != PointKind::FunctionExit);
         let kinds = searches.iter().any(|search| search.kind != searches[0].kind);
-        let points = self.find(space, options, &searches, tally, strict)?;
+        let infers = !options.exact && self.from_start && probes.is_none() && self.guards.is_none();
+        let mut implied = Vec::new();
+        let points = self.find(space, options, &searches, tally, strict, infers.then_some(&mut implied))?;
+        if points.iter().any(|(group, point)| self.installed.contains(&(point.place(), *group))) {
+            implied.clear();
+        }
+        let mut following = Following::new(implied);
         let mut batch = Batch::default();
         let mut placed = Vec::new();
         let mut before: Option<Point> = None;
@@ -240,6 +256,15 @@ impl Process {
         let (mut guarded, mut wrong) = (0, None);
         for (group, point) in points {
             if !self.installed.insert((point.place(), group)) {
+                continue;
+            }
+            let gets = following.offer(&point);
+            if let Gets::Way | Gets::Nothing = gets {
+                if let Gets::Way = gets {
+                    batch.insert(point.place(), Snippet::Code(MachineCode::default()), Position::Last);
+                    placed.push((point, None, gets));
+                }
+                before = None;
                 continue;
             }
             let function = self.key(Place::from(point.function));
@@ -274,15 +299,17 @@ impl Process {
             }
             let place = match counter {
                 // One that is not always incremented says nothing about the next.
-                Some(_) if self.guards.is_none() => ledger::place(&point, before.as_ref()),
+                Some(_) if self.guards.is_none() && matches!(gets, Gets::Counter) => {
+                    ledger::place(&point, before.as_ref())
+                }
                 _ => point.place(),
             };
             let instance = batch.insert(place, snippet, Position::Last);
             if counter.is_none() {
                 self.inside.entry(function).or_default().push(instance);
             }
-            before = Some(point.clone());
-            placed.push((point, counter));
+            before = Some(point.clone()).filter(|_| matches!(gets, Gets::Counter));
+            placed.push((point, counter, gets));
         }
         if let Some(wrong) = wrong.filter(|_| guarded == 0 && strict) {
             return Err(ScriptError::Source(wrong).into());
@@ -290,15 +317,42 @@ impl Process {
         if let Some(probes) = probes {
             probes.offered(self.pid, strict)?;
         }
+        self.engine.set_instrumentation(options.layout);
+        self.commit_points(space, options, (&batch, &placed), tally, &mut following, several)?;
+        let mut tell = |point: &Point| tally.entry(self.key(point.place()), point, Tactic::Inferred);
+        let (inferred, others) = following.finish(&mut tell);
+        inferred.into_iter().for_each(|inferred| self.own.infer(inferred));
+        // What would follow from a counter that could not be put in.
+        let (mut batch, mut placed) = (Batch::default(), Vec::new());
+        for point in others {
+            let counter = self.engine.counter();
+            batch.insert(point.place(), Snippet::Counter(counter), Position::Last);
+            placed.push((point, Some(counter), Gets::Counter));
+        }
+        self.commit_points(space, options, (&batch, &placed), tally, &mut Following::default(), several)
+    }
+
+    /// Puts in what each point gets.
+    fn commit_points(
+        &mut self,
+        space: &mut dyn AddressSpace,
+        options: &CountOptions,
+        (batch, placed): (&Batch, &[Placed]),
+        tally: &mut Tally,
+        following: &mut Following,
+        several: bool,
+    ) -> Result<(), Error> {
         if placed.is_empty() {
             return Ok(());
         }
-        self.engine.set_instrumentation(options.layout);
         let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };
-        let report = self.engine.commit(space, &self.program, &batch, policy)?;
+        let report = self.engine.commit(space, &self.program, batch, policy)?;
         tally.note(&report);
         tally.mappings = tally.mappings.max(report.mappings);
-        for ((point, counter), entry) in placed.iter().zip(&report.entries) {
+        for ((point, counter, gets), entry) in placed.iter().zip(&report.entries) {
+            if let Gets::Way = gets {
+                continue;
+            }
             let key = self.key(point.place());
             match Tally::outcome(&entry.outcome) {
                 Ok(tactic) => {
@@ -307,7 +361,10 @@ impl Process {
                     if !aside {
                         let index = tally.entry(key, point, tactic);
                         if let Some(counter) = counter {
-                            self.own.push(index, entry.instance, *counter, point.addr);
+                            let index = self.own.push(index, entry.instance, *counter, point.addr);
+                            if let Gets::BlockCounter(block) = gets {
+                                following.is_counted(*block, index);
+                            }
                         }
                     }
                 }
@@ -318,7 +375,8 @@ impl Process {
         Ok(())
     }
 
-    /// The points in modules that were not looked at before, and those of indirect functions decided since.
+    /// The points in modules that were not looked at before, and those of indirect functions decided since. `implied` gets which need no
+    /// counter.
     fn find(
         &mut self,
         space: &dyn AddressSpace,
@@ -326,6 +384,7 @@ impl Process {
         searches: &[Search],
         tally: &mut Tally,
         strict: bool,
+        mut implied: Option<&mut Vec<Implied>>,
     ) -> Result<Vec<(usize, Point)>, Error> {
         let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
         let modules = self.program.modules();
@@ -373,7 +432,8 @@ impl Process {
         let mut all = Vec::new();
         for ((group, kind), points) in by_kind {
             let filter = options.filter.as_ref();
-            let found = inside(points, kind, filter, &self.program, &mut tally.incomplete);
+            let implied = implied.as_deref_mut();
+            let found = inside(points, kind, filter, &self.program, &mut tally.incomplete, implied);
             all.extend(found.into_iter().map(|point| (group, point)));
         }
         Ok(all)
@@ -481,6 +541,7 @@ impl Process {
             searched: self.searched.clone(),
             unresolved: self.unresolved.clone(),
             resolvers: self.resolvers.clone(),
+            from_start: self.from_start,
             loaded: self.loaded,
             perf_map: None,
             guards: self.guards.as_ref().map(Guards::again),

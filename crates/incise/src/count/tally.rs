@@ -94,8 +94,10 @@ impl Tally {
         std::mem::take(&mut self.awaited).into_iter().map(|(_, reason)| reason).collect()
     }
 
+    /// Adds to a count; one that is inferred may be less than nothing for a while.
     pub(super) fn add(&mut self, entry: usize, hits: u64) {
-        self.counted[entry].hits += hits;
+        let sum = &mut self.counted[entry].hits;
+        *sum = sum.wrapping_add(hits);
     }
 
     pub(super) fn note(&mut self, report: &Report) {
@@ -108,6 +110,9 @@ impl Tally {
 
     pub(super) fn finish(&mut self) -> (Vec<Counted>, Vec<NotCounted>) {
         let refused = std::mem::take(&mut self.refused);
+        // A thread that was taken out of a function for good can leave a count that is inferred one below zero.
+        let negative = |counted: &&mut Counted| (counted.hits as i64) < 0;
+        self.counted.iter_mut().filter(negative).for_each(|counted| counted.hits = 0);
         (std::mem::take(&mut self.counted), refused.into_values().collect())
     }
 

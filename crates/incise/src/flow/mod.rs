@@ -1,10 +1,11 @@
 //! Points inside functions, by their control flow. If they are few, only the functions that are asked for are parsed.
 
+mod implied;
 mod lines;
 mod places;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::source::Binary;
 use places::Places;
 use view::Surroundings;
 
+pub(crate) use implied::{Implied, Need};
 pub use lines::Lines;
 pub use view::PointView;
 
@@ -25,13 +27,15 @@ pub use view::PointView;
 const MANY: usize = 32;
 
 /// Replaces the function entries among `points` by the points of `kind` inside those functions, and leaves only those
-/// that `filter` accepts. Functions some of whose points cannot be told are added to `incomplete`.
+/// that `filter` accepts. Functions some of whose points cannot be told are added to `incomplete`, and to `implied`, if it is given,
+/// which points need no counter.
 pub(crate) fn inside(
     points: Vec<Point>,
     kind: PointKind,
     filter: Option<&Filter>,
     program: &Program,
     incomplete: &mut Vec<Incomplete>,
+    mut implied: Option<&mut Vec<Implied>>,
 ) -> Vec<Point> {
     if kind == PointKind::FunctionEntry && filter.is_none() {
         return points;
@@ -69,6 +73,11 @@ pub(crate) fn inside(
         let mut last: Option<(LinkAddr, Arc<Cfg>)> = None;
         if let Some(cfg) = &whole {
             program.learn_leads(index, cfg);
+            if let Some(implied) = implied.as_mut().filter(|_| filter.is_none()) {
+                let entries: HashSet<LinkAddr> =
+                    asked.iter().filter_map(|point| module.to_link(point.addr)).collect();
+                implied.extend(Implied::new(cfg, module, &file, kind, &entries));
+            }
         }
         for point in &asked {
             let Some(entry) = entry(module, point) else { continue };
