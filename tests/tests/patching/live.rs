@@ -118,6 +118,24 @@ fn data_comes_from_a_file_too() {
     waiting.finish(1);
 }
 
+#[test]
+fn what_is_found_is_in_the_program_as_it_was_run_or_in_memory_that_has_a_name() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O2"]);
+    let link = scratch.file("castle");
+    std::os::unix::fs::symlink(&castle, &link).expect("a link");
+    let mut waiting = Waiting::start(&link);
+    let pid = waiting.pid();
+    waiting.knock();
+    for (text, count) in [("a greeting in data", 1), ("e", 10)] {
+        let found = lines(&["find", "--json", "-p", &pid, text]);
+        let regions: Vec<&str> = found.iter().filter_map(|line| line["region"].as_str()).collect();
+        assert!(regions.len() >= count && regions.contains(&"castle"), "{regions:?}");
+        assert!(!regions.iter().any(|region| ["waiting", ""].contains(region)), "{regions:?}");
+    }
+    waiting.finish(1);
+}
+
 /// The first waits for a knock in the C library, each where /proc says.
 #[test]
 fn every_thread_has_its_place() {

@@ -32,7 +32,7 @@ pub struct Hit {
     pub start: Addr,
     /// The string, or what of the bytes is text.
     pub text: String,
-    /// The file or kind of memory.
+    /// The module, or else the file or kind of memory: `anonymous`, `[heap]`.
     pub region: String,
 }
 
@@ -175,8 +175,17 @@ fn hit(view: &View, region: &Region, at: Addr, len: usize, text: bool) -> Hit {
     let bytes = view.bytes(start, if text { 256 } else { len });
     let end =
         if text { bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()) } else { bytes.len() };
-    let name = region.name.rsplit('/').next().unwrap_or("").to_owned();
-    Hit { at, start, text: String::from_utf8_lossy(&bytes[..end]).into_owned(), region: name }
+    let text = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    Hit { at, start, text, region: name_of(view, region).to_owned() }
+}
+
+fn name_of<'v>(view: &'v View, region: &'v Region) -> &'v str {
+    let module = view.program().modules().iter().find(|module| module.range.contains(&region.range.start));
+    match (module, region.name.rsplit('/').next()) {
+        (Some(module), _) => &module.name,
+        (None, None | Some("")) => "anonymous",
+        (None, Some(name)) => name,
+    }
 }
 
 /// How many bytes at the end of `bytes` are text: UTF-8 without control characters.
