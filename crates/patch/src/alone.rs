@@ -37,7 +37,7 @@ impl Region {
             members.extend(scan.host(region.extent.end, end));
         }
         let extent = members.first()?.insn.addr()..members.last()?.insn.end().max(region.extent.end);
-        Some(Region { members, extent, whole: false })
+        Some(Region { members, extent, whole: false, room: 0 })
     }
 }
 
@@ -106,7 +106,7 @@ impl<'a> Scan<'a> {
     fn host(&mut self, mut at: Addr, end: Addr) -> Option<Member> {
         while at < end {
             let insn = self.code.insn(at).ok().filter(|insn| insn.end() <= end)?;
-            let inside = (0..insn.len() as u64).any(|offset| self.wanted.contains(at + offset));
+            let inside = self.wanted.any_in(at..insn.end());
             if inside || self.code.entry_in(at..insn.end()).is_some() {
                 return None;
             }

@@ -11,8 +11,9 @@ use crate::code::{Code, LOOKAHEAD};
 use crate::generate::PointContext;
 use crate::group::{Head, Heads, Mark, Marks};
 use crate::literals::{Faults, Literals, Switches};
-use crate::lower::{Ready, Sequence, Snippets, in_reach, lower, with_read};
+use crate::lower::{Ready, in_reach, lower, with_read};
 use crate::placement::Placement;
+use crate::sequences::Snippets;
 use crate::shape::{Board, Shape};
 use crate::tactic::Refusal;
 use crate::ways::{Stubs, after, stub, taken, way_in};
@@ -36,7 +37,7 @@ pub(crate) fn estimate<'s>(shape: &Shape, snippets: &dyn Fn(Addr) -> Option<&'s 
         Flow::Branch(_) => insn.len().max(SPRINGBOARD_LEN + 1),
         _ => insn.len(),
     };
-    let along = |(way, snippets): &(Placement, Sequence)| {
+    let along = |(way, snippets): (Placement, &[Ready])| {
         let detour = match way {
             Placement::Before | Placement::After | Placement::Entered => 0,
             Placement::Taken => SPRINGBOARD_LEN,
@@ -44,9 +45,8 @@ pub(crate) fn estimate<'s>(shape: &Shape, snippets: &dyn Fn(Addr) -> Option<&'s 
         };
         detour + INCREMENT * snippets.len()
     };
-    let added = |snippets: &Snippets| {
-        INCREMENT * snippets.before.len() + snippets.ways.iter().map(along).sum::<usize>()
-    };
+    let added =
+        |snippets: &Snippets| INCREMENT * snippets.before().len() + snippets.ways().map(along).sum::<usize>();
     let of = |insn: &Insn| displaced(insn) + snippets(insn.addr()).map_or(0, added);
     let last = &shape.insns[shape.insns.len() - 1];
     let back = if last.flow().falls_through() { SPRINGBOARD_LEN } else { 0 };
@@ -111,15 +111,15 @@ fn assemble<'s>(
                 let live = live(code, &shape.insns[index..], sequence, asm);
                 PointContext { insn, placement, live, features, here: asm.here(), counters: &[] }
             };
-            if !here.before.is_empty() {
-                let mut point = at(Placement::Before, &here.before, &asm);
-                for (way, sequence) in &here.ways {
-                    point.live = with_read(point.live, sequence, &at(*way, sequence, &asm));
+            if !here.before().is_empty() {
+                let mut point = at(Placement::Before, here.before(), &asm);
+                for (way, sequence) in here.ways() {
+                    point.live = with_read(point.live, sequence, &at(way, sequence, &asm));
                 }
-                lower(&mut asm, &here.before, point, &mut literals)?;
+                lower(&mut asm, here.before(), point, &mut literals)?;
             }
-            for (way, sequence) in &here.ways {
-                let point = at(*way, sequence, &asm);
+            for (way, sequence) in here.ways() {
+                let point = at(way, sequence, &asm);
                 way_in(&mut asm, sequence, point, &mut literals)?;
             }
         }

@@ -1,20 +1,24 @@
 //! The trampoline of a region: its members with their snippets, thunks of its calls, detours of its branches.
 
+use std::cell::RefCell;
+
 use incise_isa::Addr;
 use incise_isa::native::{
-    Assembler, Flow, GprSet, Insn, Live, MAX_RELOCATED_LEN, SPRINGBOARD_LEN, flags_live_along,
+    Assembler, Flow, GprSet, Insn, Live, MAX_RELOCATED_LEN, RegisterUses, SPRINGBOARD_LEN, flags_live_along,
     flags_live_before, gprs_live_along,
 };
 use incise_space::Features;
+use rustc_hash::FxHashMap;
 
 use crate::assemble::{Built, displace, distance};
 use crate::code::{Code, LOOKAHEAD};
 use crate::generate::PointContext;
 use crate::group::{Head, Heads, Mark, Marks};
 use crate::literals::Literals;
-use crate::lower::{Ready, Snippets, in_reach, lower, with_read};
+use crate::lower::{Ready, in_reach, lower, with_read};
 use crate::placement::Placement;
 use crate::region::{Kind, Region};
+use crate::sequences::Snippets;
 use crate::tactic::Refusal;
 use crate::ways::{Stubs, after, entered, stub, taken, way_in};
 
@@ -26,6 +30,14 @@ pub(crate) struct Maker<'a, 's> {
     pub code: &'a Code<'a>,
     pub snippets: &'a (dyn Fn(Addr) -> Option<&'s Snippets> + Sync),
     pub features: Features,
+}
+
+/// What is found out for one region and serves the next.
+#[derive(Default)]
+pub(crate) struct Known {
+    uses: RegisterUses,
+    /// Whether any flag is live at an address outside of regions.
+    flags: FxHashMap<Addr, bool>,
 }
 
 /// Why there is no body.
@@ -51,7 +63,7 @@ pub(crate) fn estimate<'s>(region: &Region, snippets: &dyn Fn(Addr) -> Option<&'
         Flow::Branch(_) => SPRINGBOARD_LEN + 1,
         _ => MAX_RELOCATED_LEN / 2,
     };
-    let count = |at: Addr| snippets(at).map_or(0, |snippets| snippets.iter().count());
+    let count = |at: Addr| snippets(at).map_or(0, Snippets::count);
     let members = region.members.iter().map(|m| of(&m.insn) + SNIPPET * count(m.insn.addr())).sum::<usize>();
     members as u64 + 16 * SPRINGBOARD_LEN as u64
 }
@@ -68,12 +80,21 @@ struct Needs {
     gprs: Vec<GprSet>,
 }
 
-impl Maker<'_, '_> {
+impl<'s> Maker<'_, 's> {
     /// The trampoline of `region` at `at`, assembled in `buffer`.
-    pub(crate) fn body(&self, region: &Region, at: Addr, buffer: Vec<u8>) -> Result<Body, Failure> {
-        let needs = self.needs(region, at);
+    pub(crate) fn body(
+        &self,
+        region: &Region,
+        at: Addr,
+        buffer: Vec<u8>,
+        known: &mut Known,
+    ) -> Result<Body, Failure> {
+        let snippets: Vec<Option<&'s Snippets>> =
+            region.members.iter().map(|member| (self.snippets)(member.insn.addr())).collect();
+        let needs = self.needs(region, &snippets, at, known);
         let unknown: Vec<u32> = vec![0; region.members.len()];
-        let first = self.assemble(region, at, &needs, buffer, (&unknown, &Stubs::new()))?;
+        let needs = (&snippets[..], &needs);
+        let first = self.assemble(region, at, needs, buffer, (&unknown, &Stubs::new()))?;
         if !first.again {
             return Ok(first.body);
         }
@@ -81,17 +102,21 @@ impl Maker<'_, '_> {
         let Built { code: mut buffer, heads, .. } = first.body.built;
         buffer.clear();
         let landings: Vec<u32> = heads.iter().map(Head::entry).collect();
-        Ok(self.assemble(region, at, &needs, buffer, (&landings, &first.stubs))?.body)
+        Ok(self.assemble(region, at, needs, buffer, (&landings, &first.stubs))?.body)
     }
 
-    fn needs(&self, region: &Region, at: Addr) -> Needs {
+    fn needs(&self, region: &Region, snippets: &[Option<&Snippets>], at: Addr, known: &mut Known) -> Needs {
         let insns: Vec<&Insn> = region.members.iter().map(|member| &member.insn).collect();
+        let found = RefCell::new(&mut known.flags);
         let outside = |at: Addr| {
-            let bytes = self.code.original(at);
-            flags_live_before(&bytes[..bytes.len().min(LOOKAHEAD as usize)], at)
+            let look = || {
+                let bytes = self.code.original(at);
+                flags_live_before(&bytes[..bytes.len().min(LOOKAHEAD as usize)], at)
+            };
+            *found.borrow_mut().entry(at).or_insert_with(look)
         };
         let mut flags = flags_live_along(&insns, &outside);
-        let all = || region.members.iter().filter_map(|member| (self.snippets)(member.insn.addr()));
+        let all = || snippets.iter().flatten().copied();
         if all().flat_map(Snippets::iter).any(|ready| !ready.is_counter()) {
             // Others may look at what the program does not need any more.
             let looks = |ready: &Ready| matches!(ready.what(), Ready::Generated(..));
@@ -101,12 +126,14 @@ impl Maker<'_, '_> {
             return Needs { flags, gprs: vec![GprSet::ALL; insns.len()] };
         }
         let asm = Assembler::new(at);
-        let registers = region.members.iter().zip(&flags).any(|(member, live)| {
-            let snippets = (self.snippets)(member.insn.addr());
+        let registers = snippets.iter().zip(&flags).any(|(snippets, live)| {
             snippets
                 .is_some_and(|snippets| *live || !snippets.iter().all(|ready| ready.changes_only_flags(&asm)))
         });
-        let gprs = if registers { gprs_live_along(&insns) } else { vec![GprSet::ALL; insns.len()] };
+        let gprs = match registers {
+            true => gprs_live_along(&insns, &mut known.uses),
+            false => vec![GprSet::ALL; insns.len()],
+        };
         Needs { flags, gprs }
     }
 
@@ -114,7 +141,7 @@ impl Maker<'_, '_> {
         &self,
         region: &Region,
         at: Addr,
-        needs: &Needs,
+        (snippets, needs): (&[Option<&Snippets>], &Needs),
         buffer: Vec<u8>,
         (landings, stubs): (&[u32], &Stubs),
     ) -> Result<Assembled, Failure> {
@@ -136,7 +163,7 @@ impl Maker<'_, '_> {
             }
             marks.push(Mark { offset: landing, head: index as u32 });
             let fail = |refusal| Failure::Member(index, refusal);
-            let here = (self.snippets)(insn.addr()).filter(|_| member.probed);
+            let here = snippets[index].filter(|_| member.probed);
             if let Some(here) = here {
                 self.check_reach(&asm, insn, here).map_err(fail)?;
                 let at = |placement: Placement, sequence: &[Ready], asm: &Assembler| PointContext {
@@ -147,20 +174,20 @@ impl Maker<'_, '_> {
                     here: asm.here(),
                     counters: &[],
                 };
-                if !here.before.is_empty() {
-                    let mut point = at(Placement::Before, &here.before, &asm);
-                    for (way, sequence) in &here.ways {
-                        point.live = with_read(point.live, sequence, &at(*way, sequence, &asm));
+                if !here.before().is_empty() {
+                    let mut point = at(Placement::Before, here.before(), &asm);
+                    for (way, sequence) in here.ways() {
+                        point.live = with_read(point.live, sequence, &at(way, sequence, &asm));
                     }
-                    lower(&mut asm, &here.before, point, &mut literals).map_err(fail)?;
+                    lower(&mut asm, here.before(), point, &mut literals).map_err(fail)?;
                 }
                 let apart = region.runs_into(index) && entered(here).is_some();
                 aside.extend(apart.then_some(index));
-                for (way, sequence) in &here.ways {
-                    if apart && *way == Placement::Entered {
+                for (way, sequence) in here.ways() {
+                    if apart && way == Placement::Entered {
                         continue;
                     }
-                    let point = at(*way, sequence, &asm);
+                    let point = at(way, sequence, &asm);
                     way_in(&mut asm, sequence, point, &mut literals).map_err(fail)?;
                 }
             }
@@ -210,13 +237,13 @@ impl Maker<'_, '_> {
             let insn = &region.members[index].insn;
             let fail = |refusal| Failure::Member(index, refusal);
             let mut target = insn.flow().target().unwrap_or(insn.end());
-            if let Some(here) = (self.snippets)(insn.addr()).filter(|_| region.members[index].probed) {
+            if let Some(here) = snippets[index].filter(|_| region.members[index].probed) {
                 let thunk = asm.bytes().len() as u32;
                 marks.push(Mark { offset: thunk, head: index as u32 });
                 thunks.push((index as u32, thunk));
                 self.check_reach(&asm, insn, here).map_err(fail)?;
-                let ways = here.ways.iter().map(|(_, sequence)| sequence);
-                for sequence in std::iter::once(&here.before).chain(ways) {
+                let ways = here.ways().map(|(_, sequence)| sequence);
+                for sequence in std::iter::once(here.before()).chain(ways) {
                     let point = PointContext {
                         insn,
                         placement: Placement::Before,
@@ -240,7 +267,7 @@ impl Maker<'_, '_> {
         let mut found = Stubs::new();
         for index in detours {
             let insn = &region.members[index].insn;
-            let Some(sequence) = (self.snippets)(insn.addr()).and_then(|here| taken(insn, here)) else {
+            let Some(sequence) = snippets[index].and_then(|here| taken(insn, here)) else {
                 continue;
             };
             let target = insn.flow().target().unwrap_or(insn.end());
@@ -252,7 +279,7 @@ impl Maker<'_, '_> {
         }
         for index in aside {
             let insn = &region.members[index].insn;
-            let Some(sequence) = (self.snippets)(insn.addr()).and_then(entered) else { continue };
+            let Some(sequence) = snippets[index].and_then(entered) else { continue };
             let offset = asm.bytes().len() as u32;
             marks.push(Mark { offset, head: index as u32 });
             let point = PointContext {

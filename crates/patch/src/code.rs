@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use crate::arena::PAGE;
 use crate::group::Group;
 use crate::hazard::{SHORT_REACH, near_branches, short_branches};
+use crate::parallel::each;
 use crate::tactic::Refusal;
 
 /// Facts about the program that planning cannot see in the bytes. All but [`begins`](Self::begins) only help: a wrong
@@ -85,6 +86,8 @@ pub(crate) struct Code<'a> {
     /// Heads of groups whose bytes are no longer ours: their code was unmapped or replaced.
     pub(crate) lost: FxHashSet<Addr>,
     pub(crate) facts: &'a dyn Facts,
+    /// How many threads may look at it.
+    threads: usize,
 }
 
 struct Stretch {
@@ -108,7 +111,7 @@ impl<'a> Code<'a> {
         map: &MemoryMap,
         sites: &[Addr],
         groups: &BTreeMap<Addr, Group>,
-        facts: &'a dyn Facts,
+        (facts, threads): (&'a dyn Facts, usize),
     ) -> Result<Code<'a>, SpaceError> {
         let mut wanted: Vec<Range<Addr>> = Vec::new();
         for &site in sites {
@@ -153,7 +156,7 @@ impl<'a> Code<'a> {
         for stretch in &mut stretches {
             stretch.take_back(groups, &mut lost);
         }
-        Ok(Code { stretches, writable, sites: sites.to_vec(), lost, facts })
+        Ok(Code { stretches, writable, sites: sites.to_vec(), lost, facts, threads })
     }
 
     /// Whether the code around `site` was read, and looked through for branches to it.
@@ -165,7 +168,7 @@ impl<'a> Code<'a> {
     /// from the code that was read.
     pub(crate) fn branch_into(&self, targets: Range<Addr>, is_head: impl Fn(Addr) -> bool) -> Option<Addr> {
         let stretch = self.stretch(targets.start)?;
-        let marks = stretch.branch_targets.get_or_init(|| stretch.find_branches(&self.sites));
+        let marks = stretch.branch_targets.get_or_init(|| stretch.find_branches(&self.sites, self.threads));
         stretch.marked(marks, targets).find(|at| is_head(*at))
     }
 
@@ -228,10 +231,20 @@ impl<'a> Code<'a> {
         if bytes.is_empty() {
             return Err(Refusal::NotExecutable(at));
         }
-        if self.writable.iter().any(|range| range.contains(&at)) {
+        if self.is_writable(at) {
             return Err(Refusal::Writable(at));
         }
         decode(&bytes[..bytes.len().min(MAX_INSN_LEN)], at).map_err(|_| Refusal::Undecodable(at))
+    }
+
+    /// Whether the program may write to the code at `at`.
+    pub(crate) fn is_writable(&self, at: Addr) -> bool {
+        self.writable.iter().any(|range| range.contains(&at))
+    }
+
+    /// The piece of code around `at` that was read, and where it begins.
+    pub(crate) fn piece(&self, at: Addr) -> Option<(Addr, &[u8])> {
+        self.stretch(at).map(|stretch| (stretch.start, &*stretch.original))
     }
 
     fn stretch(&self, at: Addr) -> Option<&Stretch> {
@@ -291,7 +304,12 @@ impl Stretch {
     }
 
     /// Finds which bytes that a springboard at any of `sites` may cover are targets of direct branches.
-    fn find_branches(&self, sites: &[Addr]) -> Marks {
+    fn find_branches(&self, sites: &[Addr], threads: usize) -> Marks {
+        /// So many bytes or sites are looked at by one thread at a time.
+        const BYTES: usize = 1 << 16;
+        const SITES: usize = 4096;
+        /// The longest near branch, less one byte.
+        const ACROSS: usize = 5;
         let end = self.start + self.original.len() as u64;
         let from = sites.partition_point(|site| *site + COVERED < self.start);
         let sites = &sites[from..from + sites[from..].partition_point(|site| *site < end)];
@@ -299,25 +317,35 @@ impl Stretch {
         for site in sites {
             (1..COVERED).filter_map(|i| self.offset(*site + i)).for_each(|offset| covered.insert(offset));
         }
-        let mut targets = Marks::new(self.original.len());
-        let mut found = |target: Addr| {
-            if let Some(offset) = self.offset(target).filter(|&offset| covered.contains(offset)) {
-                targets.insert(offset);
-            }
+        let covered = |target: Addr| self.offset(target).filter(|&offset| covered.contains(offset));
+        let near = |from: usize| {
+            let mut found = Vec::new();
+            let bytes = &self.original[from..self.original.len().min(from + BYTES + ACROSS)];
+            near_branches(bytes, self.start + from as u64, |target| found.extend(covered(target)));
+            found
         };
-        near_branches(&self.original, self.start, &mut found);
-        // Short ones are near; windows of neighbours are looked through once.
-        let mut looked = 0;
-        for site in sites {
-            let at = site.offset_from(self.start);
-            let low = (at - SHORT_REACH as i64).max(looked) as usize;
-            let high = (at + (COVERED + SHORT_REACH) as i64).clamp(0, self.original.len() as i64) as usize;
-            if low < high {
-                short_branches(&self.original[low..high], self.start + low as u64, &mut found);
-                // A branch may begin at the last byte that was looked at.
-                looked = high as i64 - 1;
+        let short = |sites: &[Addr]| {
+            let mut found = Vec::new();
+            // Short ones are near; windows of neighbours are looked through once.
+            let mut looked = 0;
+            for site in sites {
+                let at = site.offset_from(self.start);
+                let low = (at - SHORT_REACH as i64).max(looked) as usize;
+                let high =
+                    (at + (COVERED + SHORT_REACH) as i64).clamp(0, self.original.len() as i64) as usize;
+                if low < high {
+                    let bytes = &self.original[low..high];
+                    short_branches(bytes, self.start + low as u64, |target| found.extend(covered(target)));
+                    // A branch may begin at the last byte that was looked at.
+                    looked = high as i64 - 1;
+                }
             }
-        }
+            found
+        };
+        let mut targets = Marks::new(self.original.len());
+        let all = each((0..self.original.len()).step_by(BYTES).collect(), threads, near);
+        let all = all.into_iter().chain(each(sites.chunks(SITES).collect(), threads, short));
+        all.flatten().for_each(|offset| targets.insert(offset));
         targets
     }
 

@@ -39,8 +39,35 @@ pub(crate) struct Draft {
     placed: Vec<Result<Addr, Refusal>>,
 }
 
-/// So many heads are passed by one by one before all are searched.
-const STEP: usize = 16;
+/// Finds heads among ascending ones: quickly where they are asked for in order, as they mostly are.
+struct Cursor<'a, T> {
+    all: &'a [(Addr, T)],
+    /// Those before are not behind the head that was asked for last.
+    next: usize,
+}
+
+impl<'a, T> Cursor<'a, T> {
+    fn new(all: &'a [(Addr, T)]) -> Cursor<'a, T> {
+        Cursor { all, next: 0 }
+    }
+
+    /// What is told of `head`; the last, if it is there more than once.
+    fn find(&mut self, head: Addr) -> Option<&'a T> {
+        /// So many are passed by one by one before all are searched.
+        const STEP: usize = 16;
+        let all = self.all;
+        if self.next > 0 && all[self.next - 1].0 > head {
+            self.next = 0;
+        }
+        let step = all[self.next..].iter().take(STEP).take_while(|(at, _)| *at <= head).count();
+        self.next += step;
+        if step == STEP {
+            self.next = all.partition_point(|(at, _)| *at <= head);
+        }
+        let (at, told) = all.get(self.next.checked_sub(1)?)?;
+        (*at == head).then_some(told)
+    }
+}
 
 impl Draft {
     pub(crate) fn new(engine: &Engine, batch: &Batch, code: &Code) -> Draft {
@@ -129,33 +156,16 @@ impl Draft {
     /// What became of every insertion, and of older instances that had to go.
     pub(crate) fn report(&self, engine: &Engine, batch: &Batch, plan: &Plan) -> Report {
         let refused: FxHashMap<Addr, &Refusal> = plan.refused.iter().map(|(at, why)| (*at, why)).collect();
-        let mut carried: Vec<(Addr, Tactic)> = plan.carried.clone();
-        // A few ascending runs one after the other: cheap for a stable sort.
-        carried.sort_by_key(|(at, _)| *at);
-        // Heads mostly ascend.
-        let mut near = 0;
-        let mut carried = |head: Addr| {
-            if near > 0 && carried[near - 1].0 > head {
-                near = 0;
-            }
-            let step = carried[near..].iter().take(STEP).take_while(|(at, _)| *at <= head).count();
-            near += step;
-            if step == STEP {
-                near = carried.partition_point(|(at, _)| *at <= head);
-            }
-            // The last one told counts.
-            let (at, tactic) = carried.get(near.checked_sub(1)?)?;
-            (*at == head).then_some(*tactic)
-        };
+        let (mut lists, mut carried) = (Cursor::new(&self.lists), Cursor::new(&plan.carried));
         let mut entries: Vec<Entry> = Vec::with_capacity(batch.insertions.len());
         for ((id, place, ..), head) in batch.insertions.iter().zip(&self.placed) {
             let outcome = match head {
                 Err(refusal) => Outcome::Refused(refusal.clone()),
                 Ok(head) => {
-                    let list = self.at(*head).unwrap_or_default();
+                    let mut list = lists.find(*head).into_iter().flatten();
                     // Inserted and removed in one batch.
-                    let Some(instance) = list.iter().find(|instance| instance.id == *id) else { continue };
-                    match (refused.get(head), carried(*head)) {
+                    let Some(instance) = list.find(|instance| instance.id == *id) else { continue };
+                    match (refused.get(head), carried.find(*head).copied()) {
                         (None, Some(tactic)) => Outcome::Installed(tactic),
                         (Some(refusal), _) => Outcome::Refused((*refusal).clone()),
                         (None, None) if !instance.enabled => Outcome::Installed(Tactic::Nop),

@@ -10,24 +10,59 @@ use smallvec::SmallVec;
 use crate::arena::PAGE;
 use crate::code::Code;
 use crate::group::Group;
+use crate::parallel::each;
 
-/// The edits that take `removed` groups out and put `added` ones in, ascending.
+/// An edit of a group, and whether the group comes, not goes.
+type Piece<'e> = (&'e Edit, bool);
+
+/// So many pieces make a part, which a thread works on.
+const PART: usize = 2048;
+/// No edit, with the jumps that begin in it, is as long.
+const FAR: u64 = 64;
+
+/// The edits that take `removed` groups out and put `added` ones in, ascending. Up to so many threads find them.
 pub(crate) fn edits(
     code: &Code,
     groups: &BTreeMap<Addr, Group>,
-    removed: &[Addr],
-    added: &[Group],
+    (removed, added): (&[Addr], &[Group]),
+    threads: usize,
 ) -> Vec<Edit> {
     let old = || removed.iter().filter_map(|start| groups.get(start)).flat_map(|group| &group.edits);
     let new = || added.iter().flat_map(|group| &group.edits);
-    let mut pieces: Vec<(Edit, bool)> = Vec::with_capacity(old().count() + new().count());
-    pieces.extend(old().map(|edit| (*edit, false)));
-    pieces.extend(new().map(|edit| (*edit, true)));
+    let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(old().count() + new().count());
+    pieces.extend(old().map(|edit| (edit, false)));
+    pieces.extend(new().map(|edit| (edit, true)));
     if !pieces.is_sorted_by_key(|(edit, _)| edit.at) {
         pieces.sort_by_key(|(edit, _)| edit.at);
     }
+    let edits = each(parts(&pieces), threads, |part| join(code, part));
+    match <[Vec<Edit>; 1]>::try_from(edits) {
+        Ok([edits]) => edits,
+        Err(edits) => edits.concat(),
+    }
+}
+
+/// Pieces in parts of which none reaches into the next.
+fn parts<'p, 'e>(pieces: &'p [Piece<'e>]) -> Vec<&'p [Piece<'e>]> {
+    let (mut parts, mut rest) = (Vec::new(), pieces);
+    let is_apart = |rest: &[Piece], index: usize| {
+        let at = rest[index].0.at;
+        let before = rest[..index].iter().rev().take_while(|(edit, _)| edit.at + FAR > at);
+        before.clone().all(|(edit, _)| reach(edit) <= at)
+    };
+    while let Some(index) = (PART..rest.len()).find(|index| is_apart(rest, *index)) {
+        let (part, behind) = rest.split_at(index);
+        parts.push(part);
+        rest = behind;
+    }
+    parts.push(rest);
+    parts
+}
+
+/// The edits of pieces in order.
+fn join(code: &Code, pieces: &[Piece<'_>]) -> Vec<Edit> {
     let mut edits = Vec::with_capacity(pieces.len());
-    let mut rest = &pieces[..];
+    let mut rest = pieces;
     while let Some((first, added)) = rest.first() {
         let mut reach = reach(first);
         let entangled = rest[1..].iter().take_while(|(edit, _)| {
@@ -69,7 +104,7 @@ fn alone(code: &Code, edit: &Edit, added: bool) -> Option<Edit> {
 }
 
 /// The edits for pieces that reach one into the other.
-fn merge(code: &Code, pieces: &[(Edit, bool)], edits: &mut Vec<Edit>) {
+fn merge(code: &Code, pieces: &[Piece<'_>], edits: &mut Vec<Edit>) {
     let Some(start) = pieces.first().map(|(edit, _)| edit.at) else { return };
     let stop = pieces.iter().map(|(edit, _)| end(edit)).max().unwrap_or(start);
     let len = stop.offset_from(start) as usize;
@@ -197,8 +232,8 @@ mod tests {
                     into.copy_from_slice(&memory[at.offset_from(START) as usize..][..into.len()]);
                     true
                 };
-                let code = Code::read(&read, &map, &[START], &groups, &NoFacts).expect("code");
-                let edits = edits(&code, &groups, &[START], &[new]);
+                let code = Code::read(&read, &map, &[START], &groups, (&NoFacts, 1)).expect("code");
+                let edits = edits(&code, &groups, (&[START], &[new]), 1);
                 let present: Vec<u64> = edits
                     .iter()
                     .flat_map(|edit| edit.head_offsets().map(|head| (edit.at + head as u64).0 - START.0))

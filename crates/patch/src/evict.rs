@@ -12,7 +12,8 @@
 use incise_isa::Addr;
 use incise_isa::native::{Bound, SPRINGBOARD_LEN, Springboard, trap_displacements};
 
-use crate::entries::{Byte, Entries};
+use crate::entries::Entries;
+use crate::field::Byte;
 use crate::region::Kind;
 use crate::tactic::Tactic;
 
@@ -41,7 +42,7 @@ impl Entries<'_> {
         for (slot, host) in self.slots(index, at, bound).into_iter().take(TRIES) {
             let saved = self.clear(host);
             if self.take_slot(index, at, slot, host) {
-                self.slots.push((self.region.extent.start + slot as u64, index as u32));
+                self.field.slots.push((self.region.extent.start + slot as u64, index as u32));
                 return true;
             }
             self.restore(saved);
@@ -51,10 +52,10 @@ impl Entries<'_> {
 
     /// What the displacement of a short jump at a member may be.
     fn distance_bound(&self, index: usize, at: usize) -> Option<Bound> {
-        match self.bytes.get(at + 1)? {
+        match self.field.bytes.get(at + 1)? {
             Byte::Inner => Some(Bound::Free),
-            Byte::Is => Some(Bound::Is(self.new[at + 1])),
-            Byte::Head if self.entered[index + 1] => None,
+            Byte::Is => Some(Bound::Is(self.field.new[at + 1])),
+            Byte::Head if self.field.entered[index + 1] => None,
             Byte::Head => Some(Bound::Trap),
             Byte::Displacement => None,
         }
@@ -79,7 +80,10 @@ impl Entries<'_> {
             for slot in from + 1..from + member.insn.len() {
                 let distance = i8::try_from(slot as i64 - end as i64).ok();
                 let apart = slot >= end || slot + SPRINGBOARD_LEN <= at;
-                if apart && distance.is_some_and(allowed) && slot + SPRINGBOARD_LEN <= self.original.len() {
+                if apart
+                    && distance.is_some_and(allowed)
+                    && slot + SPRINGBOARD_LEN <= self.field.original.len()
+                {
                     let inside = slot + SPRINGBOARD_LEN <= from + member.insn.len();
                     let covers = self.region.member_at(start + (slot + SPRINGBOARD_LEN - 1) as u64);
                     if inside || covers.is_some() {
@@ -99,20 +103,20 @@ impl Entries<'_> {
         if self.region.whole && !self.region.members[host].probed {
             return false;
         }
-        if self.bytes[from] == Byte::Head {
+        if self.field.bytes[from] == Byte::Head {
             return true;
         }
         let alone = || {
             (1..SPRINGBOARD_LEN as u64).all(|back| {
                 let before = self.region.index_of(self.region.members[host].insn.addr() - back);
-                before.is_none_or(|before| self.bytes[self.offset(before)] == Byte::Head)
+                before.is_none_or(|before| self.field.bytes[self.offset(before)] == Byte::Head)
             })
         };
         let own = self.region.extent.start + from as u64;
         let end = self.region.members[host].insn.end();
         let holds = |&(slot, _): &(Addr, u32)| own < slot + SPRINGBOARD_LEN as u64 && slot < end;
-        self.tactics[host] == Some(Tactic::Jump)
-            && !self.slots.iter().any(holds)
+        self.field.tactics[host] == Some(Tactic::Jump)
+            && !self.field.slots.iter().any(holds)
             && self.region.members[host].insn.len() > SPRINGBOARD_LEN
             && alone()
     }
@@ -120,49 +124,53 @@ impl Entries<'_> {
     /// Takes the jump of a host back.
     fn clear(&mut self, host: usize) -> Saved {
         let from = self.offset(host);
-        let saved = Saved { new: self.new.clone(), bytes: self.bytes.clone(), tactics: self.tactics.clone() };
-        if self.bytes[from] != Byte::Head {
+        let saved = Saved {
+            new: self.field.new.clone(),
+            bytes: self.field.bytes.clone(),
+            tactics: self.field.tactics.clone(),
+        };
+        if self.field.bytes[from] != Byte::Head {
             let own = from..from + self.region.members[host].insn.len();
-            self.new[own.clone()].copy_from_slice(&self.original[own.clone()]);
-            self.bytes[own].fill(Byte::Inner);
-            self.bytes[from] = Byte::Head;
-            self.tactics[host] = None;
+            self.field.new[own.clone()].copy_from_slice(&self.field.original[own.clone()]);
+            self.field.bytes[own].fill(Byte::Inner);
+            self.field.bytes[from] = Byte::Head;
+            self.field.tactics[host] = None;
         }
         saved
     }
 
     fn restore(&mut self, saved: Saved) {
-        self.new = saved.new;
-        self.bytes = saved.bytes;
-        self.tactics = saved.tactics;
+        self.field.new = saved.new;
+        self.field.bytes = saved.bytes;
+        self.field.tactics = saved.tactics;
     }
 
     /// Puts both jumps in place, and that of the host.
     fn take_slot(&mut self, index: usize, at: usize, slot: usize, host: usize) -> bool {
-        if self.bytes[slot] != Byte::Inner {
+        if self.field.bytes[slot] != Byte::Inner {
             // Part of another springboard.
             return false;
         }
         let landing = self.trampoline + u64::from(self.body.built.heads[index].entry());
         let site = self.region.extent.start + slot as u64;
-        self.new[at] = SHORT;
-        self.new[at + 1] = (slot as i64 - (at + SHORT_LEN) as i64) as u8;
-        self.bytes[at..at + SHORT_LEN].fill(Byte::Is);
+        self.field.new[at] = SHORT;
+        self.field.new[at + 1] = (slot as i64 - (at + SHORT_LEN) as i64) as u8;
+        self.field.bytes[at..at + SHORT_LEN].fill(Byte::Is);
         let Some(jump) = self.slot_jump(site, slot, landing, index) else { return false };
         let range = slot..slot + SPRINGBOARD_LEN;
-        self.new[range.clone()].copy_from_slice(&jump);
-        self.bytes[range.clone()].fill(Byte::Is);
+        self.field.new[range.clone()].copy_from_slice(&jump);
+        self.field.bytes[range.clone()].fill(Byte::Is);
         if !self.retarget_in(range, host) {
             return false;
         }
-        if self.entered[host] {
+        if self.field.entered[host] {
             let landing = self.trampoline + u64::from(self.body.built.heads[host].entry());
             let jump = self.jump(host, landing);
             if !jump.is_some_and(|(jump, tactic)| self.put(host, &jump, tactic)) {
                 return false;
             }
         }
-        self.tactics[index] = Some(Tactic::Evict);
+        self.field.tactics[index] = Some(Tactic::Evict);
         true
     }
 

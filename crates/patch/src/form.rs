@@ -1,5 +1,6 @@
 //! Forming groups: which instructions share a springboard, before any trampoline has a place.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ use crate::plan::Input;
 use crate::region::Region;
 use crate::shape::{Board, Shape, shape, trap};
 use crate::tactic::{Obstacle, Refusal, TrapPolicy};
-use crate::wanted::Wanted;
+use crate::wanted::{PART, Wanted};
 
 /// Groups that shall come, and those that have to go for them.
 #[derive(Default)]
@@ -43,8 +44,7 @@ type Gather<'g> = &'g dyn Fn(&Code, Addr, &Wanted) -> Option<Region>;
 impl Formed {
     /// The likely length of all trampolines of regions, and where the first region is.
     pub(crate) fn bulk(&self) -> Option<(Addr, u64)> {
-        let snippets = |at: Addr| self.wanted.get(at);
-        let lens = self.regions.iter().map(|region| estimate(region, &snippets));
+        let lens = self.regions.iter().map(|region| region.room);
         self.regions.first().map(|first| (first.extent.start, lens.sum()))
     }
 
@@ -91,11 +91,11 @@ const CHUNK_APART: u64 = 1 << 16;
 pub(crate) fn form(input: &Input) -> Formed {
     let chunks = chunks(input);
     let snippets = |(chunk, heads): (usize, &[Addr])| {
-        let numbered = (chunk * CHUNK..).zip(heads);
-        numbered.map(|(index, &head)| (head, (input.dirty_snippets)(index))).collect::<Vec<_>>()
+        let numbered = (chunk * PART..).zip(heads);
+        numbered.map(|(index, &head)| (head, (input.dirty_snippets)(index))).collect()
     };
-    let known = each(input.dirty.chunks(CHUNK).enumerate().collect(), input.threads, snippets);
-    let wanted = Wanted::of(known.into_iter().flatten());
+    let parts = input.dirty.chunks(PART).enumerate().collect();
+    let wanted = Wanted::of(each(parts, input.threads, snippets));
     let alone = |dirty: &[Addr]| {
         let mut former = Former::new(input, wanted.clone());
         former.run(dirty);
@@ -239,7 +239,7 @@ impl<'i, 'a> Former<'i, 'a> {
         }
         let Some(snippets) = self.formed.wanted.get(head) else { return };
         let retargetable = snippets.iter().all(Ready::is_counter);
-        let gate = snippets.before.contains(&Ready::Gate);
+        let gate = snippets.is_gate();
         let policy = if gate { TrapPolicy::Force } else { self.input.policy };
         let mut formed = shape(self.input.code, head, policy, retargetable);
         let shapes = self.formed.shapes.last().map(|last| last.extent().end);
@@ -290,7 +290,8 @@ impl<'i, 'a> Former<'i, 'a> {
         }
         let Some(mut range) = code.facts.function(head) else { return false };
         let probed = self.probed_in(&range, least);
-        let function = ProbedFunction { code, range: &range, probed: &probed };
+        let insns = OnceCell::new();
+        let function = ProbedFunction { code, range: &range, probed: &probed, insns: &insns };
         if probed.len() < least || instrumentation.layout(&function) == Layout::OutOfLine {
             self.out_of_line = range;
             return false;
@@ -310,8 +311,9 @@ impl<'i, 'a> Former<'i, 'a> {
         let shapes = self.formed.shapes.last().map(|last| last.extent().end);
         let regions = self.formed.regions.last().map(|last| last.extent.end);
         let from = shapes.max(regions).unwrap_or(range.start).max(range.start);
+        let decoded = insns.get().map_or(&[][..], |insns| insns);
         self.form_region(head, &|code, head, wanted| {
-            let region = Region::whole(code, &range, from, &probed, wanted)?;
+            let region = Region::whole(code, &range, from, &probed, (decoded, wanted))?;
             region.index_of(head).is_some().then_some(region)
         })
     }
@@ -350,7 +352,7 @@ impl<'i, 'a> Former<'i, 'a> {
     /// with, at least for now.
     fn form_region(&mut self, head: Addr, gather: Gather<'_>) -> bool {
         loop {
-            let Some(region) = gather(self.input.code, head, &self.formed.wanted) else { return false };
+            let Some(mut region) = gather(self.input.code, head, &self.formed.wanted) else { return false };
             let mut same = true;
             while let Some(group) = self.touching(region.extent.clone()) {
                 self.take_apart(group);
@@ -361,6 +363,7 @@ impl<'i, 'a> Former<'i, 'a> {
                 return true;
             }
             if same {
+                region.room = estimate(&region, &|at| self.formed.wanted.get(at));
                 self.formed.regions.push(region);
                 return true;
             }

@@ -1,5 +1,6 @@
 //! Instrumentation engines: how the code of a function is laid out around its probes. One of the plug-ins of PatchAPI.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::ops::Range;
 
@@ -7,6 +8,7 @@ use incise_isa::Addr;
 use incise_isa::native::{Flow, Insn, SPRINGBOARD_LEN};
 
 use crate::code::Code;
+use crate::reader::Reader;
 use crate::region::GAP;
 
 /// Where the probed code of a function runs.
@@ -99,7 +101,7 @@ impl Instrumentation for ByCost {
             let tight = || is_tight(function.code, *only, &[]);
             return if fits && tight() { Layout::InLine } else { Layout::OutOfLine };
         }
-        let insns: Vec<Insn> = function.instructions().collect();
+        let insns = function.decoded();
         let loops: Vec<Range<Addr>> = insns.iter().filter_map(backward).collect();
         let mut starts: Vec<Addr> = loops.iter().map(|range| range.start).collect();
         let mut ends: Vec<Addr> = loops.iter().map(|range| range.end).collect();
@@ -171,6 +173,8 @@ pub struct ProbedFunction<'a> {
     pub(crate) code: &'a Code<'a>,
     pub(crate) range: &'a Range<Addr>,
     pub(crate) probed: &'a [Addr],
+    /// Its instructions, once they were asked for.
+    pub(crate) insns: &'a OnceCell<Vec<Insn>>,
 }
 
 impl ProbedFunction<'_> {
@@ -190,11 +194,23 @@ impl ProbedFunction<'_> {
 
     /// Its instructions as they are without patches, up to what is none.
     pub fn instructions(&self) -> impl Iterator<Item = Insn> + '_ {
-        let mut at = self.range.start;
-        std::iter::from_fn(move || {
-            let insn = (at < self.range.end).then(|| self.code.insn(at).ok()).flatten()?;
-            at = insn.end();
-            Some(insn)
+        self.decoded().iter().copied()
+    }
+
+    fn decoded(&self) -> &[Insn] {
+        /// Bytes of an instruction, as they are on average.
+        const LEN: u64 = 4;
+        self.insns.get_or_init(|| {
+            let mut reader = Reader::new(self.code);
+            let mut insns = Vec::with_capacity((self.len() / LEN) as usize);
+            let mut at = self.range.start;
+            while at < self.range.end
+                && let Ok(insn) = reader.insn(at)
+            {
+                at = insn.end();
+                insns.push(insn);
+            }
+            insns
         })
     }
 }

@@ -8,74 +8,54 @@ use smallvec::SmallVec;
 use crate::generate::{FORGET_RETURN, PointContext};
 use crate::generated::{effects, generated};
 use crate::literals::Literals;
-use crate::placement::Placement;
 use crate::report::InstanceId;
 use crate::snippet::{CallRecord, CounterPlace, Generated, MachineCode};
 use crate::tactic::Refusal;
 
-/// Snippets that run one after the other.
-pub(crate) type Sequence = SmallVec<[Ready; 1]>;
-
-/// The snippets at one head.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct Snippets {
-    /// Those before the instruction, in order.
-    pub before: Sequence,
-    /// Those on other ways in or out of it, in order for each.
-    pub ways: Vec<(Placement, Sequence)>,
-}
-
-impl Snippets {
-    pub(crate) fn push(&mut self, placement: Placement, snippet: Ready) {
-        if placement == Placement::Before {
-            return self.before.push(snippet);
-        }
-        match self.ways.iter_mut().find(|(way, _)| *way == placement) {
-            Some((_, sequence)) => sequence.push(snippet),
-            None => {
-                // Mostly the only one: there may be millions of heads.
-                self.ways.reserve_exact(1);
-                self.ways.push((placement, Sequence::from_iter([snippet])));
-            }
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.before.is_empty() && self.ways.is_empty()
-    }
-
-    /// All of them.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Ready> {
-        self.before.iter().chain(self.ways.iter().flat_map(|(_, sequence)| sequence))
-    }
-}
-
-/// A snippet whose addresses are known.
+/// A snippet whose addresses are known. Counters are what there are millions of: the others are apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Ready {
     Counter(Addr),
     /// A cell of which each thread has its own.
     ThreadCounter(Addr),
-    Code(MachineCode),
+    Code(Box<MachineCode>),
     Gate,
-    Callback {
-        entry: Addr,
-        payload: [u64; 2],
-    },
-    Generated(Generated, Box<[CounterPlace]>),
-    /// A snippet of an instance that is switched on and off in place, and whether it is on.
-    Switched(InstanceId, bool, Box<Ready>),
+    Callback(Box<Callback>),
+    Generated(Box<Placed>),
+    Switched(Box<Switched>),
+}
+
+/// A call of a callback's entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Callback {
+    pub entry: Addr,
+    pub payload: [u64; 2],
+}
+
+/// A snippet that generates code, and where its counters are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Placed {
+    pub snippet: Generated,
+    pub counters: Box<[CounterPlace]>,
+}
+
+/// A snippet of an instance that is switched on and off in place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Switched {
+    pub instance: InstanceId,
+    pub on: bool,
+    pub what: Ready,
 }
 
 impl Ready {
     /// The snippet behind a switch.
     pub(crate) fn what(&self) -> &Ready {
-        if let Ready::Switched(_, _, what) = self { what } else { self }
+        if let Ready::Switched(switched) = self { &switched.what } else { self }
     }
 
     /// Runs without a call, so that neighbours can share what is saved around it.
     fn is_inline(&self) -> bool {
-        !matches!(self, Ready::Callback { .. } | Ready::Generated(..) | Ready::Switched(..))
+        !matches!(self, Ready::Callback(_) | Ready::Generated(_) | Ready::Switched(_))
     }
 
     /// Adds one to a counter, whichever way, or does nothing.
@@ -85,7 +65,7 @@ impl Ready {
 
     /// It is no code: the instruction shall run in a trampoline, and that is all.
     fn is_nothing(&self) -> bool {
-        matches!(self, Ready::Code(code) if *code == MachineCode::default())
+        matches!(self, Ready::Code(code) if **code == MachineCode::default())
     }
 
     /// Runs without a register.
@@ -99,13 +79,13 @@ impl Ready {
 
     /// What it changes and the program still needs is saved around it, here.
     pub(crate) fn saves(&self) -> bool {
-        !matches!(self.what(), Ready::Gate | Ready::Callback { .. })
+        !matches!(self.what(), Ready::Gate | Ready::Callback(_))
     }
 
     /// The counters it refers to.
     pub(crate) fn counters(&self) -> &[CounterPlace] {
         match self.what() {
-            Ready::Generated(_, counters) => counters,
+            Ready::Generated(placed) => &placed.counters,
             _ => &[],
         }
     }
@@ -126,24 +106,26 @@ pub(crate) fn lower(
         rest = &rest[run.len()..];
         let live = with_read(at.live, rest, &at);
         match &run[0] {
-            Ready::Callback { entry, payload } => {
-                let prefixes = prefixes_before_call(asm, *entry);
+            Ready::Callback(callback) => {
+                let Callback { entry, payload } = **callback;
+                let prefixes = prefixes_before_call(asm, entry);
                 asm.raw(&PREFIXES[..prefixes]);
                 asm.lea_rsp(-RED_ZONE);
-                literals.call(asm, *entry);
-                literals.record(asm, &CallRecord { payload: *payload, site: at.addr() });
+                literals.call(asm, entry);
+                literals.record(asm, &CallRecord { payload, site: at.addr() });
                 asm.raw(&FORGET_RETURN);
                 // Of one length, wherever it lies.
                 asm.raw(&PREFIXES[prefixes..]);
                 asm.lea_rsp(RED_ZONE);
             }
-            Ready::Generated(snippet, counters) => {
+            Ready::Generated(placed) => {
+                let Placed { snippet, counters } = &**placed;
                 let at = PointContext { here: asm.here(), counters, live, ..at };
                 generated(asm, &*snippet.0, &at, literals)?;
             }
-            Ready::Switched(instance, on, what) => {
-                let rest = switch(asm, *instance, *on, literals);
-                lower(asm, std::slice::from_ref(&**what), PointContext { live, ..at }, literals)?;
+            Ready::Switched(switched) => {
+                let rest = switch(asm, switched.instance, switched.on, literals);
+                lower(asm, std::slice::from_ref(&switched.what), PointContext { live, ..at }, literals)?;
                 rest.end(asm);
             }
             _ => inline(asm, run, live),
@@ -192,8 +174,8 @@ fn prefixes_before_call(asm: &Assembler, entry: Addr) -> usize {
 /// What is live before `snippets`, if `live` is behind them: with what they read of the program's.
 pub(crate) fn with_read(mut live: Live, snippets: &[Ready], at: &PointContext<'_>) -> Live {
     for snippet in snippets {
-        if let Ready::Generated(snippet, counters) = snippet.what() {
-            let effects = effects(&*snippet.0, &PointContext { counters, ..*at });
+        if let Ready::Generated(placed) = snippet.what() {
+            let effects = effects(&*placed.snippet.0, &PointContext { counters: &placed.counters, ..*at });
             live.gprs = live.gprs.union(effects.reads);
             live.flags |= effects.reads_flags;
         }
@@ -213,7 +195,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                 flags |= code.flags;
                 stack |= code.stack;
             }
-            Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) | Ready::Switched(..) => {}
+            Ready::Gate | Ready::Callback(_) | Ready::Generated(_) | Ready::Switched(_) => {}
         }
     }
     let keep_flags = flags && live.flags;
@@ -250,7 +232,7 @@ fn inline(asm: &mut Assembler, run: &[Ready], live: Live) {
                 let _ = asm.inc_gs(*at);
             }
             Ready::Code(code) => asm.raw(&code.bytes),
-            Ready::Gate | Ready::Callback { .. } | Ready::Generated(..) | Ready::Switched(..) => {}
+            Ready::Gate | Ready::Callback(_) | Ready::Generated(_) | Ready::Switched(_) => {}
         }
     }
     if keep_flags {

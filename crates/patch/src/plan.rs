@@ -9,14 +9,15 @@ use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
 use incise_space::{Edit, Features};
 
 use crate::assemble::{Built, build, estimate};
+use crate::body::estimate as estimate_region;
 use crate::code::Code;
 use crate::edits::edits;
 use crate::form::Formed;
 use crate::group::Group;
 use crate::instrumentation::Instrumentation;
-use crate::lower::Snippets;
 use crate::memory::Memory;
 use crate::region::{Member, Region};
+use crate::sequences::Snippets;
 use crate::shape::{Board, Shape};
 use crate::tactic::{Obstacle, Refusal, Tactic, TrapPolicy};
 use crate::trampolines::Trampolines;
@@ -35,7 +36,7 @@ pub(crate) struct Plan {
     pub edits: Vec<Edit>,
     /// Probed heads that could not be patched.
     pub refused: Vec<(Addr, Refusal)>,
-    /// The tactic that carries each probed head of the new groups.
+    /// The tactic that carries each probed head of the new groups, ascending; of two the last counts.
     pub carried: Vec<(Addr, Tactic)>,
 }
 
@@ -74,7 +75,8 @@ pub(crate) fn place(input: &Input, formed: Formed, memory: &mut Memory) -> Plan 
     // They are large: each is moved once.
     plan.added.sort_by_cached_key(|group| group.start);
     plan.code.sort();
-    plan.edits = edits(input.code, input.groups, &plan.removed, &plan.added);
+    plan.carried.sort_by_key(|(at, _)| *at);
+    plan.edits = edits(input.code, input.groups, (&plan.removed, &plan.added), input.threads);
     plan
 }
 
@@ -149,6 +151,7 @@ impl Placer<'_, '_> {
                     // What was refused before may lie among it.
                     let gone = |member: &&mut Member| refused.binary_search(&member.insn.addr()).is_ok();
                     region.members.iter_mut().filter(gone).for_each(|member| member.probed = false);
+                    region.room = estimate_region(&region, &|at| self.wanted.get(at));
                     rescued.push(region);
                 }
                 _ => self.place_trap(head),

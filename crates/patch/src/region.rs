@@ -11,8 +11,10 @@ use incise_isa::Addr;
 use incise_isa::native::{Bound, Flow, Insn, MAX_INSN_LEN, SPRINGBOARD_LEN, Springboard, TRAP};
 
 use crate::code::Code;
-use crate::lower::{Ready, Snippets};
+use crate::lower::Ready;
 use crate::placement::Placement;
+use crate::reader::Reader;
+use crate::sequences::Snippets;
 use crate::shape::overlapping;
 use crate::wanted::Wanted;
 
@@ -53,6 +55,8 @@ pub(crate) struct Region {
     /// It is all of a function: only its probed members are entered from outside, as what lies between was found by
     /// branches, and may be data to others.
     pub whole: bool,
+    /// What its trampoline hardly exceeds, in bytes.
+    pub room: u64,
 }
 
 impl Region {
@@ -104,6 +108,12 @@ impl Region {
             })
     }
 
+    /// Where control comes in by ways that code does not show.
+    pub(crate) fn leads_hidden(&self, code: &Code) -> Vec<Addr> {
+        let jumps = self.members.iter().any(|member| member.insn.flow() == Flow::IndirectJump);
+        code.facts.leads(self.extent.clone(), jumps)
+    }
+
     /// The region that begins at `head`, if enough is probed there.
     pub(crate) fn gather(code: &Code, head: Addr, wanted: &Wanted) -> Option<Region> {
         Region::gather_with(code, head, wanted, (PROBED_MIN, SPRINGBOARD_LEN as u64, Addr(u64::MAX)))
@@ -129,8 +139,13 @@ impl Region {
         let mut gap = Gap::default();
         let mut probed = 0;
         let mut at = head;
+        let read = head + code.original(head).len() as u64;
+        let mut reader = Reader::new(code);
         while at < limit && members.len() < INSNS_MAX {
-            let Some(insn) = insn_behind(code, head, at) else { break };
+            // In one piece with the first.
+            let Some(insn) = reader.insn(at).ok().filter(|insn| at < insn.end() && insn.end() <= read) else {
+                break;
+            };
             if at != head && code.entry_in(at..at + 1).is_some() {
                 break;
             }
@@ -139,7 +154,7 @@ impl Region {
             let movable =
                 is_movable(code, &insn) && (snippets.is_some() || insn.behind_prefixes().next().is_none());
             match snippets {
-                Some(snippets) if movable && !snippets.before.contains(&Ready::Gate) => {
+                Some(snippets) if movable && !snippets.is_gate() => {
                     gap.join(&mut members);
                     gap = Gap { ended: !insn.flow().falls_through(), ..Gap::default() };
                     let kind = kind(&insn, snippets);
@@ -150,7 +165,7 @@ impl Region {
                 Some(_) => break,
                 None => {
                     // Not in step with what is probed: these bytes are no such instructions.
-                    if (1..insn.len() as u64).any(|inside| wanted.contains(at + inside)) {
+                    if wanted.any_in(at + 1..insn.end()) {
                         break;
                     }
                     gap.push(insn, movable);
@@ -166,7 +181,7 @@ impl Region {
         }
         let end = append_room(&mut members, gap, code, wanted, (room, last));
         let extent = members.first()?.insn.addr()..end;
-        Some(Region { members, extent, whole: false })
+        Some(Region { members, extent, whole: false, room: 0 })
     }
 }
 
@@ -210,7 +225,7 @@ impl Gap {
 }
 
 /// The instruction at `at`, if all bytes from `first` to behind it were read in one piece.
-pub(crate) fn insn_behind(code: &Code, first: Addr, at: Addr) -> Option<Insn> {
+fn insn_behind(code: &Code, first: Addr, at: Addr) -> Option<Insn> {
     let insn = code.insn(at).ok()?;
     let len = usize::try_from(insn.end().offset_from(first)).ok()?;
     (insn.end() > at && len <= code.original(first).len()).then_some(insn)
@@ -256,7 +271,7 @@ pub(crate) fn append_room(
 
 pub(crate) fn kind(insn: &Insn, snippets: &Snippets) -> Kind {
     // A thunk runs behind the push of the return address: only what does not look at the stack may.
-    let before = snippets.ways.iter().all(|(way, _)| *way == Placement::Entered);
+    let before = snippets.ways().all(|(way, _)| way == Placement::Entered);
     let blind = before && snippets.iter().all(Ready::is_counter);
     if blind && is_retargetable(insn) { Kind::Call } else { Kind::Displaced }
 }

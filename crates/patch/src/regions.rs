@@ -4,12 +4,13 @@
 use incise_isa::Addr;
 use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
 
-use crate::body::{Body, Failure, Maker, estimate};
+use crate::body::{Body, Failure, Known, Maker, estimate};
 use crate::entries::Entries;
+use crate::field::Field;
 use crate::leads::Leads;
 use crate::parallel::each;
 use crate::plan::Placer;
-use crate::region::{Kind, Member, Region};
+use crate::region::{Kind, Region};
 use crate::tactic::{Obstacle, Refusal, TrapPolicy};
 
 /// So many instructions make a chunk.
@@ -22,6 +23,20 @@ struct Chunk<'r> {
     regions: &'r mut [Region],
     at: Addr,
     len: u64,
+}
+
+/// So many regions are looked at by one thread at a time.
+const TOGETHER: usize = 16;
+
+/// A region whose springboards are chosen.
+struct Settled {
+    /// Of the region.
+    index: usize,
+    field: Field,
+    /// Without its code, which is of `len` bytes and at `at`.
+    body: Body,
+    at: Addr,
+    len: usize,
 }
 
 /// The trampolines of a chunk.
@@ -41,15 +56,59 @@ impl Placer<'_, '_> {
             return;
         }
         let leads = Leads::find(self.input.code, regions);
-        let mut bodies = self.assemble(regions).into_iter();
+        let mut bodies = self.assemble(regions);
+        let mut fields = self.fields(regions, &bodies, &leads).into_iter();
+        // What is taken of memory for one region is not there for the next: one by one.
+        let mut settled = Vec::with_capacity(regions.len());
         for (index, region) in regions.iter_mut().enumerate() {
-            let settled = match bodies.next().flatten() {
-                Some((at, body)) => self.settle(index, region, &leads, at, body),
-                None => false,
+            let body = bodies[index].take().zip(fields.next().flatten());
+            let found = body.and_then(|((at, body), field)| self.settle(index, region, field, at, body));
+            settled.extend(found.or_else(|| self.place_region(index, region, &leads)));
+        }
+        self.add_settled(regions, settled);
+    }
+
+    /// The bytes of the regions that have trampolines, and where control comes in.
+    fn fields(
+        &self,
+        regions: &[Region],
+        bodies: &[Option<(Addr, Body)>],
+        leads: &Leads,
+    ) -> Vec<Option<Field>> {
+        let code = self.input.code;
+        // What is known of other code may depend on the order in which it is asked for.
+        let hidden: Vec<Vec<Addr>> = regions.iter().map(|region| region.leads_hidden(code)).collect();
+        let fields = |from: usize| {
+            let here = from..regions.len().min(from + TOGETHER);
+            let field = |index: usize| {
+                bodies[index].as_ref()?;
+                let leads = leads.into(index, &regions[index]).chain(hidden[index].iter().copied());
+                Some(Field::of(&regions[index], code, leads))
             };
-            if !settled {
-                self.place_region(index, region, &leads);
+            here.map(field).collect::<Vec<_>>()
+        };
+        let starts = (0..regions.len()).step_by(TOGETHER).collect();
+        each(starts, self.input.threads, fields).into_iter().flatten().collect()
+    }
+
+    /// Adds the groups of regions that are settled to the plan.
+    fn add_settled(&mut self, regions: &[Region], settled: Vec<Settled>) {
+        let mut settled = settled.into_iter();
+        let mut part = || settled.by_ref().take(TOGETHER).collect::<Vec<_>>();
+        let parts = std::iter::from_fn(|| Some(part()).filter(|part| !part.is_empty())).collect();
+        let finished = each(parts, self.input.threads, |part| {
+            let (mut groups, mut carried) = (Vec::with_capacity(part.len()), Vec::new());
+            for Settled { index, field, body, at, len } in part {
+                let region = &regions[index];
+                let probed = region.members.iter().enumerate().filter(|(_, member)| member.probed);
+                carried.extend(probed.map(|(index, member)| (member.insn.addr(), field.tactic(index))));
+                groups.push(field.finish(region, (body, at, len)));
             }
+            (groups, carried)
+        });
+        for (groups, carried) in finished {
+            self.plan.added.extend(groups);
+            self.plan.carried.extend(carried);
         }
     }
 
@@ -72,7 +131,7 @@ impl Placer<'_, '_> {
             });
             let (regions, others) = rest.split_at_mut(whole.count());
             rest = others;
-            let len = regions.iter().map(|region| estimate(region, &snippets)).sum();
+            let len = regions.iter().map(|region| region.room).sum();
             let at = self.take(&Springboard::new(regions[0].extent.start, 0), len);
             counts.push(regions.len());
             places.push(at.map(|at| (at, len)));
@@ -94,7 +153,7 @@ impl Placer<'_, '_> {
     }
 
     /// Finds a place for the trampoline of one region.
-    fn place_region(&mut self, index: usize, region: &mut Region, leads: &Leads) {
+    fn place_region(&mut self, index: usize, region: &mut Region, leads: &Leads) -> Option<Settled> {
         let wanted = self.wanted;
         let snippets = |at: Addr| wanted.get(at);
         let maker = Maker { code: self.input.code, snippets: &snippets, features: self.input.features };
@@ -104,12 +163,13 @@ impl Placer<'_, '_> {
                 // A trap may lead farther.
                 let probed = region.members.iter().filter(|member| member.probed);
                 probed.for_each(|member| self.place_trap(member.insn.addr()));
-                return;
+                return None;
             };
             let buffer = self.plan.code.take_buffer();
-            let Some(body) = maker.movable(region, at, buffer, &mut self.plan.refused) else {
+            let known = &mut Known::default();
+            let Some(body) = maker.movable(region, at, (buffer, known), &mut self.plan.refused) else {
                 self.memory.free(at.span(len));
-                return;
+                return None;
             };
             let needed = body.built.code.len() as u64;
             if needed > len {
@@ -118,36 +178,40 @@ impl Placer<'_, '_> {
                 continue;
             }
             self.memory.shrink(at, len, needed);
-            if self.settle(index, region, leads, at, body) {
-                return;
+            let hidden = region.leads_hidden(self.input.code);
+            let field = Field::of(region, self.input.code, leads.into(index, region).chain(hidden));
+            if let Some(settled) = self.settle(index, region, field, at, body) {
+                return Some(settled);
             }
         }
+        None
     }
 
-    /// Finds springboards for a region whose trampoline is at `at`, and adds the group to the plan. If it has to be
-    /// changed first, `region` is, the memory is given back, and nothing else is done.
-    fn settle(&mut self, index: usize, region: &mut Region, leads: &Leads, at: Addr, body: Body) -> bool {
+    /// Finds springboards for a region whose trampoline is at `at`. If it has to be changed first, `region` is, the memory is given
+    /// back, and nothing else is done.
+    fn settle(
+        &mut self,
+        index: usize,
+        region: &mut Region,
+        mut field: Field,
+        at: Addr,
+        mut body: Body,
+    ) -> Option<Settled> {
         let runs = self.plan.code.len();
-        let (code, features) = (self.input.code, self.input.features);
-        let parts = (code, &mut *self.memory, &mut self.plan.code);
-        let mut entries = Entries::new(region, &body, at, parts, features);
-        entries.mark(code, leads, index);
-        entries.choose();
-        let trapped: Vec<usize> = entries.trapped().collect();
+        let features = self.input.features;
+        let parts = (&mut *self.memory, &mut self.plan.code);
+        Entries::new(region, (&body, at), &mut field, parts, features).choose();
+        let trapped: Vec<usize> = field.trapped().collect();
         let in_the_way = match features.shadow_stack {
             true => Vec::new(),
             false => calls_in_the_way(region, &trapped),
         };
         if in_the_way.is_empty() && (trapped.is_empty() || self.input.policy != TrapPolicy::Forbid) {
-            let tactic = |(index, member): (usize, &Member)| {
-                member.probed.then(|| (member.insn.addr(), entries.tactic(index)))
-            };
-            self.plan.carried.extend(region.members.iter().enumerate().filter_map(tactic));
-            let group = entries.finish();
-            self.plan.added.push(group);
-            self.plan.code.push(at, &body.built.code);
-            self.plan.code.put_buffer(body.built.code);
-            return true;
+            let code = std::mem::take(&mut body.built.code);
+            let len = code.len();
+            self.plan.code.push(at, &code);
+            self.plan.code.put_buffer(code);
+            return Some(Settled { index, field, body, at, len });
         }
         for stub in self.plan.code.truncate(runs) {
             self.memory.free(stub);
@@ -157,7 +221,7 @@ impl Placer<'_, '_> {
             region.members[call].kind = Kind::Displaced;
         }
         if !in_the_way.is_empty() {
-            return false;
+            return None;
         }
         for member in trapped.into_iter().rev() {
             let at = region.members[member].insn.addr();
@@ -167,7 +231,7 @@ impl Placer<'_, '_> {
                 Kind::Call => drop(region.members.remove(member)),
             }
         }
-        false
+        None
     }
 }
 
@@ -175,9 +239,11 @@ impl Maker<'_, '_> {
     /// The trampolines of a chunk, one behind the other.
     fn chunk(&self, chunk: Chunk<'_>) -> Assembled {
         let mut assembled = Assembled::default();
+        let mut known = Known::default();
         for region in chunk.regions {
             let at = chunk.at + assembled.used;
-            let body = self.movable(region, at, Vec::new(), &mut assembled.refused);
+            let buffer = Vec::with_capacity(region.room as usize);
+            let body = self.movable(region, at, (buffer, &mut known), &mut assembled.refused);
             let len = |body: &Body| body.built.code.len() as u64;
             let body = body.filter(|body| assembled.used + len(body) <= chunk.len);
             assembled.used += body.as_ref().map_or(0, len);
@@ -191,11 +257,11 @@ impl Maker<'_, '_> {
         &self,
         region: &mut Region,
         at: Addr,
-        mut buffer: Vec<u8>,
+        (mut buffer, known): (Vec<u8>, &mut Known),
         refused: &mut Vec<(Addr, Refusal)>,
     ) -> Option<Body> {
         while region.is_probed() {
-            match self.body(region, at, buffer) {
+            match self.body(region, at, buffer, known) {
                 Ok(body) => return Some(body),
                 Err(Failure::Member(member, refusal)) => {
                     let member = region.members.remove(member);

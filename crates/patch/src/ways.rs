@@ -9,8 +9,9 @@ use smallvec::SmallVec;
 use crate::code::{Code, LOOKAHEAD};
 use crate::generate::PointContext;
 use crate::literals::Literals;
-use crate::lower::{Ready, Sequence, Snippets, in_reach, lower};
+use crate::lower::{Ready, in_reach, lower};
 use crate::placement::Placement;
+use crate::sequences::Snippets;
 use crate::tactic::Refusal;
 
 /// A detour of a taken branch: its snippets, then its target.
@@ -57,7 +58,7 @@ pub(crate) fn after(
     features: Features,
     literals: &mut Literals,
 ) -> Result<(), Refusal> {
-    let Some(sequence) = along(snippets, Placement::After) else { return Ok(()) };
+    let Some(sequence) = snippets.along(Placement::After) else { return Ok(()) };
     let live = live_at(code, insn.end(), sequence, asm);
     let here = asm.here();
     let at = PointContext { insn, placement: Placement::After, live, features, here, counters: &[] };
@@ -65,9 +66,9 @@ pub(crate) fn after(
 }
 
 /// The snippets that `insn`, a conditional branch, runs when it is taken.
-pub(crate) fn taken<'s>(insn: &Insn, snippets: &'s Snippets) -> Option<&'s Sequence> {
+pub(crate) fn taken<'s>(insn: &Insn, snippets: &'s Snippets) -> Option<&'s [Ready]> {
     match insn.flow() {
-        Flow::Branch(_) | Flow::Begin(_) => along(snippets, Placement::Taken),
+        Flow::Branch(_) | Flow::Begin(_) => snippets.along(Placement::Taken),
         _ => None,
     }
 }
@@ -76,7 +77,7 @@ pub(crate) fn taken<'s>(insn: &Insn, snippets: &'s Snippets) -> Option<&'s Seque
 pub(crate) fn stub(
     asm: &mut Assembler,
     insn: &Insn,
-    sequence: &Sequence,
+    sequence: &[Ready],
     resolved: Addr,
     code: &Code,
     features: Features,
@@ -95,13 +96,8 @@ pub(crate) fn stub(
 }
 
 /// The snippets that run where control enters.
-pub(crate) fn entered(snippets: &Snippets) -> Option<&Sequence> {
-    along(snippets, Placement::Entered)
-}
-
-fn along(snippets: &Snippets, way: Placement) -> Option<&Sequence> {
-    let found = snippets.ways.iter().find(|(placement, _)| *placement == way);
-    found.map(|(_, sequence)| sequence)
+pub(crate) fn entered(snippets: &Snippets) -> Option<&[Ready]> {
+    snippets.along(Placement::Entered)
 }
 
 /// What the program still needs when it comes to `at`, as far as the snippets could change it.

@@ -10,13 +10,14 @@ use incise_isa::Addr;
 use incise_isa::native::{Flow, Insn, SPRINGBOARD_LEN};
 
 use crate::code::Code;
-use crate::lower::Ready;
-use crate::region::{Gap, INSNS_MAX, Kind, Member, Region, append_room, insn_behind, is_movable, kind};
+use crate::reader::Reader;
+use crate::region::{Gap, INSNS_MAX, Kind, Member, Region, append_room, is_movable, kind};
 use crate::shape::overlapping;
 use crate::wanted::Wanted;
 
 impl Region {
-    /// The region that is the function at `range`, from `from` on, of which `probed` are wanted. Nothing if it cannot be:
+    /// The region that is the function at `range`, from `from` on, of which `probed` are wanted; `decoded` are instructions of it, as
+    /// far as they are known. Nothing if it cannot be:
     /// it is too large, not all of it was read, a probe is not in step with its instructions, or has to be a trap.
     ///
     /// Calls without probes stay as they are, and are not part of it unless a springboard may have to reach into them: indirect
@@ -27,15 +28,15 @@ impl Region {
         range: &Range<Addr>,
         from: Addr,
         probed: &[Addr],
-        wanted: &Wanted,
+        (decoded, wanted): (&[Insn], &Wanted),
     ) -> Option<Region> {
         let end = ends(code, range, from);
         let probed = probed.iter().filter(|&&at| from <= at && at < end);
-        if probed.clone().any(|&at| wanted.get(at).is_none_or(|here| here.before.contains(&Ready::Gate))) {
+        if probed.clone().any(|&at| wanted.get(at).is_none_or(|here| here.is_gate())) {
             return None;
         }
         let mut members: Vec<Member> = Vec::new();
-        for insn in reached(code, range.start, from..end, probed.copied().collect())? {
+        for insn in reached(code, range.start, from..end, probed.copied().collect(), decoded)? {
             let snippets = wanted.get(insn.addr());
             if members.last().is_some_and(|last| last.insn.end() > insn.addr()) {
                 // It begins inside another one, as behind a prefix that is jumped over.
@@ -44,7 +45,7 @@ impl Region {
                     None => continue,
                 }
             }
-            if (1..insn.len() as u64).any(|inside| wanted.contains(insn.addr() + inside)) {
+            if wanted.any_in(insn.addr() + 1..insn.end()) {
                 return None;
             }
             let is_call = matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall);
@@ -73,7 +74,7 @@ impl Region {
                 wanted,
                 (SPRINGBOARD_LEN as u64, Addr(u64::MAX)),
             );
-        members.iter().any(|member| member.probed).then_some(Region { members, extent, whole: true })
+        members.iter().any(|member| member.probed).then_some(Region { members, extent, whole: true, room: 0 })
     }
 }
 
@@ -87,35 +88,68 @@ fn ends(code: &Code, range: &Range<Addr>, from: Addr) -> Addr {
 }
 
 /// The instructions inside `part` that can be reached from `roots` without a call, ascending; nothing if they are too many or not
-/// all bytes from `first` on were read.
-fn reached(code: &Code, first: Addr, part: Range<Addr>, roots: Vec<Addr>) -> Option<Vec<Insn>> {
-    let mut found = Vec::with_capacity(roots.len());
+/// all bytes from `first` on were read. Those that were `decoded` before, ascending, are not decoded again.
+fn reached(
+    code: &Code,
+    first: Addr,
+    part: Range<Addr>,
+    roots: Vec<Addr>,
+    decoded: &[Insn],
+) -> Option<Vec<Insn>> {
+    let read = first + code.original(first).len() as u64;
+    let mut reader = Reader::new(code);
+    let mut others: Vec<Insn> = Vec::new();
     let mut seen = vec![false; part.end.offset_from(part.start).max(0) as usize];
-    let mut work = roots;
+    let offset = |at: Addr| at.offset_from(part.start) as usize;
+    let (mut work, mut count, mut next) = (roots, 0, 0);
     work.reverse();
     while let Some(mut at) = work.pop() {
-        while part.contains(&at) && !std::mem::replace(&mut seen[at.offset_from(part.start) as usize], true) {
-            let insn = insn_behind(code, first, at)?;
-            if insn.end() > part.end {
-                break;
+        while part.contains(&at) && !std::mem::replace(&mut seen[offset(at)], true) {
+            if decoded.get(next).is_none_or(|insn| insn.addr() != at) {
+                next = decoded.partition_point(|insn| insn.addr() < at);
             }
-            found.push(insn);
-            if found.len() > INSNS_MAX {
+            let known = decoded.get(next).filter(|insn| insn.addr() == at);
+            let insn = match known {
+                Some(insn) => *insn,
+                None => reader.insn(at).ok()?,
+            };
+            if insn.end() > read || insn.end() <= at {
                 return None;
             }
-            match insn.flow() {
-                Flow::Jump(to) => work.push(to),
-                Flow::Branch(to) | Flow::Begin(to) => work.push(to),
+            if insn.end() > part.end {
+                seen[offset(at)] = false;
+                break;
+            }
+            match known {
+                Some(_) => next += 1,
+                None => others.push(insn),
+            }
+            count += 1;
+            if count > INSNS_MAX {
+                return None;
+            }
+            let flow = insn.flow();
+            match flow {
+                Flow::Jump(to) | Flow::Branch(to) | Flow::Begin(to) => work.push(to),
                 _ => {}
             }
-            let call = matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall);
-            if call || !insn.flow().falls_through() {
+            let call = matches!(flow, Flow::Call(_) | Flow::IndirectCall);
+            if call || !flow.falls_through() {
                 break;
             }
             at = insn.end();
         }
     }
-    found.sort_unstable_by_key(Insn::addr);
+    others.sort_unstable_by_key(Insn::addr);
+    let mut others = others.into_iter().peekable();
+    let mut found = Vec::with_capacity(count);
+    for insn in decoded.iter().filter(|insn| part.contains(&insn.addr()) && seen[offset(insn.addr())]) {
+        while let Some(other) = others.next_if(|other| other.addr() < insn.addr()) {
+            found.push(other);
+        }
+        found.push(*insn);
+    }
+    found.extend(others);
     Some(found)
 }
 

@@ -107,12 +107,18 @@ pub fn decode(bytes: &[u8], at: Addr) -> Result<Insn, DecodeError> {
             _ => DecodeError::Invalid { at, bytes: RawBytes::new(bytes) },
         });
     }
-    let mut raw = RawBytes::new(bytes);
-    raw.len = inner.len() as u8;
-    Ok(Insn { inner, raw })
+    Ok(Insn::new(inner, bytes))
 }
 
 impl Insn {
+    /// What was decoded at the start of `bytes`.
+    #[inline]
+    pub(super) fn new(inner: Instruction, bytes: &[u8]) -> Insn {
+        let mut raw = RawBytes::new(bytes);
+        raw.len = inner.len() as u8;
+        Insn { inner, raw }
+    }
+
     /// Where the instruction is.
     #[inline]
     pub fn addr(&self) -> Addr {

@@ -11,64 +11,66 @@ pub fn flags_live_along(insns: &[&Insn], live_at: &dyn Fn(Addr) -> bool) -> Vec<
     /// Backward branches are first taken to need every flag; each pass more tells better.
     const PASSES: usize = 2;
     let all = |live: bool| if live { STATUS_FLAGS } else { 0 };
-    let outside: Vec<u32> = insns
-        .iter()
-        .enumerate()
-        .map(|(index, insn)| {
-            let flow = insn.flow();
-            let follows = insns.get(index + 1).is_some_and(|next| next.addr() == insn.end());
-            let inside = |to: Addr| insns.binary_search_by_key(&to, |insn| insn.addr()).is_ok();
-            let behind = match flow {
-                Flow::Next | Flow::Branch(_) if !follows => all(live_at(insn.end())),
-                _ => 0,
-            };
-            let away = match flow {
-                Flow::Jump(to) | Flow::Branch(to) if !inside(to) => all(live_at(to)),
-                Flow::Call(to) => all(live_at(to)),
-                _ => 0,
-            };
-            behind | away
-        })
-        .collect();
+    let index_of = |to: Addr| insns.binary_search_by_key(&to, |insn| insn.addr()).ok();
+    let mut loops = false;
+    let mut step_of = |(index, insn): (usize, &&Insn)| {
+        let follows = insns.get(index + 1).is_some_and(|next| next.addr() == insn.end());
+        let uses = |outside: u32, target: Option<usize>| FlagStep {
+            outside: outside | if follows { 0 } else { all(live_at(insn.end())) },
+            kept: !overwritten_flags(insn.iced()),
+            read: read_flags(insn.iced()),
+            target,
+            follows,
+        };
+        // What goes elsewhere for certain.
+        let goes =
+            |outside: u32, target| FlagStep { outside, kept: u32::MAX, read: 0, target, follows: false };
+        match insn.flow() {
+            Flow::Next if is_opaque(insn.iced()) => goes(STATUS_FLAGS, None),
+            Flow::Next => uses(0, None),
+            flow @ (Flow::Branch(to) | Flow::Jump(to)) => {
+                loops |= to <= insn.addr();
+                let target = index_of(to);
+                let away = if target.is_some() { 0 } else { all(live_at(to)) };
+                if matches!(flow, Flow::Jump(_)) { goes(away, target) } else { uses(away, target) }
+            }
+            Flow::Call(to) => goes(all(live_at(to)), None),
+            _ => goes(STATUS_FLAGS, None),
+        }
+    };
+    let steps: Vec<FlagStep> = insns.iter().enumerate().map(&mut step_of).collect();
     let mut live = vec![STATUS_FLAGS; insns.len()];
-    let loops = insns.iter().any(|insn| insn.flow().target().is_some_and(|to| to <= insn.addr()));
     for _ in 0..if loops { PASSES } else { 1 } {
-        for index in (0..insns.len()).rev() {
-            let insn = insns[index];
-            let next = match insns.get(index + 1) {
-                Some(next) if next.addr() == insn.end() => live[index + 1],
-                _ => 0,
-            };
-            let target = |to: Addr| {
-                insns.binary_search_by_key(&to, |insn| insn.addr()).map_or(0, |target| live[target])
-            };
-            let after = match insn.flow() {
-                Flow::Next if is_opaque(insn.iced()) => STATUS_FLAGS,
-                Flow::Next => outside[index] | next,
-                Flow::Branch(to) => outside[index] | next | target(to),
-                Flow::Jump(to) => outside[index] | target(to),
-                Flow::Call(_) => outside[index],
-                _ => STATUS_FLAGS,
-            };
-            live[index] = match insn.flow() {
-                Flow::Next if is_opaque(insn.iced()) => STATUS_FLAGS,
-                Flow::Next | Flow::Branch(_) => {
-                    after & !overwritten_flags(insn.iced()) | read_flags(insn.iced())
-                }
-                Flow::Jump(_) | Flow::Call(_) => after,
-                _ => STATUS_FLAGS,
-            };
+        let mut next = 0;
+        for (index, step) in steps.iter().enumerate().rev() {
+            let after = step.outside
+                | if step.follows { next } else { 0 }
+                | step.target.map_or(0, |target| live[target]);
+            next = after & step.kept | step.read;
+            live[index] = next;
         }
     }
     live.into_iter().map(|flags| flags != 0).collect()
 }
 
+/// What an instruction does with the status flags.
+struct FlagStep {
+    /// Live where control leaves what is looked at.
+    outside: u32,
+    /// Not overwritten.
+    kept: u32,
+    read: u32,
+    /// Index of the instruction that is branched to.
+    target: Option<usize>,
+    /// Control may go on to the next instruction.
+    follows: bool,
+}
+
 /// For each of `insns`, ascending by address, the general-purpose registers that may be read before they are written
 /// from there on. Branches from one of them to another are followed; outside, all are live.
-pub fn gprs_live_along(insns: &[&Insn]) -> Vec<GprSet> {
+pub fn gprs_live_along(insns: &[&Insn], uses: &mut RegisterUses) -> Vec<GprSet> {
     /// As for [`flags_live_along`].
     const PASSES: usize = 2;
-    let mut uses = RegisterUses::default();
     let uses: Vec<Option<(u16, u16)>> = insns
         .iter()
         .map(|insn| uses.of(insn).map(|used| (used.read.bits(), used.overwritten.bits())))

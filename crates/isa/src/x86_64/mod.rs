@@ -16,6 +16,7 @@ mod operands;
 mod register_use;
 mod relocate;
 mod springboard;
+mod stream;
 mod text;
 mod undo;
 mod vector;
@@ -37,6 +38,7 @@ pub use relocate::{MAX_RELOCATED_LEN, RelocateError, Relocation, relocate};
 pub use springboard::{
     Bound, Placement, SPRINGBOARD_LEN, Springboard, TRAP, TRAP_LEN, is_illegal, trap_displacements,
 };
+pub use stream::InsnStream;
 pub use text::Constant;
 pub use undo::{KeptFlags, Undo, undo, undo_each};
 pub use vector::VectorWidth;

@@ -20,15 +20,32 @@ pub struct RegisterUse {
 /// What `insn` does with registers; `None` if it is not known to read and write exactly what it names.
 /// Calls and system calls count as instructions by themselves, without what they run.
 pub fn register_use(insn: &Insn) -> Option<RegisterUse> {
-    RegisterUses::default().of(insn)
+    (!is_opaque(insn.iced())).then(|| uncached(insn, &mut InstructionInfoFactory::new()))
 }
 
-/// [`register_use`] for many instructions, with working memory that is used again.
-pub struct RegisterUses(InstructionInfoFactory);
+fn uncached(insn: &Insn, factory: &mut InstructionInfoFactory) -> RegisterUse {
+    let (gprs, vectors) = register_bits(insn.iced(), factory);
+    RegisterUse {
+        read: GprSet::from_bits(gprs.0 as u16),
+        overwritten: GprSet::from_bits(gprs.1 as u16),
+        vectors_read: vectors.0,
+        vectors_overwritten: vectors.1,
+    }
+}
+
+/// [`register_use`] for many instructions: it remembers what it told of the same bytes before, which comes up often.
+pub struct RegisterUses {
+    factory: InstructionInfoFactory,
+    /// Bytes of an instruction as a number, with its length on top, and what it does; made when first needed.
+    known: Vec<(u128, RegisterUse)>,
+}
+
+/// So many instructions are remembered; a power of two.
+const KNOWN: usize = 1024;
 
 impl Default for RegisterUses {
     fn default() -> RegisterUses {
-        RegisterUses(InstructionInfoFactory::new())
+        RegisterUses { factory: InstructionInfoFactory::new(), known: Vec::new() }
     }
 }
 
@@ -38,13 +55,20 @@ impl RegisterUses {
         if is_opaque(insn.iced()) {
             return None;
         }
-        let (gprs, vectors) = register_bits(insn.iced(), &mut self.0);
-        Some(RegisterUse {
-            read: GprSet::from_bits(gprs.0 as u16),
-            overwritten: GprSet::from_bits(gprs.1 as u16),
-            vectors_read: vectors.0,
-            vectors_overwritten: vectors.1,
-        })
+        if self.known.is_empty() {
+            self.known = vec![(0, RegisterUse::default()); KNOWN];
+        }
+        // Registers depend on the bytes alone, not on the address.
+        let mut bytes = [0; 16];
+        bytes[..insn.len()].copy_from_slice(insn.bytes());
+        bytes[15] = insn.len() as u8;
+        let key = u128::from_le_bytes(bytes);
+        let mixed = (key as u64 ^ (key >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let known = &mut self.known[(mixed >> (u64::BITS - KNOWN.ilog2())) as usize];
+        if known.0 != key {
+            *known = (key, uncached(insn, &mut self.factory));
+        }
+        Some(known.1)
     }
 }
 
@@ -98,4 +122,26 @@ pub(super) fn is_opaque(insn: &Instruction) -> bool {
         )
         // With REX.B, AMD processors run `pause` as `xchg eax, r8d`.
         || insn.mnemonic() == Mnemonic::Pause && insn.len() > 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Addr;
+    use crate::x86_64::decode;
+    use crate::x86_64::testing::hex;
+
+    #[test]
+    fn what_is_remembered_is_that_of_the_same_bytes() {
+        let mut uses = RegisterUses::default();
+        // mov with each pair of registers, then with a prefix, and each again.
+        for round in 0..2 {
+            for code in (0xC0..=0xFFu8).flat_map(|pair| [vec![0x48, 0x89, pair], vec![0x89, pair]]) {
+                let insn = decode(&code, Addr(0x1000 * (round + 1))).expect("an instruction");
+                assert_eq!(uses.of(&insn), register_use(&insn), "{code:02x?}");
+            }
+        }
+        let pause = decode(&hex("41 f3 90"), Addr(0)).or_else(|_| decode(&hex("f3 41 90"), Addr(0)));
+        assert_eq!(uses.of(&pause.expect("an instruction")), None);
+    }
 }

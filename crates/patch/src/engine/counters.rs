@@ -8,8 +8,9 @@ use incise_space::ThreadCells;
 
 use crate::draft::{Draft, Instance};
 use crate::engine::{Batch, Engine};
-use crate::lower::{Ready, Snippets};
+use crate::lower::{Callback, Placed, Ready, Switched};
 use crate::placement::Placement;
+use crate::sequences::Snippets;
 use crate::snippet::{CounterId, CounterPlace, Snippet};
 
 impl Engine {
@@ -58,7 +59,6 @@ impl Engine {
         self.counters.get(counter.0 as usize).copied().flatten()
     }
 
-    /// Keeps the values of counters and other data, whose memory goes.
     /// Keeps the values of counters and other data, whose memory goes.
     pub(super) fn forget_data(&mut self) {
         let shared = std::mem::take(&mut self.shared);
@@ -123,11 +123,12 @@ pub(super) fn ready(
                 .copied()
                 .flatten()
                 .map(|at| if is_cell(&at) { Ready::ThreadCounter(at) } else { Ready::Counter(at) }),
-            Snippet::Code(code) => Some(Ready::Code(code.clone())),
+            Snippet::Code(code) => Some(Ready::Code(Box::new(code.clone()))),
             Snippet::Gate => Some(Ready::Gate),
             Snippet::Callback { entry, at_functions, payload } => {
                 let first = instance.placement == Placement::Before && begins(instance.at);
-                Some(Ready::Callback { entry: if first { *at_functions } else { *entry }, payload: *payload })
+                let entry = if first { *at_functions } else { *entry };
+                Some(Ready::Callback(Box::new(Callback { entry, payload: *payload })))
             }
             Snippet::Generated(snippet) => {
                 let place = |id: &CounterId| {
@@ -135,13 +136,16 @@ pub(super) fn ready(
                     Some(CounterPlace { id: *id, at, by_thread: is_cell(&at) })
                 };
                 let placed: Option<_> = snippet.0.counters().iter().map(place).collect();
-                placed.map(|counters| Ready::Generated(snippet.clone(), counters))
+                placed
+                    .map(|counters| Ready::Generated(Box::new(Placed { snippet: snippet.clone(), counters })))
             }
         };
         let ready = ready.map(|ready| match ready {
             // A tracer looks for them by where they are.
             Ready::Gate => Ready::Gate,
-            ready if instance.switch => Ready::Switched(instance.id, instance.enabled, Box::new(ready)),
+            what if instance.switch => {
+                Ready::Switched(Box::new(Switched { instance: instance.id, on: instance.enabled, what }))
+            }
             ready => ready,
         });
         if let Some(ready) = ready {
