@@ -68,8 +68,8 @@ pub struct CountOptions {
     pub awaiting: Option<fn(&PatternError)>,
     /// How probed functions are laid out; by what it is likely to cost if nothing is given.
     pub layout: Option<Layout>,
-    /// A counter at each point. Otherwise those of blocks and instructions whose counts follow from others have none, in programs
-    /// that are seen from their start.
+    /// A counter at each point that counts whenever a thread comes by. Otherwise those of blocks and instructions whose counts follow
+    /// from others have none, in programs that are seen from their start, and instructions of a run share one.
     pub exact: bool,
 }
 

@@ -299,7 +299,7 @@ impl Process {
             }
             let place = match counter {
                 // One that is not always incremented says nothing about the next.
-                Some(_) if self.guards.is_none() && matches!(gets, Gets::Counter) => {
+                Some(_) if self.guards.is_none() && !options.exact && matches!(gets, Gets::Counter) => {
                     ledger::place(&point, before.as_ref())
                 }
                 _ => point.place(),
