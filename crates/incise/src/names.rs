@@ -10,6 +10,8 @@ pub(crate) struct Place<'a> {
     pub module: Option<&'a Module>,
     /// The function as its programmer wrote it, or `sub_…` if only the unwind tables tell of it.
     pub function: Option<String>,
+    /// Nothing but the unwind tables tells of the function.
+    pub nameless: bool,
     /// How many bytes behind the function's start, or else the module's, or else the address.
     pub offset: u64,
 }
@@ -18,12 +20,13 @@ impl<'a> Place<'a> {
     /// What is at `at`.
     pub(crate) fn of(modules: &'a [Module], at: Addr) -> Place<'a> {
         let module = modules.iter().find(|module| module.range.contains(&at));
-        let Some(module) = module else { return Place { module, function: None, offset: at.0 } };
+        let nameless = false;
+        let Some(module) = module else { return Place { module, function: None, nameless, offset: at.0 } };
         match module.function_at(at) {
             Some((function, offset)) => {
                 let name = module.image.name(function);
                 let name = incise_image::demangle(name).unwrap_or_else(|| name.to_owned());
-                Place { module: Some(module), function: Some(name), offset }
+                Place { module: Some(module), function: Some(name), nameless, offset }
             }
             None => {
                 let link = LinkAddr(at.0.wrapping_sub(module.bias));
@@ -31,16 +34,21 @@ impl<'a> Place<'a> {
                     Some(start) => (Some(module.nameless(start)), link.0 - start.0),
                     None => (None, link.0),
                 };
-                Place { module: Some(module), function, offset }
+                Place { module: Some(module), nameless: function.is_some(), function, offset }
             }
         }
     }
 
-    /// `function+0x1f`, `module+0x1234` where no function is known, or the address.
+    /// `function+0x1f`, `module!sub_1234+0x1f` where it has no name, `module+0x1234` where no function is known, or the address.
     pub(crate) fn text(&self) -> String {
-        let Place { module, function, offset } = self;
+        let Place { module, function, offset, .. } = self;
+        let module_of = |function: &String| match module {
+            Some(module) if self.nameless => format!("{}!{function}", module.name),
+            _ => function.clone(),
+        };
+        let function = function.as_ref().map(module_of);
         match (function, module) {
-            (Some(function), _) if *offset == 0 => function.clone(),
+            (Some(function), _) if *offset == 0 => function,
             (Some(function), _) => format!("{function}+{offset:#x}"),
             (None, Some(module)) => format!("{}+{offset:#x}", module.name),
             (None, None) => format!("{offset:#x}"),

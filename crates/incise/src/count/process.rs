@@ -8,8 +8,8 @@ use std::rc::Rc;
 use incise_image::{Pattern, PatternError};
 use incise_isa::Addr;
 use incise_patch::{
-    Atomicity, Batch, CounterId, Engine, InstanceId, MachineCode, Place, Placement, Policy, Position,
-    Snippet, Tactic,
+    Atomicity, Batch, CommitError, CounterId, Engine, InstanceId, MachineCode, Place, Placement, Policy,
+    Position, Snippet, Tactic,
 };
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
@@ -548,20 +548,23 @@ impl Process {
         }
     }
 
-    /// Switches what is in some functions off or on.
+    /// Switches what is in some functions off or on: entry and exits of each together, in one transaction, or not at all.
     pub(super) fn switch(
         &mut self,
         space: &mut dyn AddressSpace,
         switches: &[(Key, bool)],
     ) -> Result<(), Error> {
-        let mut batch = Batch::default();
         for (function, enabled) in switches {
+            let mut batch = Batch::default();
             let inside = self.inside.get(function).into_iter().flatten();
             let inside = inside.filter(|instance| self.engine.contains(**instance));
             inside.for_each(|instance| batch.switch(*instance, *enabled));
+            match self.engine.commit(space, &self.program, &batch, Policy::default()) {
+                // What took its place meanwhile leaves no room: it stays off.
+                Err(CommitError::Refused(_)) | Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        let policy = Policy { atomicity: Atomicity::BestEffort, ..Policy::default() };
-        self.engine.commit(space, &self.program, &batch, policy)?;
         Ok(())
     }
 

@@ -179,7 +179,7 @@ impl Unwinder {
         let modules = &self.modules;
         let name = || {
             // A call may be the last instruction of its function.
-            let Place { module, function, offset } = Place::of(modules, Addr(at.0 - 1));
+            let Place { module, function, offset, .. } = Place::of(modules, Addr(at.0 - 1));
             Caller {
                 addr: at,
                 module: module.map_or("", |module| &module.name).into(),

@@ -48,8 +48,14 @@ const OTHERS: [(&str, &str); 15] = [
         "kretfunc",
         "probes are in programs, not in the kernel; for the program's side use function:libc:read:exit",
     ),
-    ("tracepoint", "for system calls probe the program's side of them: function:libc:openat"),
-    ("rawtracepoint", "for system calls probe the program's side of them: function:libc:openat"),
+    (
+        "tracepoint",
+        "for system calls probe the program's side of them: function:libc:read; files are opened by function:libc:open mostly",
+    ),
+    (
+        "rawtracepoint",
+        "for system calls probe the program's side of them: function:libc:read; files are opened by function:libc:open mostly",
+    ),
     (
         "profile",
         "there are no timers in the program; count what it does: function:MODULE:NAME { @[ustack] = count(); }",
