@@ -20,6 +20,7 @@ mod entries;
 mod evict;
 mod field;
 mod form;
+mod formed;
 mod generate;
 mod generated;
 mod group;

@@ -12,7 +12,7 @@ use crate::assemble::{Built, build, estimate};
 use crate::body::estimate as estimate_region;
 use crate::code::Code;
 use crate::edits::edits;
-use crate::form::Formed;
+use crate::formed::Formed;
 use crate::group::Group;
 use crate::instrumentation::Instrumentation;
 use crate::memory::Memory;
