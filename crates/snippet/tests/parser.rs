@@ -66,12 +66,12 @@ fn operators_bind_as_in_c() {
 #[test]
 fn casts_are_told_from_brackets() {
     assert_eq!(expr("(char)x"), "(Int { bytes: 1, signed: true })(x)");
-    assert_eq!(expr("(node *)x->next"), "(Named(\"node\")*)(x->next)");
+    assert_eq!(expr("(node *)x->next"), "(Named(None, \"node\")*)(x->next)");
     assert_eq!(expr("(size_t)-1"), "(Int { bytes: 8, signed: false })(Negate(1))");
-    assert_eq!(expr("(pid_t)*p"), "(Named(\"pid_t\"))(Deref(p))");
+    assert_eq!(expr("(pid_t)*p"), "(Named(None, \"pid_t\"))(Deref(p))");
     assert_eq!(expr("(a) - b"), "(a - b)");
     assert_eq!(expr("(a)(b)"), "a(b)");
-    assert_eq!(expr("(struct ns::node *)p"), "(Tagged(Struct, \"ns::node\")*)(p)");
+    assert_eq!(expr("(struct ns::node *)p"), "(Named(Some(Struct), \"ns::node\")*)(p)");
 }
 
 #[test]
