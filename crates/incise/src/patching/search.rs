@@ -67,7 +67,7 @@ const PIECE: usize = 1 << 20;
 
 /// Looks for `wanted` in the program; in a process also in memory that belongs to no file.
 pub fn search(view: &View, wanted: &Wanted) -> SearchResult {
-    let hits = match wanted {
+    let mut hits = match wanted {
         Wanted::Text(bytes) | Wanted::Bytes(bytes) => hits(view, bytes, matches!(wanted, Wanted::Text(_))),
         Wanted::Immediate(_) => Vec::new(),
     };
@@ -75,6 +75,8 @@ pub fn search(view: &View, wanted: &Wanted) -> SearchResult {
         .iter()
         .map(|hit| Target { range: hit.start..hit.at + 1, of: hit.start, through: None })
         .collect();
+    // A string that holds the text twice is one.
+    hits.dedup_by_key(|hit| hit.start);
     let modules: Vec<&Module> = match wanted {
         Wanted::Immediate(_) => view.program().modules().iter().filter(|module| module.main).collect(),
         _ => {
@@ -291,6 +293,16 @@ pub fn strings(view: &View, least: usize) -> Vec<(Addr, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_string_that_holds_the_text_twice_is_told_once() {
+        static TWICE: &[u8] = b"\0a moat around a moat\0";
+        std::hint::black_box(TWICE);
+        let view = View::of_file(&std::env::current_exe().expect("a path")).expect("this program");
+        let found = search(&view, &Wanted::Text(b"a moat".to_vec())).hits;
+        let places = found.iter().filter(|hit| hit.text.as_bytes() == &TWICE[1..TWICE.len() - 1]).count();
+        assert_eq!(places, 1, "{found:?}");
+    }
 
     #[test]
     fn a_string_begins_behind_what_is_no_text() {

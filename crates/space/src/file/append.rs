@@ -11,7 +11,7 @@ use incise_isa::Addr;
 use sha2::{Digest, Sha256};
 
 use super::PAGE;
-use super::code::{Code, Run, pool};
+use super::code::{Code, Pool, pool};
 use super::data::Data;
 use super::dynamic;
 use super::elf::{
@@ -31,11 +31,14 @@ use crate::view::Trampolines;
 /// Alignment of every part, in bytes.
 pub(super) const ALIGN: u64 = 8;
 
-/// One page in so many of the original may be spent on having fewer segments.
-const SPARE: u64 = 50;
-
-/// One page in so many of the original may be taken by trampolines before these share pages at the cost of more segments.
+/// One page in so many of the original may be taken by trampolines before neighbours are taken apart to share pages.
 const MOST: u64 = 10;
+
+/// So many of a hundred pages of the original may be taken by trampolines if that makes segments fewer.
+const ROOM: u64 = 15;
+
+/// As many pages as one in so many of the original may be mapped only because they lie between trampolines.
+const BETWEEN: u64 = 4;
 
 /// Everything the new file is made from.
 pub(super) struct Change<'a> {
@@ -70,11 +73,12 @@ pub(super) fn build(change: &Change) -> Result<(Vec<u8>, usize), FileError> {
     let mut layout = Layout::default();
     let mut added = 0;
     let pages = change.original.len() as u64 / PAGE;
-    let (runs, pool) = pool(change.code, pages / SPARE, pages / MOST);
-    let writable = writable(change, &runs)?;
-    if writable.starts(change) || !runs.is_empty() || !writable.memory.is_empty() {
-        added = 1 + runs.len() + writable.memory.len();
-        append(change, &mut out, &mut layout, (&runs, &pool), &writable)?;
+    let data: Vec<_> = change.data.iter().map(|data| data.at.0..data.at.0 + data.len).collect();
+    let pool = pool(change.code, &data, [pages * ROOM / 100, pages / MOST, pages / BETWEEN]);
+    let writable = writable(change, &pool)?;
+    if writable.starts(change) || !pool.segments.is_empty() || !writable.memory.is_empty() {
+        added = 1 + pool.segments.len() + writable.memory.len();
+        append(change, &mut out, &mut layout, &pool, &writable)?;
     }
     let sections = change.headers.sections.as_ref().filter(|_| !layout.parts.is_empty());
     let table = sections.map(|sections| reserve_sections(&mut out, change.original, sections, &layout));
@@ -109,7 +113,7 @@ fn counts(change: &Change) -> bool {
     change.counters.is_some_and(|(_, len)| len > 0)
 }
 
-fn writable(change: &Change, runs: &[Run]) -> Result<AllWritable, FileError> {
+fn writable(change: &Change, pool: &Pool) -> Result<AllWritable, FileError> {
     let mut all = AllWritable::default();
     for reserved in change.data {
         let counted = change.counters.filter(|(at, _)| *at == reserved.at);
@@ -119,7 +123,7 @@ fn writable(change: &Change, runs: &[Run]) -> Result<AllWritable, FileError> {
         }
     }
     all.memory.sort_by_key(|data| data.at);
-    let last = runs.last().map_or(0, |run| (run.at + run.len).next_multiple_of(PAGE));
+    let last = pool.segments.last().map_or(0, |run| (run.at + run.len).next_multiple_of(PAGE));
     if !change.landings.is_empty() {
         // Not among the counters: those are shared with forked children.
         let behind = all.memory.last().map_or(0, |data| data.at + data.len);
@@ -150,13 +154,13 @@ fn append(
     change: &Change,
     out: &mut Vec<u8>,
     layout: &mut Layout,
-    (runs, pool): (&[Run], &[u8]),
+    pool: &Pool,
     writable: &AllWritable,
 ) -> Result<(), FileError> {
     let headers = change.headers;
     let trap_header = writable.trap_header;
     let framed = usize::from(headers.first(PT_GNU_EH_FRAME).is_none());
-    let count = headers.segments.len() + 1 + runs.len() + writable.memory.len() + framed;
+    let count = headers.segments.len() + 1 + pool.segments.len() + writable.memory.len() + framed;
     if count >= 0xFFFF {
         return Err(FileError::Unsupported("too many program headers"));
     }
@@ -167,15 +171,23 @@ fn append(
     let mut added = Vec::new();
     let mut behind = Vec::new();
     let mut contents: Vec<(u64, &[u8])> = Vec::new();
-    if !pool.is_empty() {
+    if !pool.bytes.is_empty() {
         let base = end.next_multiple_of(PAGE);
-        for run in runs {
+        for segment in &pool.segments {
+            added.push(Segment::load(
+                PF_R | PF_X,
+                base + segment.offset,
+                segment.at,
+                segment.len,
+                segment.len,
+            ));
+        }
+        for run in &pool.runs {
             let offset = base + run.offset;
-            added.push(Segment::load(PF_R | PF_X, offset, run.at, run.len, run.len));
             behind.push(Part::new(".incise.text", SHF_ALLOC | SHF_EXECINSTR, run.at, offset, run.len));
         }
-        contents.push((base, pool));
-        end = base + pool.len() as u64;
+        contents.push((base, &pool.bytes));
+        end = base + pool.bytes.len() as u64;
     }
     for data in &writable.memory {
         // Loaders and tools know few segments without any bytes in the file.
