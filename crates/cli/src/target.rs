@@ -81,7 +81,7 @@ impl PatternArgs {
             condition: self.condition.clone(),
             follow: target.follow,
             traps: target.trap.into(),
-            awaiting: Some(tell_awaited),
+            awaiting: target.awaiting(),
             ..CountOptions::default()
         }
     }
@@ -121,6 +121,16 @@ impl TargetArgs {
         Some((program.display().to_string(), script_file::interpreter(program.as_ref())?))
     }
 
+    /// Tells of modules that are not there yet. With `--output`, what comes on standard error is the program's alone.
+    pub(crate) fn awaiting(&self) -> Option<fn(&PatternError)> {
+        let tell: fn(&PatternError) = |error| {
+            if matches!(error, PatternError::NoModule { .. }) {
+                eprintln!("incise: {error}; waiting for it to be loaded");
+            }
+        };
+        self.output.is_none().then_some(tell)
+    }
+
     /// Tells which patterns matched nothing to the end.
     pub(crate) fn tell_unmatched(&self, unmatched: &[PatternError]) {
         for error in unmatched {
@@ -129,13 +139,6 @@ impl TargetArgs {
         if let Some(hint) = self.script_hint().filter(|_| !unmatched.is_empty()) {
             eprintln!("incise: {hint}");
         }
-    }
-}
-
-/// Tells, while the program runs, that what a pattern names is not there yet. Functions that a child may have are not told of.
-pub(crate) fn tell_awaited(error: &PatternError) {
-    if matches!(error, PatternError::NoModule { .. }) {
-        eprintln!("incise: {error}; waiting for it to be loaded");
     }
 }
 

@@ -16,7 +16,7 @@ use super::{Histogram, Measured};
 use crate::Failure;
 use crate::run;
 use crate::signals::INTERRUPTED;
-use crate::target::{Which, tell_awaited};
+use crate::target::Which;
 
 /// Room for so many keys, and calls that go on.
 const KEYS: u32 = 1 << 14;
@@ -35,7 +35,7 @@ pub(super) fn measure(args: &HistArgs) -> Result<Option<Measured>, Failure> {
         records: 16,
         keys: KEYS,
         dry_run: false,
-        awaiting: Some(tell_awaited),
+        awaiting: target.awaiting(),
     };
     let found: Rc<RefCell<Vec<Histogram>>> = Rc::default();
     let buckets = Rc::new(RefCell::new(None));

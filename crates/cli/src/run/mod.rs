@@ -13,7 +13,7 @@ use incise::Error;
 use incise::script::{ScriptError, ScriptEvent, ScriptOptions, ScriptTotals, Scripting};
 
 use crate::signals::{self, INTERRUPTED};
-use crate::target::{Which, exit_code, tell_awaited};
+use crate::target::{Which, exit_code};
 use crate::{FAILED, Failure};
 use args::RunArgs;
 
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         records: args.buffer as usize,
         keys: args.keys,
         dry_run: args.dry_run,
-        awaiting: Some(tell_awaited),
+        awaiting: target.awaiting(),
     };
     let out = target.writer(io::stdout())?;
     let out = Rc::new(RefCell::new(out));

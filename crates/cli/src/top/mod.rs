@@ -18,7 +18,7 @@ use incise::timing::{Look, Measure, Next, Timing, TimingResult};
 use crate::Failure;
 use crate::hist::tell;
 use crate::signals::INTERRUPTED;
-use crate::target::{TargetArgs, Which, exit_code, tell_awaited};
+use crate::target::{TargetArgs, Which, exit_code};
 use crate::trace::failure;
 use args::TopArgs;
 use screen::Screen;
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
         follow: target.follow,
         traps: target.trap.into(),
         // The screen is no place for lines.
-        awaiting: plain.then_some(tell_awaited),
+        awaiting: target.awaiting().filter(|_| plain),
         ..CountOptions::default()
     };
     if functions.patterns.is_empty() {
