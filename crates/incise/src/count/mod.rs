@@ -153,24 +153,26 @@ impl Counting {
                 Event::Exec { pid } => {
                     self.end(pid);
                     if pid == self.main || self.options.follow {
-                        self.survive(|counting| counting.begin(pid, true))?;
-                        self.tracer.resume(pid)?;
+                        self.survive(pid, |counting| counting.begin(pid, true))?;
+                        self.resume(pid)?;
                     } else {
-                        self.tracer.detach(pid)?;
+                        self.survive(pid, |counting| Ok(counting.tracer.detach(pid)?))?;
                     }
                 }
-                Event::Fork { parent, child, vfork: false } => self.fork(parent, child)?,
+                Event::Fork { parent, child, vfork: false } => {
+                    self.survive(child, |counting| counting.fork(parent, child))?;
+                }
                 Event::Fork { .. } => {}
                 Event::Gate { pid, at, thread, rax, rsp } => {
-                    self.survive(|counting| counting.gate(pid, &Passage { at, thread, rax, rsp }))?;
-                    self.tracer.resume(pid)?;
+                    self.survive(pid, |counting| counting.gate(pid, &Passage { at, thread, rax, rsp }))?;
+                    self.resume(pid)?;
                 }
                 Event::NoAreas { pid } => {
-                    self.survive(|counting| {
+                    self.survive(pid, |counting| {
                         let Some(process) = counting.processes.get_mut(&pid) else { return Ok(()) };
                         process.share_counters(&mut counting.tracer.space(pid)?)
                     })?;
-                    self.tracer.resume(pid)?;
+                    self.resume(pid)?;
                 }
                 Event::Exited { pid, code } => {
                     self.end(pid);
@@ -218,7 +220,7 @@ impl Counting {
         }
         let pids: Vec<ProcessId> = self.processes.keys().copied().collect();
         for pid in pids {
-            self.survive(|counting| {
+            self.survive(pid, |counting| {
                 let Some(process) = counting.processes.get_mut(&pid) else { return Ok(()) };
                 process.switch(&mut counting.tracer.space(pid)?, &switches)
             })?;
@@ -226,9 +228,23 @@ impl Counting {
         Ok(())
     }
 
-    /// A process that dies under our hands is no error: its end is the next event.
-    fn survive(&mut self, step: impl FnOnce(&mut Counting) -> Result<(), Error>) -> Result<(), Error> {
-        step(self).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
+    /// Does something to process `pid`. One that dies under our hands is no error, whatever fails for that: its end is the next event.
+    fn survive(
+        &mut self,
+        pid: ProcessId,
+        step: impl FnOnce(&mut Counting) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        step(self).or_else(|error| if self.is_gone(pid, &error) { Ok(()) } else { Err(error) })
+    }
+
+    /// Whether something failed because the process ends, or is not traced any more because it did.
+    fn is_gone(&self, pid: ProcessId, error: &Error) -> bool {
+        is_gone(error) || self.tracer.is_ending(pid)
+    }
+
+    /// Lets a process go on that an event has reported stopped.
+    fn resume(&mut self, pid: ProcessId) -> Result<(), Error> {
+        self.survive(pid, |counting| Ok(counting.tracer.resume(pid)?))
     }
 
     /// A process runs a program we have not seen yet: it stands before its first instruction, or runs on if we
@@ -342,12 +358,10 @@ impl Counting {
             self.processes.insert(child, copy);
             return Ok(self.tracer.resume(child)?);
         }
-        self.survive(|counting| {
-            let mut space = counting.tracer.space(child)?;
-            copy.take_out(&mut space)?;
-            copy.release(&mut space)?;
-            Ok(counting.tracer.detach(child)?)
-        })
+        let mut space = self.tracer.space(child)?;
+        copy.take_out(&mut space)?;
+        copy.release(&mut space)?;
+        Ok(self.tracer.detach(child)?)
     }
 
     /// A process, or the program it ran, is gone.
@@ -370,7 +384,8 @@ impl Counting {
             process.settle(&mut self.tally);
             let result = result.and_then(|()| self.release(pid, &mut process, keep));
             let result = result.and_then(|()| Ok(self.tracer.detach(pid)?));
-            told = told.and(result.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) }));
+            told =
+                told.and(result.or_else(|error| if self.is_gone(pid, &error) { Ok(()) } else { Err(error) }));
         }
         told
     }

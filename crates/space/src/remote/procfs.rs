@@ -26,6 +26,8 @@ pub(super) struct ThreadStatus {
     pub(super) kernel: bool,
     /// A user shadow stack is in use.
     pub(super) shadow_stack: bool,
+    /// SIGKILL is pending.
+    pub(super) killed: bool,
 }
 
 /// The status of a thread or process; an error if there is none.
@@ -41,6 +43,10 @@ pub(super) fn status(tid: Tid) -> io::Result<ThreadStatus> {
             "TracerPid" => status.tracer = value.parse().unwrap_or(0),
             "SigBlk" => status.blocked = u64::from_str_radix(value, 16).unwrap_or(0),
             "SigCgt" => status.caught = u64::from_str_radix(value, 16).unwrap_or(0),
+            "SigPnd" | "ShdPnd" => {
+                status.killed |=
+                    u64::from_str_radix(value, 16).is_ok_and(|set| set & 1 << (libc::SIGKILL - 1) != 0);
+            }
             "Seccomp" => status.seccomp = value.parse().unwrap_or(0),
             "VmSize" => status.kernel = false,
             "x86_Thread_features" => status.shadow_stack = value.split(' ').any(|word| word == "shstk"),

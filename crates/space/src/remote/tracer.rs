@@ -86,6 +86,14 @@ impl Tracer {
         Ok(RemoteSpace::new(Rc::clone(&self.tracees), memory, pid))
     }
 
+    /// Whether a process has ended, or none of its threads will run its code again, because it was killed or exits. Its memory may be
+    /// gone then, and what was tried on it may have failed for that.
+    pub fn is_ending(&self, pid: ProcessId) -> bool {
+        let ends = |tid: Tid| procfs::is_ending(tid) || procfs::status(tid).is_ok_and(|status| status.killed);
+        let threads = procfs::threads(pid.0).unwrap_or_default();
+        self.tracees.borrow().memory_of(pid).is_err() || threads.into_iter().all(ends)
+    }
+
     /// Waits for the next event, at most for `timeout`, or until `interrupted` is set (looked at when a
     /// signal comes, and every 50 ms).
     ///
