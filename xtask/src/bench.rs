@@ -1,4 +1,5 @@
-//! Benchmarks: `cargo xtask bench hit`, `data`, `install`, `toggle`, `servers`, `blocks`, `parse`, `rewrite` and `plan`.
+//! Benchmarks: `cargo xtask bench hit`, `tactics`, `data`, `install`, `toggle`, `servers`, `blocks`, `instructions`, `parse`, `rewrite`
+//! and `plan`.
 
 use std::ffi::OsString;
 
@@ -8,8 +9,8 @@ use crate::task::{self, Error};
 /// Which benchmark, and its arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `hit`, `data`, `install`, `toggle`, `servers`, `blocks` or `parse`, with their options, which `--help` tells; or
-    /// `plan` and a large program, gcc's compiler if there is none.
+    /// `hit`, `tactics`, `data`, `install`, `toggle`, `servers`, `blocks`, `instructions` or `parse`, with their options, which
+    /// `--help` tells; or `plan`, `--svg FILE` for a plot, and a large program, gcc's compiler if there is none.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     arguments: Vec<OsString>,
 }

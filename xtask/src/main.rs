@@ -8,6 +8,7 @@ mod fuzz;
 mod generate;
 mod install;
 mod plan;
+mod plot;
 mod task;
 mod test;
 

@@ -1,10 +1,11 @@
-//! `cargo xtask bench plan`: what a plan costs as its sites grow.
+//! `cargo xtask bench plan [--svg FILE] [PROGRAM]`: what a plan costs as its sites grow.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build;
+use crate::plot;
 use crate::task::{self, Error};
 
 /// So many sites, as far as the program has them.
@@ -16,6 +17,10 @@ const WIDTH: f64 = 60.0;
 
 /// Plans counters at the first instructions of a program, more and more of them, and prints the cost of each plan.
 pub fn run(arguments: &[OsString]) -> Result<(), Error> {
+    let (picture, arguments) = match arguments {
+        [option, file, rest @ ..] if option == "--svg" => (Some(PathBuf::from(file)), rest),
+        other => (None, other),
+    };
     let program = match arguments {
         [] => compiler()?,
         [program] => PathBuf::from(program),
@@ -25,6 +30,7 @@ pub fn run(arguments: &[OsString]) -> Result<(), Error> {
     println!("counters at the first instructions of {}, best of {ROUNDS}", program.display());
     println!("{:>9}  {:>10}  {:>8}  {:>8}  log(ms)", "sites", "plan ms", "us/site", "bytes");
     let mut before = 0;
+    let mut points = Vec::new();
     for count in SITES {
         let mut best: Option<Summary> = None;
         for _ in 0..ROUNDS {
@@ -35,6 +41,7 @@ pub fn run(arguments: &[OsString]) -> Result<(), Error> {
         }
         let Some(best) = best.filter(|best| best.sites > before) else { break };
         before = best.sites;
+        points.push((best.sites as f64, best.plan_ms.max(0.01)));
         let bar = (WIDTH * (best.plan_ms.max(0.01) * 100.0).log10() / 6.5).max(1.0) as usize;
         println!(
             "{:>9}  {:>10.2}  {:>8.2}  {:>8.1}  {}",
@@ -44,6 +51,12 @@ pub fn run(arguments: &[OsString]) -> Result<(), Error> {
             best.bytes_per_site,
             "#".repeat(bar)
         );
+    }
+    if let Some(file) = picture {
+        let name = program.file_name().unwrap_or_default().display();
+        let drawn = plot::svg(&format!("A plan of counters in {name}; dashed: in proportion"), &points);
+        std::fs::write(&file, drawn)
+            .map_err(|error| Error::Output(format!("{}: {error}", file.display())))?;
     }
     Ok(())
 }

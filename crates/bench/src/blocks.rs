@@ -173,7 +173,7 @@ fn run_in(options: &Options, folder: &Path) -> Result<bool, Error> {
     Ok(met)
 }
 
-fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).stdout(Stdio::null()).status();
     found.is_ok_and(|status| status.success())
 }
@@ -217,7 +217,7 @@ fn counted(
 }
 
 /// Text as people and compilers write it: what lies in the documentation of packages, so many bytes.
-fn text(len: usize) -> Vec<u8> {
+pub(crate) fn text(len: usize) -> Vec<u8> {
     let mut text = Vec::with_capacity(len);
     let mut folders = vec![PathBuf::from("/usr/share/common-licenses"), PathBuf::from("/usr/lib/python3.11")];
     while let Some(folder) = folders.pop().filter(|_| text.len() < len) {

@@ -5,6 +5,7 @@
 mod blocks;
 mod hit;
 mod install;
+mod instructions;
 mod library;
 mod parse;
 mod rewrite;
@@ -36,8 +37,12 @@ enum Command {
     Hit(hit::Options),
     /// The cost of a hit that leaves a record, or a value in a histogram
     Data(hit::Options),
+    /// The cost of one hit by each way of patching
+    Tactics(hit::Options),
     /// What counting every basic block of real programs costs, with either engine
     Blocks(blocks::Options),
+    /// What a counter at every instruction of real programs costs
+    Instructions(instructions::Options),
     /// How fast whole programs are parsed, and how soon the first probe is in
     Parse(parse::Options),
     /// What it takes to put many probes in, and to take them out
@@ -57,7 +62,9 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Hit(options) => hit::run(&options),
         Command::Data(options) => hit::data(&options),
+        Command::Tactics(options) => hit::tactics(&options),
         Command::Blocks(options) => blocks::run(&options),
+        Command::Instructions(options) => instructions::run(&options),
         Command::Parse(options) => parse::run(&options),
         Command::Install(options) => install::run(&options),
         Command::Servers(options) => servers::run(&options),

@@ -25,7 +25,19 @@ pub(crate) enum Shape {
     Frame,
     /// A five-byte `nop`, as for `-fpatchable-function-entry`.
     Nop,
+    /// A short instruction before the head of a loop.
+    Loop,
+    /// A direct call.
+    Call,
+    /// A short instruction, [`EVICTED`] bytes behind the entry, that a branch leads to, and another one to what is behind it, whose
+    /// first byte, 0, would have a jump lead into this program.
+    Evict,
 }
+
+/// Offset of what is probed of [`Shape::Evict`].
+pub(crate) const EVICTED: u64 = 18;
+/// Offset of the return of [`Shape::Plain`], behind which there is padding.
+pub(crate) const PLAIN_RETURN: u64 = 9;
 
 macro_rules! subjects {
     ($($shape:ident $name:ident $body:expr;)*) => {
@@ -75,8 +87,37 @@ macro_rules! nop {
         ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00\n add edi, 0x01020304\n lea eax, [rdi + rsi]\n ret"
     };
 }
+macro_rules! looping {
+    () => {
+        "mov eax, edi\n 1: dec esi\n jne 1b\n ret"
+    };
+}
+macro_rules! calling {
+    () => {
+        "call 2f\n ret\n 2: add edi, 0x01020304\n lea eax, [rdi + rsi]\n ret"
+    };
+}
+macro_rules! evict {
+    () => {
+        concat!(
+            "test esi, esi\n je 4f\n jne 3f\n .byte 0xe8\n .long plain_base - . - 4\n mov rcx, 1\n",
+            "3: .byte 0x0f, 0x1f, 0x40, 0x00\n 4: add al, al\n lea eax, [rdi + rsi]\n ret"
+        )
+    };
+}
 
 subjects! {
+    Loop loop_base looping!();
+    Call call_base calling!();
+    Evict evict_base evict!();
+    Plain tactic_jump plain!();
+    Plain tactic_tail plain!();
+    Plain tactic_trap plain!();
+    Frame tactic_group frame!();
+    Nop tactic_nop nop!();
+    Loop tactic_pun looping!();
+    Call tactic_retarget calling!();
+    Evict tactic_evict evict!();
     Plain plain_base plain!();
     Plain plain_counter plain!();
     Plain plain_callback_none plain!();
@@ -123,6 +164,9 @@ impl Shape {
             Shape::Carry => carry_base,
             Shape::Frame => frame_base,
             Shape::Nop => nop_base,
+            Shape::Loop => loop_base,
+            Shape::Call => call_base,
+            Shape::Evict => evict_base,
         }
     }
 }

@@ -88,6 +88,11 @@ pub(crate) fn run(options: &Options) -> Result<bool, Error> {
     compare(options, lines)
 }
 
+/// `tactics`: what a hit of the same counter costs by each tactic. Whether every hit was counted.
+pub(crate) fn tactics(options: &Options) -> Result<bool, Error> {
+    compare(options, remote::tactics())
+}
+
 fn compare(options: &Options, lines: Vec<Line>) -> Result<bool, Error> {
     let mut out = std::io::stdout().lock();
     let mut skipped = Vec::new();
