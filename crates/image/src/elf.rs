@@ -12,6 +12,7 @@ use crate::debug_files::{DebugLink, debug_link};
 use crate::dynamic::Dynamic;
 use crate::ifunc::{Slot, SlotTarget};
 use crate::layout::{self, Layout, Section, Segment};
+use crate::objects::DataObject;
 use crate::rseq::CriticalSection;
 use crate::symbols::{Dropped, Function, Name};
 use crate::symtab;
@@ -124,11 +125,13 @@ impl Image {
         }
         let layout = Layout::with_text(file, sections, self.text.clone(), self.plt.clone());
         let mut reader = symtab::Reader::new(&layout);
-        reader.resume(&self.tables.get().symbols);
+        let known = self.tables.get();
+        reader.resume(&known.symbols, &known.objects);
         reader.static_table()?;
         self.has_symtab |= symtab::static_table(&layout).is_some();
         if let Some(tables) = self.tables.get_mut() {
-            tables.symbols = reader.finish().symbols;
+            let collected = reader.finish();
+            (tables.symbols, tables.objects) = (collected.symbols, collected.objects);
         }
         Ok(())
     }
@@ -253,6 +256,17 @@ impl Image {
     /// All names of one of [`functions`](Self::functions), the best known first.
     pub fn names(&self, function: &Function) -> impl ExactSizeIterator<Item = Name<'_>> {
         self.tables.get().symbols.names(function)
+    }
+
+    /// The variables that symbols call `name`.
+    pub fn objects_named(&self, name: &str) -> impl Iterator<Item = DataObject<'_>> {
+        let tables = self.tables.if_named(name);
+        tables.into_iter().flat_map(|tables| tables.objects.all()).filter(move |object| object.name == name)
+    }
+
+    /// The variable that covers `at`, as far as symbols tell.
+    pub fn object_at(&self, at: LinkAddr) -> Option<DataObject<'_>> {
+        self.tables.get().objects.at(at)
     }
 
     /// The innermost function that covers `at`.

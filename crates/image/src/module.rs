@@ -9,6 +9,7 @@ use incise_isa::Addr;
 
 use crate::addr::{find_range, normalize};
 use crate::find::{MAIN, nameless};
+use crate::module_glob::ModuleGlob;
 use crate::{Function, Image, LinkAddr, Mapping, MemoryMap, MemoryReader, Segment, main_of_entry};
 
 /// A program or library in a process.
@@ -74,6 +75,17 @@ impl Module {
     /// The name of the function at `start`, which has no symbol: `main` or `sub_…`.
     pub fn nameless(&self, start: LinkAddr) -> String {
         if self.unnamed_main == Some(start) { MAIN.to_owned() } else { nameless(start) }
+    }
+
+    /// Whether `text` names it, as in `MODULE!NAME`: its file name, with or without versions, a pattern, a path.
+    pub fn is_called(&self, text: &str) -> bool {
+        ModuleGlob::new(text).matches(self)
+    }
+
+    /// Where its first page would be, also if nothing is mapped there.
+    pub fn base(&self) -> Addr {
+        let first = self.image.segments().first().map_or(0, |segment| segment.link.0);
+        self.to_addr(LinkAddr(first)).align_down(PAGE)
     }
 
     /// The kernel's own library.

@@ -9,6 +9,7 @@ use crate::addr::find_range;
 use crate::bytes::{Bytes, LE};
 use crate::dynamic::Dynamic;
 use crate::layout::{Layout, RawSection};
+use crate::objects::Objects;
 use crate::symbols::{EXPORTED, Entry, IFUNC, Import, LOCAL, OLD_VERSION, Symbols, TYPED};
 use crate::versions::Versions;
 use crate::{ImageError, LinkAddr};
@@ -23,6 +24,7 @@ pub(crate) struct Reader<'l, 'a> {
     entries: Vec<Entry>,
     /// Indices into the version names, plus one.
     version_ids: HashMap<Box<str>, u16>,
+    objects: Objects,
     /// Address of the data symbol `_r_debug`.
     r_debug: Option<LinkAddr>,
     /// Address of the data symbol `__rseq_offset`.
@@ -37,6 +39,7 @@ pub(crate) struct Reader<'l, 'a> {
 /// What reading symbols gives.
 pub(crate) struct Collected {
     pub symbols: Symbols,
+    pub objects: Objects,
     pub r_debug: Option<LinkAddr>,
     pub rseq_offset: Option<LinkAddr>,
     pub import_of: Vec<u32>,
@@ -59,6 +62,7 @@ impl<'l, 'a> Reader<'l, 'a> {
             symbols: Symbols::default(),
             entries: Vec::new(),
             version_ids: HashMap::new(),
+            objects: Objects::default(),
             r_debug: None,
             rseq_offset: None,
             import_of: Vec::new(),
@@ -120,12 +124,14 @@ impl<'l, 'a> Reader<'l, 'a> {
     pub(crate) fn finish(mut self) -> Collected {
         self.symbols.order_imports();
         self.symbols.build(self.entries, &self.layout.text);
-        let Reader { symbols, r_debug, rseq_offset, import_of, .. } = self;
-        Collected { symbols, r_debug, rseq_offset, import_of }
+        self.objects.order();
+        let Reader { symbols, objects, r_debug, rseq_offset, import_of, .. } = self;
+        Collected { symbols, objects, r_debug, rseq_offset, import_of }
     }
 
-    /// Adds functions that were built before, as when a debug file is merged into an image.
-    pub(crate) fn resume(&mut self, symbols: &Symbols) {
+    /// Adds what was read before, as when a debug file is merged into an image.
+    pub(crate) fn resume(&mut self, symbols: &Symbols, objects: &Objects) {
+        self.objects = objects.clone();
         self.entries = symbols.names.clone();
         let ids = symbols.versions.iter().zip(1..);
         self.version_ids = ids.map(|(name, id)| (name.clone(), id)).collect();
@@ -189,8 +195,7 @@ impl<'l, 'a> Reader<'l, 'a> {
             }
             Verdict::Import => return Ok(()),
             Verdict::Other => {
-                self.note_data(symbol, strings);
-                return Ok(());
+                return self.note_data(symbol, strings);
             }
         };
         let Some((start, len)) = self.copy_name(strings, symbol)? else {
@@ -227,18 +232,33 @@ impl<'l, 'a> Reader<'l, 'a> {
         Ok(())
     }
 
-    /// Keeps the addresses of the data symbols that are of use.
-    fn note_data(&mut self, symbol: &Sym64<LittleEndian>, strings: Bytes<'a>) {
-        let defined = symbol.st_shndx.get(LE) != elf::SHN_UNDEF && symbol.st_type() == elf::STT_OBJECT;
-        let name = strings.string(u64::from(symbol.st_name.get(LE)), 16);
-        let kept = match name {
-            Some(b"_r_debug") => &mut self.r_debug,
-            Some(b"__rseq_offset") => &mut self.rseq_offset,
-            _ => return,
-        };
-        if defined {
-            *kept = Some(LinkAddr(symbol.st_value.get(LE)));
+    /// Keeps variables.
+    fn note_data(&mut self, symbol: &Sym64<LittleEndian>, strings: Bytes<'a>) -> Result<(), ImageError> {
+        let section = symbol.st_shndx.get(LE);
+        let defined = section != elf::SHN_UNDEF && section != elf::SHN_ABS && section != elf::SHN_COMMON;
+        if !defined || symbol.st_type() != elf::STT_OBJECT {
+            return Ok(());
         }
+        let offset = u64::from(symbol.st_name.get(LE));
+        let name = strings.string(offset, NAME_LIMIT);
+        let scanned =
+            name.map_or(strings.len().saturating_sub(offset).min(NAME_LIMIT as u64) as usize, <[u8]>::len);
+        self.spend(scanned + 1, strings, offset)?;
+        let Some(name) = name.map(String::from_utf8_lossy).filter(|name| !name.is_empty()) else {
+            return Ok(());
+        };
+        // Static tables spell versions into the name.
+        let name = name.split_once('@').map_or(&*name, |(name, _)| name);
+        let addr = LinkAddr(symbol.st_value.get(LE));
+        match name {
+            "_r_debug" => self.r_debug = Some(addr),
+            "__rseq_offset" => self.rseq_offset = Some(addr),
+            _ => {}
+        }
+        if !is_local_label(name, true) {
+            self.objects.push(addr, symbol.st_size.get(LE), name);
+        }
+        Ok(())
     }
 
     fn spend(&mut self, bytes: usize, strings: Bytes<'a>, offset: u64) -> Result<(), ImageError> {

@@ -8,6 +8,7 @@ use crate::bytes::Bytes;
 use crate::dynamic::Dynamic;
 use crate::ifunc::Slot;
 use crate::layout::Layout;
+use crate::objects::Objects;
 use crate::symbols::Symbols;
 use crate::{ImageError, LinkAddr, patchable, relocations, symtab};
 
@@ -18,6 +19,7 @@ pub type Contents = Arc<dyn AsRef<[u8]> + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Tables {
     pub symbols: Symbols,
+    pub objects: Objects,
     pub r_debug: Option<LinkAddr>,
     pub rseq_offset: Option<LinkAddr>,
     pub slots: Vec<Slot>,
@@ -34,6 +36,7 @@ impl Tables {
         let rela = relocations::rela_tables(layout, dynamic);
         let tables = Tables {
             symbols: collected.symbols,
+            objects: collected.objects,
             r_debug: collected.r_debug,
             rseq_offset: collected.rseq_offset,
             slots: relocations::slots(layout, &rela, &collected.import_of),
@@ -98,7 +101,8 @@ impl Lazy {
         }
         let finder = memchr::memmem::Finder::new(part);
         if let Some(tables) = self.read.get() {
-            return finder.find(tables.symbols.arena.as_bytes()).is_some();
+            let names = [&*tables.symbols.arena, tables.objects.names()];
+            return names.iter().any(|names| finder.find(names.as_bytes()).is_some());
         }
         let file = self.file.as_ref().map_or(&[][..], |file| file.as_ref().as_ref());
         self.names

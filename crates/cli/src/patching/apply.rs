@@ -1,14 +1,16 @@
 //! `incise apply`: the changes of a patch file.
 
 use std::fs;
+use std::ops::Range;
 use std::process::ExitCode;
 
 use incise::Addr;
 use incise::image::Module;
-use incise::patching::{Live, Note, OnDisk, PatchFile, Request, View, plan};
+use incise::patching::{Live, Note, OnDisk, PatchFile, Request, View, loaded, plan};
 use incise::space::file::Output;
 
 use super::args::ApplyArgs;
+use super::show::counted;
 use crate::Failure;
 
 pub(crate) fn run(args: &ApplyArgs) -> Result<ExitCode, Failure> {
@@ -26,7 +28,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<ExitCode, Failure> {
                 target.add(note.clone())?;
             }
             if args.check {
-                println!("{} changes fit {}", patch.notes.len(), file.display());
+                println!("{} {}", fitting(&patch), file.display());
                 return Ok(ExitCode::SUCCESS);
             }
             let output = match (&args.output, args.in_place) {
@@ -37,11 +39,21 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<ExitCode, Failure> {
                 }
             };
             target.save(&output)?;
-            println!("{} changes are in {}", patch.notes.len(), output.path.display());
+            println!("{} in {}", being(&patch), output.path.display());
             Ok(ExitCode::SUCCESS)
         }
         (None, None) => Err("to what? Name a file, or -p PID".into()),
     }
+}
+
+fn fitting(patch: &PatchFile) -> String {
+    let count = patch.notes.len();
+    format!("{} {}", counted(count, "change"), if count == 1 { "fits" } else { "fit" })
+}
+
+fn being(patch: &PatchFile) -> String {
+    let count = patch.notes.len();
+    format!("{} {}", counted(count, "change"), if count == 1 { "is" } else { "are" })
 }
 
 /// The module that the patch file is for: by its build-id, or else the program.
@@ -58,33 +70,47 @@ fn module<'v>(view: &'v View, patch: &PatchFile) -> Result<&'v Module, Failure> 
 /// All changes, or none.
 fn live(args: &ApplyArgs, pid: i32, patch: &PatchFile) -> Result<ExitCode, Failure> {
     let view = View::of_process(pid)?;
-    let bias = module(&view, patch)?.bias;
-    let moved =
-        |note: &Note| Request { at: Addr(note.request.at.0.wrapping_add(bias)), ..note.request.clone() };
-    for note in &patch.notes {
-        let here = Note { request: moved(note), expected: note.expected.clone() };
-        here.check(&view)?;
-        plan(&view, &here.request)?;
+    let module = module(&view, patch)?;
+    let requests: Vec<Request> = patch.notes.iter().map(|note| loaded(module, &note.request)).collect();
+    let mut earlier: Vec<Range<Addr>> = Vec::new();
+    for (note, request) in patch.notes.iter().zip(&requests) {
+        let range = request.at..request.at + note.expected.len().max(1) as u64;
+        // What comes over an earlier change is looked at when that is there.
+        if !earlier.iter().any(|other| other.start < range.end && range.start < other.end) {
+            expected(&view, note, request)?;
+            plan(&view, request)?;
+        }
+        earlier.push(range);
     }
     if args.check {
-        println!("{} changes fit process {pid}", patch.notes.len());
+        println!("{} process {pid}", fitting(patch));
         return Ok(ExitCode::SUCCESS);
     }
     let mut live = Live::attach(pid)?;
     let mut done = Vec::new();
-    for note in &patch.notes {
-        match live.patch(&moved(note), &note.shown()) {
+    for (note, request) in patch.notes.iter().zip(&requests) {
+        let made = live.view().map_err(Failure::from).and_then(|view| {
+            expected(&view, note, request)?;
+            Ok(live.patch(request, &note.shown())?)
+        });
+        match made {
             Ok(made) => done.push(made.patch.id),
             Err(error) => {
                 for id in done.into_iter().rev() {
                     live.undo(id)?;
                 }
                 live.detach()?;
-                return Err(error.into());
+                return Err(error);
             }
         }
     }
     live.detach()?;
-    println!("{} changes are in process {pid}", patch.notes.len());
+    println!("{} in process {pid}", being(patch));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that what a change expects is there.
+fn expected(view: &View, note: &Note, request: &Request) -> Result<(), Failure> {
+    let here = Note { request: request.clone(), expected: note.expected.clone() };
+    Ok(here.check(view)?)
 }

@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 /// Text about places, for the help of several commands.
 const WHERE: &str = "WHERE is one of:
   main, entry     also of a stripped program: told from its entry code
-  puts            a symbol; libc!puts+0x10 in a module, and behind its start
+  puts, environ   a symbol of code or data; libc!puts+0x10 in a module, and behind its start
+  libc+0x1000     behind the first page of a module
   '*0x401136'     an address, also of data; of a file, where it is linked
   rip, rip:TID    where the first thread of a process is, or another one";
 
@@ -178,6 +179,9 @@ pub struct PatchesArgs {
     /// Print them as a patch file, for `incise apply`.
     #[arg(long, conflicts_with = "json")]
     pub export: bool,
+    /// Only those of this program or library.
+    #[arg(long, value_name = "MODULE")]
+    pub module: Option<String>,
 }
 
 /// Arguments of `apply`.

@@ -102,5 +102,9 @@ fn show(args: &FindArgs, view: &View, found: &SearchResult, wanted: &Wanted) -> 
     if nothing {
         return Err("nothing found".into());
     }
+    if found.uses.is_empty() {
+        let it = if found.hits.len() == 1 { "it" } else { "any of them" };
+        eprintln!("incise: no instruction names {it}, nor a pointer that one names");
+    }
     Ok(ExitCode::SUCCESS)
 }

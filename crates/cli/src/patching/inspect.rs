@@ -107,14 +107,12 @@ fn hex(args: &InspectArgs, view: &View, at: Addr, out: &mut dyn Write) -> Result
         return Err(PatchError::Unmapped { at }.into());
     }
     for (index, row) in bytes.chunks(16).enumerate() {
-        let address = (at + 16 * index as u64).to_string();
+        let at = at + 16 * index as u64;
         if args.json {
-            json(out, &Json::Bytes { address, bytes: show::bytes(row) })?;
-            continue;
+            json(out, &Json::Bytes { address: at.to_string(), bytes: show::bytes(row) })?;
+        } else {
+            writeln!(out, "{}", show::row(at, row))?;
         }
-        let text: String =
-            row.iter().map(|&byte| if (0x20..0x7f).contains(&byte) { byte as char } else { '.' }).collect();
-        writeln!(out, "{address:>14}  {:<47}  |{text}|", show::bytes(row))?;
     }
     Ok(())
 }

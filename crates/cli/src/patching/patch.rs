@@ -1,15 +1,16 @@
 //! `incise patch`: changes a program.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use incise::Ending;
 use incise::patching::{
-    Change, How, Live, Note, OnDisk, Plan, Request, View, place, plan, planned_listing, unhex,
+    Change, How, Live, Note, OnDisk, Plan, Request, View, linked, patches, place, plan, planned_listing,
+    unhex,
 };
 use incise::space::file::Output;
-use incise::{Addr, Ending};
 
 use super::args::PatchArgs;
 use super::find::number;
@@ -75,15 +76,28 @@ fn make(args: &PatchArgs, live: &mut Live, at: &str, change: Change, text: &str)
     if let Some(out) = &args.save {
         save(&view, &plan, &request, out)?;
     }
-    let made = live.carry_out(&view, &plan, text)?;
+    let over = over(&view, &plan);
+    let made = live.carry_out(&view, &plan, &request, text)?;
     let by = if made.patch.detour.is_some() { ", by way of code elsewhere" } else { "" };
     eprintln!(
-        "incise: patch {} is in process {}{by}; stopped {} us",
+        "incise: patch {} is in process {}{over}{by}; stopped {} us",
         made.patch.id,
         live.pid(),
         made.stop.as_micros()
     );
     Ok(())
+}
+
+/// Which patches a change comes over.
+fn over(view: &View, plan: &Plan) -> String {
+    let range = plan.at..plan.at + plan.old.len() as u64;
+    let touched = patches(view).into_iter().filter(|patch| patch.touches(&range));
+    let ids: Vec<String> = touched.map(|patch| patch.id.to_string()).collect();
+    match &ids[..] {
+        [] => String::new(),
+        [id] => format!(", over patch {id}"),
+        ids => format!(", over patches {}", ids.join(", ")),
+    }
 }
 
 /// A library by its path, with all links resolved, and the function of it that is meant.
@@ -126,9 +140,7 @@ fn rehearse(args: &PatchArgs, view: &View, at: &str, change: Change) -> Result<(
 fn preview(args: &PatchArgs, view: &View, plan: &Plan) -> Result<(), Failure> {
     let mut out = io::stderr().lock();
     if let How::Data { new } = &plan.how {
-        writeln!(out, "-{:>14}  {}", plan.at.to_string(), show::bytes(&plan.old))?;
-        writeln!(out, "+{:>14}  {}", plan.at.to_string(), show::bytes(new))?;
-        return Ok(());
+        return Ok(show::data_difference(&mut out, plan.at, &plan.old, new)?);
     }
     let (before, after) = planned_listing(view, plan, args.syntax.into());
     show::difference(&mut out, &before, &after)?;
@@ -188,7 +200,6 @@ fn wanted(args: &PatchArgs, words: &[String]) -> Result<(String, Change, String)
     Ok((at.clone(), change, text))
 }
 
-/// A change of a file.
 /// The most data that is taken from a file, in bytes.
 const MOST_DATA: u64 = 16 << 20;
 
@@ -210,6 +221,7 @@ fn data(text: &str) -> Result<Vec<u8>, Failure> {
     }
 }
 
+/// A change of a file.
 fn file(args: &PatchArgs, path: &Path, words: &[String]) -> Result<ExitCode, Failure> {
     let (at, change, _) = wanted(args, words)?;
     if needed(args).is_some() {
@@ -240,32 +252,12 @@ fn file(args: &PatchArgs, path: &Path, words: &[String]) -> Result<ExitCode, Fai
 fn save(view: &View, plan: &Plan, request: &Request, out: &Path) -> Result<(), Failure> {
     let module = view.program().modules().iter().find(|module| module.range.contains(&request.at));
     let module = module.ok_or("the place belongs to no file: it cannot be saved")?;
-    if let Some(address) = names_address(request).filter(|at| module.bias != 0 && view.region(*at).is_some())
-    {
-        let reason =
-            format!("{address} is an address of this process only: write it as a name, such as main+0x10");
-        return Err(format!("--save: {reason}").into());
-    }
+    let request = linked(view, request).map_err(|error| format!("--save: {error}"))?;
     let pid = view.pid().ok_or("--save goes with a process or a program to start")?;
     let path = PathBuf::from(format!("/proc/{pid}/root{}", module.path));
     let mut file = OnDisk::open(&path)?;
-    let link = Addr(request.at.0.wrapping_sub(module.bias));
-    file.add(Note { request: Request { at: link, ..request.clone() }, expected: plan.old.clone() })?;
+    file.add(Note { request, expected: plan.old.clone() })?;
     file.save(&Output::new(out))?;
     eprintln!("incise: the same change is in {}", out.display());
     Ok(())
-}
-
-/// The first number in a change that may be an address.
-fn names_address(request: &Request) -> Option<Addr> {
-    let text = match &request.change {
-        Change::Assembly(text) | Change::Call(text) | Change::Jump(text) => text,
-        _ => return None,
-    };
-    let digits = |rest: &str| rest.chars().take_while(char::is_ascii_hexdigit).collect::<String>();
-    text.split("0x")
-        .skip(1)
-        .filter_map(|rest| u64::from_str_radix(&digits(rest), 16).ok())
-        .map(Addr)
-        .find(|at| at.0 > 0xFFFF)
 }

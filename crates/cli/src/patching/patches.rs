@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use incise::patching::{Live, OnDisk, Patch, PatchFile, View, file_patches, patches};
+use incise::patching::{Live, OnDisk, Patch, PatchFile, View, located, patches};
 use incise::space::file::Output;
 use serde::Serialize;
 
@@ -17,6 +17,7 @@ use crate::Failure;
 struct Json<'a> {
     id: u32,
     address: String,
+    place: String,
     old: String,
     new: String,
     kind: &'static str,
@@ -25,40 +26,35 @@ struct Json<'a> {
 }
 
 pub(crate) fn run(args: &PatchesArgs) -> Result<ExitCode, Failure> {
-    let (known, view) = match (args.pid, &args.file) {
-        (Some(pid), _) => {
-            let view = View::of_process(pid)?;
-            (patches(&view), view)
-        }
-        (None, Some(file)) => (file_patches(file)?, View::of_file(file)?),
+    let view = match (args.pid, &args.file) {
+        (Some(pid), _) => View::of_process(pid)?,
+        (None, Some(file)) => View::of_file(file)?,
         (None, None) => return Err("whose? Name a file, or -p PID".into()),
     };
+    let mut known = patches(&view);
+    if let Some(name) = &args.module {
+        let modules = view.program().modules();
+        let chosen: Vec<_> = modules.iter().filter(|module| module.is_called(name)).collect();
+        if chosen.is_empty() {
+            return Err(format!("no module is called `{name}`").into());
+        }
+        known.retain(|patch| chosen.iter().any(|module| module.range.contains(&patch.at)));
+    }
     let mut out = io::stdout().lock();
     if args.export {
-        let file = args
-            .file
-            .as_ref()
-            .ok_or("--export takes a patched file: keep a live patch with --save OUT first")?;
-        let module = view.program().modules().first();
-        let exported = PatchFile {
-            program: module.map(|module| module.name.clone()),
-            build_id: module.and_then(|module| module.image.build_id().map(<[u8]>::to_vec)),
-            notes: OnDisk::open(file)?.notes().iter().map(|(_, note)| note.clone()).collect(),
-        };
-        if exported.notes.is_empty() {
-            return Err(format!("{}: nothing is patched", file.display()).into());
+        if known.is_empty() {
+            return Err("nothing is patched".into());
         }
-        write!(out, "{}", exported.to_text())?;
+        write!(out, "{}", PatchFile::of(&view, &known)?.to_text())?;
         return Ok(ExitCode::SUCCESS);
     }
     for patch in &known {
         if args.json {
-            writeln!(out, "{}", serde_json::to_string(&json(patch))?)?;
+            writeln!(out, "{}", serde_json::to_string(&json(&view, patch))?)?;
         } else {
-            let module = view.program().module_at(patch.at);
-            let module = module.map_or(String::new(), |module| format!("{}  ", module.name));
-            writeln!(out, "{:>4}  {}  {module}{}", patch.id, patch.at, patch.text.replace('\n', "; "))?;
-            writeln!(out, "      {} -> {}", show::bytes(&patch.old), show::bytes(&patch.new))?;
+            let (place, text) = (located(&view, patch.at), patch.text.replace('\n', "; "));
+            writeln!(out, "{:>4}  {}  {place}  {text}", patch.id, patch.at)?;
+            writeln!(out, "      {}", show::bytes_difference(&patch.old, &patch.new))?;
         }
     }
     if known.is_empty() && !args.json {
@@ -67,10 +63,11 @@ pub(crate) fn run(args: &PatchesArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn json(patch: &Patch) -> Json<'_> {
+fn json<'a>(view: &View, patch: &'a Patch) -> Json<'a> {
     Json {
         id: patch.id,
         address: patch.at.to_string(),
+        place: located(view, patch.at),
         old: show::bytes(&patch.old),
         new: show::bytes(&patch.new),
         kind: if patch.code { "code" } else { "data" },

@@ -13,9 +13,9 @@ use std::ops::Range;
 use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
 
-use super::View;
-use super::lines::{line, parsed, parsed_ranges, ranges};
+use super::lines::{escaped, line, parsed, parsed_ranges, ranges, unescaped};
 use super::making::differing;
+use super::{Note, View};
 
 /// The first bytes of a book.
 const MAGIC: [u8; 16] = *b"incise patches 2";
@@ -53,9 +53,16 @@ pub struct Patch {
     pub detour: Option<Range<Addr>>,
     /// Memory that was mapped for it alone.
     pub memory: Vec<Range<Addr>>,
+    /// The change of code, at link addresses of its module; nothing if it names addresses of one process.
+    pub note: Option<Note>,
 }
 
 impl Patch {
+    /// Whether it changed a byte in `range`.
+    pub fn touches(&self, range: &Range<Addr>) -> bool {
+        self.at < range.end && range.start < self.at + self.old.len() as u64
+    }
+
     /// What is free when the patch is undone and no thread is inside: its code, and its memory.
     fn holdings(&self) -> Vec<Range<Addr>> {
         self.detour.iter().chain(&self.memory).cloned().collect()
@@ -149,6 +156,9 @@ impl Book {
             lines.push_str(&format!("left {}\n", ranges(left)));
         }
         for patch in &self.patches {
+            if let Some(note) = &patch.note {
+                lines.push_str(&format!("note {}\n", escaped(&note.to_line())));
+            }
             lines.push_str(&line(patch));
             lines.push('\n');
         }
@@ -187,13 +197,16 @@ impl Book {
             return None;
         }
         let text = String::from_utf8(lines).ok()?;
+        let mut note = None;
         for text in text.lines() {
             match text.split_once(' ')? {
                 ("used", used) => book.used = u64::from_str_radix(used, 16).ok()?,
                 ("runtime", at) => book.runtime = Some(Addr(u64::from_str_radix(at, 16).ok()?)),
                 ("gone", list) => book.gone = parsed_ranges(list)?,
                 ("left", list) => book.left.push(parsed_ranges(list)?),
-                _ => book.patches.push(parsed(text)?),
+                // Of the patch in the next line.
+                ("note", line) => note = Note::parse(&unescaped(line)).ok(),
+                _ => book.patches.push(Patch { note: note.take(), ..parsed(text)? }),
             }
         }
         Some(book)
@@ -307,6 +320,7 @@ mod tests {
             code: true,
             detour,
             memory: Vec::new(),
+            note: None,
         };
         let mut book = Book::new(at);
         book.patches = vec![patch(1, code(0)), patch(2, code(32))];
@@ -336,6 +350,7 @@ mod tests {
             code: true,
             detour: None,
             memory: Vec::new(),
+            note: None,
         };
         let left = |patches: Vec<Patch>, there: [u8; 2]| {
             let mut books = [Book { patches, ..Book::new(Addr(0x10_0000)) }];

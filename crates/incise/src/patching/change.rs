@@ -5,6 +5,7 @@ use incise_isa::Addr;
 use incise_isa::native::{Insn, Syntax, assemble, decode};
 
 use super::detour::{Code, Detour, decoded, has_data, insns};
+use super::listing::patched_there;
 use super::set::Setting;
 use super::{PatchError, View, place};
 use crate::boundary::around;
@@ -84,8 +85,24 @@ pub enum How {
 /// Works out what `request` means in the program seen by `view`.
 ///
 /// # Errors
-/// If the place is no instruction, the text no assembly, or the change makes no sense there.
+/// If the place is no instruction, the text no assembly, or the change makes no sense there; [`PatchError::Patched`] if an
+/// earlier patch is there.
 pub fn plan(view: &View, request: &Request) -> Result<Plan, PatchError> {
+    let error = match suited(view, request) {
+        Err(
+            error @ (PatchError::Unsuitable { .. }
+            | PatchError::NoInstruction { .. }
+            | PatchError::InsideInstruction { .. }),
+        ) => error,
+        outcome => return outcome,
+    };
+    let at = behind_mark(view, request);
+    let end = view.insn(at).map_or(at + 1, |insn| insn.end());
+    Err(patched_there(view, &(at..end), error))
+}
+
+/// The plan, or why the change does not suit what is there.
+fn suited(view: &View, request: &Request) -> Result<Plan, PatchError> {
     let at = behind_mark(view, request);
     match &request.change {
         Change::Text(text) => return data(view, at, text, true),

@@ -50,6 +50,16 @@ pub enum PatchError {
         /// Some of them.
         shown: String,
     },
+    /// A place behind the end of a variable.
+    #[error("the variable {name} has only {size} bytes: {name}+{offset:#x} is behind it")]
+    OutsideVariable {
+        /// The variable.
+        name: String,
+        /// Its size in bytes.
+        size: u64,
+        /// How far behind its start the place would be, in bytes.
+        offset: u64,
+    },
     /// The function `main` cannot be told.
     #[error(
         "where main begins cannot be told from the entry code at {entry}: {reason}; name the address (*0x...)"
@@ -101,6 +111,19 @@ pub enum PatchError {
         /// Why not.
         reason: String,
     },
+    /// The change does not suit what an earlier patch put there.
+    #[error("{reason}; patch {id} ({text}) is there: take it back first (incise undo ... {id})")]
+    Patched {
+        /// The number of the patch that is there.
+        id: u32,
+        /// What it is.
+        text: String,
+        /// Why the change does not suit.
+        reason: Box<PatchError>,
+    },
+    /// What was patched cannot be told as a patch file.
+    #[error("{0}")]
+    Export(String),
     /// The bytes are not those that were expected.
     #[error("{at}: expected {expected}, found {found}; nothing was changed")]
     Unexpected {

@@ -11,7 +11,7 @@ pub(super) fn line(patch: &Patch) -> String {
     let heads = if heads.is_empty() { "-".to_owned() } else { heads.join(",") };
     let (detour, memory) = (ranges(patch.detour.as_slice()), ranges(&patch.memory));
     let kind = if patch.code { "code" } else { "data" };
-    let text = patch.text.replace('\\', "\\\\").replace('\n', "\\n");
+    let text = escaped(&patch.text);
     format!(
         "{} {kind} {:x} {} {} {heads} {detour} {memory} {text}",
         patch.id,
@@ -44,6 +44,7 @@ pub(super) fn parsed(line: &str) -> Option<Patch> {
         code,
         detour,
         memory,
+        note: None,
     })
 }
 
@@ -63,8 +64,13 @@ pub(super) fn parsed_ranges(text: &str) -> Option<Vec<Range<Addr>>> {
     if text == "-" { Some(Vec::new()) } else { text.split(',').map(range).collect() }
 }
 
+/// Text in one line.
+pub(super) fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\n', "\\n")
+}
+
 /// Takes `\\` and `\n` back.
-fn unescaped(text: &str) -> String {
+pub(super) fn unescaped(text: &str) -> String {
     let mut plain = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -113,6 +119,7 @@ mod tests {
             code: true,
             detour: Some(Addr(0x10)..Addr(0x20)),
             memory: vec![Addr(0x1000)..Addr(0x3000), Addr(0x8000)..Addr(0x9000)],
+            note: None,
         };
         assert_eq!(parsed(&line(&patch)), Some(patch.clone()));
         let plain = Patch { heads: Vec::new(), detour: None, memory: Vec::new(), code: false, ..patch };

@@ -1,15 +1,16 @@
 //! Disassembly.
 
+use std::ops::Range;
+
 use incise_isa::Addr;
 use incise_isa::native::{Syntax, decode};
 
 use incise_patch::Facts;
 
-use super::book::Patch;
 use super::change::{How, Plan};
 use super::lines::hex;
 use super::naming::{note, symbol};
-use super::{PatchError, View};
+use super::{Patch, PatchError, View, patches};
 
 /// One instruction, or a byte that is none.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,5 +141,14 @@ pub fn expect(view: &View, at: Addr, bytes: &[u8]) -> Result<(), PatchError> {
     if found == bytes {
         return Ok(());
     }
-    Err(PatchError::Unexpected { at, expected: hex(bytes), found: hex(&found) })
+    let error = PatchError::Unexpected { at, expected: hex(bytes), found: hex(&found) };
+    Err(patched_there(view, &(at..at + bytes.len() as u64), error))
+}
+
+/// Names the last patch that changed a byte in `range`, if there is one, as a reason of `error`.
+pub(super) fn patched_there(view: &View, range: &Range<Addr>, error: PatchError) -> PatchError {
+    match patches(view).into_iter().rev().find(|patch| patch.touches(range)) {
+        Some(Patch { id, text, .. }) => PatchError::Patched { id, text, reason: Box::new(error) },
+        None => error,
+    }
 }

@@ -14,7 +14,8 @@ use incise_space::remote::{Event, LaunchOptions, ProcessId, RemoteSpace, Tracer}
 use super::book::{self, Book, Patch, books};
 use super::change::{Plan, Request, plan};
 use super::making::{PAGE, Quadword, Session as Making, edits};
-use super::{PatchError, View, entry, leaving};
+use super::moving::linked;
+use super::{Note, PatchError, View, entry, leaving};
 use crate::changing::{Library, load_until};
 use crate::{Ending, Error, Images, Program, Query, Session};
 
@@ -161,14 +162,20 @@ impl Live {
     pub fn patch(&mut self, request: &Request, text: &str) -> Result<Made, PatchError> {
         let view = self.view()?;
         let plan = plan(&view, request)?;
-        self.carry_out(&view, &plan, text)
+        self.carry_out(&view, &plan, request, text)
     }
 
-    /// Carries out a plan made for this process, and records it under `text`.
+    /// Carries out the plan for `request` made for this process, and records it under `text`.
     ///
     /// # Errors
     /// As for [`patch`](Self::patch).
-    pub fn carry_out(&mut self, view: &View, plan: &Plan, text: &str) -> Result<Made, PatchError> {
+    pub fn carry_out(
+        &mut self,
+        view: &View,
+        plan: &Plan,
+        request: &Request,
+        text: &str,
+    ) -> Result<Made, PatchError> {
         let mut space = self.space()?;
         let mut known = books(view);
         leaving::inherit(&mut space, &known)?;
@@ -189,7 +196,9 @@ impl Live {
         }
         let data = std::mem::take(&mut self.data);
         let memory = data.iter().map(|quadword| quadword.at.span(PAGE)).collect();
-        let mut session = Making { space: &mut space, view, book: known[index].clone(), id, data, memory };
+        let note = linked(view, request).ok().map(|request| Note { request, expected: plan.old.clone() });
+        let book = known[index].clone();
+        let mut session = Making { space: &mut space, view, book, id, data, memory, note };
         let made = session.make(plan, text);
         known[index] = session.book;
         if made.is_err() {
@@ -293,9 +302,10 @@ impl Live {
     }
 }
 
-/// The patches that are in the process that `view` shows, by number.
+/// The patches that are in the process or the file that `view` shows, by number.
 pub fn patches(view: &View) -> Vec<Patch> {
-    let mut all: Vec<Patch> = books(view).into_iter().flat_map(|book| book.patches).collect();
+    let in_process = books(view).into_iter().flat_map(|book| book.patches);
+    let mut all: Vec<Patch> = in_process.chain(view.noted().iter().cloned()).collect();
     all.sort_by_key(|patch| patch.id);
     all
 }

@@ -14,7 +14,7 @@ use super::change::{How, Plan};
 use super::detour::Detour;
 use super::live::{Made, no_room};
 use super::recording::Recording;
-use super::{PatchError, View, leaving};
+use super::{Note, PatchError, View, leaving};
 
 /// The longest springboard and what may stand before it, in bytes: where a jump can change code around its site.
 const AROUND: u64 = 16;
@@ -37,6 +37,8 @@ pub(super) struct Session<'a> {
     pub data: Vec<Quadword>,
     /// Memory that goes with the patch.
     pub memory: Vec<Range<Addr>>,
+    /// The change, for its record.
+    pub note: Option<Note>,
 }
 
 impl Session<'_> {
@@ -107,8 +109,7 @@ impl Session<'_> {
         let mut engine = Engine::new();
         let mut batch = Batch::default();
         batch.insert(plan.at, Snippet::Code(snippet), Position::First);
-        let around = plan.at - AROUND;
-        let before = self.view.bytes(around, 2 * AROUND as usize + plan.old.len());
+        let (around, before) = self.view.bytes_around(plan.at, plan.old.len(), AROUND);
         // Its new bytes are known when it is made; until then it is recorded as begun.
         self.book.patches.push(Patch {
             id: self.id,
@@ -120,6 +121,7 @@ impl Session<'_> {
             code: true,
             detour: Some(range.clone()),
             memory: self.memory.clone(),
+            note: self.note.clone(),
         });
         self.write()?;
         if let Err(error) = self.map_data() {
@@ -178,6 +180,7 @@ impl Session<'_> {
             code,
             detour,
             memory: self.memory.clone(),
+            note: self.note.clone().filter(|_| code),
         };
         self.book.patches.push(patch.clone());
         self.write()?;

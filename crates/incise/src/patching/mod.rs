@@ -12,6 +12,7 @@
 //! | `leaving.rs` | what stays in a process, and when it goes |
 //! | `on_disk.rs` | changes of a file |
 //! | `note.rs`, `patch_file.rs` | changes as text |
+//! | `moving.rs` | link addresses and those of a process |
 //! | `set.rs` | code that sets registers and memory |
 //! | `error.rs` | what can go wrong |
 
@@ -26,6 +27,7 @@ mod lines;
 mod listing;
 mod live;
 mod making;
+mod moving;
 mod naming;
 mod note;
 mod on_disk;
@@ -44,7 +46,8 @@ pub use lines::unhex;
 pub use listing::{Line, expect, listing, original_listing, planned_listing};
 pub(crate) use live::patched;
 pub use live::{Live, Made, patches};
-pub use naming::string_at;
+pub use moving::{linked, loaded};
+pub use naming::{located, string_at};
 pub use note::Note;
 pub use on_disk::{OnDisk, file_patches};
 pub use patch_file::PatchFile;

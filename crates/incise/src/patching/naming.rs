@@ -1,6 +1,6 @@
 //! Names and strings for addresses.
 
-use incise_image::SlotTarget;
+use incise_image::{Module, SlotTarget, Target};
 use incise_isa::Addr;
 use incise_isa::native::{Constant, Flow, Insn};
 
@@ -18,6 +18,35 @@ pub(super) fn symbol(view: &View, at: Addr) -> Option<String> {
     let (function, offset) = module.function_at(at)?;
     let name = module.image.name(function);
     let name = incise_image::demangle(name).unwrap_or_else(|| name.to_owned());
+    Some(if offset == 0 { name } else { format!("{name}+{offset:#x}") })
+}
+
+/// A place as users name it: `MODULE!NAME+OFF` in a function or variable, `MODULE+OFF` elsewhere in a module, or what
+/// kind of memory it is.
+pub fn located(view: &View, at: Addr) -> String {
+    let modules = view.program().modules();
+    let Some(index) = modules.iter().position(|module| module.range.contains(&at)) else {
+        let name = view.region(at).map_or("", |region| &region.name);
+        return if name.is_empty() { "anonymous".to_owned() } else { name.to_owned() };
+    };
+    let module = &modules[index];
+    let name = match view.is_code(at) {
+        true => Some(Target::at(module, index, at)).filter(|found| found.size > 0),
+        false => None,
+    };
+    let name = name.map(|found| found.display_name().into_owned()).or_else(|| variable(module, at));
+    match name {
+        Some(name) => format!("{}!{name}", module.name),
+        None => format!("{}+{:#x}", module.name, at.offset_from(module.base())),
+    }
+}
+
+/// The variable that covers `at`, with `+0x…`.
+fn variable(module: &Module, at: Addr) -> Option<String> {
+    let link = module.to_link(at)?;
+    let object = module.image.object_at(link)?;
+    let offset = link.0 - object.addr.0;
+    let name = incise_image::demangle(object.name).unwrap_or_else(|| object.name.to_owned());
     Some(if offset == 0 { name } else { format!("{name}+{offset:#x}") })
 }
 
@@ -97,5 +126,9 @@ fn described(view: &View, at: Addr) -> Option<String> {
     {
         return Some(name);
     }
-    string_at(view, at).map(|text| quoted(&text))
+    let text = string_at(view, at).map(|text| quoted(&text));
+    match (variable(module, at), text) {
+        (Some(name), Some(text)) => Some(format!("{name} {text}")),
+        (name, text) => name.or(text),
+    }
 }

@@ -144,22 +144,25 @@ pub fn file_patches(path: &Path) -> Result<Vec<Patch>, PatchError> {
         Err(FileError::NoRecord { .. }) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let patch = |entry: &PatchEntry| {
-        let text = Note::parse(&entry.text).map_or_else(|_| entry.text.clone(), |note| note.shown());
-        let (old, new) = (entry.old.clone(), entry.new.clone());
-        Patch {
-            id: entry.id as u32,
-            text,
-            at: entry.at,
-            old,
-            new,
-            heads: Vec::new(),
-            code: true,
-            detour: None,
-            memory: Vec::new(),
-        }
-    };
     Ok(record.patches.iter().map(patch).collect())
+}
+
+/// A patch as a file records it.
+fn patch(entry: &PatchEntry) -> Patch {
+    let note = Note::parse(&entry.text).ok();
+    let is_data = |note: &Note| matches!(note.request.change, Change::Data(_) | Change::Text(_));
+    Patch {
+        id: entry.id as u32,
+        text: note.as_ref().map_or_else(|| entry.text.clone(), Note::shown),
+        at: entry.at,
+        old: entry.old.clone(),
+        new: entry.new.clone(),
+        heads: Vec::new(),
+        code: !note.as_ref().is_some_and(is_data),
+        detour: None,
+        memory: Vec::new(),
+        note,
+    }
 }
 
 fn parsed(entry: &PatchEntry) -> Result<Note, PatchError> {
@@ -191,7 +194,9 @@ impl Maker<'_> {
             How::InPlace { new, heads } => (plan.at, plan.old.clone(), self.write(&plan, new, heads)?),
             How::Detour(detour) => self.detour(&plan, detour)?,
         };
-        self.space.note(PatchEntry { id: id.into(), text: note.to_line(), at, old, new });
+        let entry = PatchEntry { id: id.into(), text: note.to_line(), at, old, new };
+        let noted = self.view.noted().iter().cloned().chain([patch(&entry)]).collect();
+        self.space.note(entry);
         // What lies behind the file's own segments is not seen; nobody looks there.
         let main = self.view.program().modules().first().ok_or(PatchError::NoEntry)?;
         let image = main.image.clone();
@@ -203,7 +208,7 @@ impl Maker<'_> {
                 place.copy_from_slice(&bytes);
             }
         }
-        self.view = View::of_bytes(self.path, &self.edited)?;
+        self.view = View::of_bytes(self.path, &self.edited)?.with_patches(noted);
         Ok(())
     }
 
@@ -236,9 +241,7 @@ impl Maker<'_> {
     /// Leads the place to `to` by a trampoline of the engine's, which keeps every boundary. A jump in it that is found
     /// by its mark is made to lead to our code: that has to be near, for a file may be loaded anywhere.
     fn through_engine(&mut self, plan: &Plan, to: Addr) -> Result<(Addr, Vec<u8>, Vec<u8>), PatchError> {
-        let around = plan.at - AROUND;
-        let len = 2 * AROUND as usize + plan.old.len();
-        let before = self.view.bytes(around, len);
+        let (around, before) = self.view.bytes_around(plan.at, plan.old.len(), AROUND);
         let snippet =
             MachineCode { bytes: MARK.to_vec().into(), clobbers: GprSet::EMPTY, flags: false, stack: false };
         let mut batch = Batch::default();

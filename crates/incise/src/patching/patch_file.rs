@@ -11,9 +11,12 @@
 //! The first line names the format. `program` is for people; `build-id`, if it is there, has to be that of the program
 //! it is applied to. Every other line is a change as in [`Note`].
 
-use super::PatchError;
+use incise_isa::Addr;
+use incise_isa::native::Syntax;
+
+use super::change::{Change, Request};
 use super::lines::{hex, unhex};
-use super::note::Note;
+use super::{Note, Patch, PatchError, View};
 
 /// The first line.
 const FORMAT: &str = "incise patch 1";
@@ -55,6 +58,50 @@ impl PatchFile {
             return Err(wrong(text.lines().count(), "there is no change in it"));
         }
         Ok(file)
+    }
+
+    /// What `patches`, all that are wanted of what `view` shows, did to one module.
+    ///
+    /// # Errors
+    /// [`PatchError::Export`] if they are of several modules, or one of them changed what only this process has.
+    pub fn of(view: &View, patches: &[Patch]) -> Result<PatchFile, PatchError> {
+        let refused = |reason: String| Err(PatchError::Export(reason));
+        let module_of = |patch: &Patch| {
+            let found = view.program().modules().iter().find(|module| module.range.contains(&patch.at));
+            let reason = || format!("patch {} changed memory of no file: it cannot be exported", patch.id);
+            found.ok_or_else(|| PatchError::Export(reason()))
+        };
+        let Some(first) = patches.first() else { return refused("nothing is patched".to_owned()) };
+        let module = module_of(first)?;
+        let mut notes = Vec::new();
+        for patch in patches {
+            let other = module_of(patch)?;
+            if other.range != module.range {
+                let (one, two) = (&module.name, &other.name);
+                return refused(format!("{one} and {two} are patched: export one, with --module {one}"));
+            }
+            notes.push(match (&patch.note, patch.code) {
+                (Some(note), _) => note.clone(),
+                (None, false) => Note {
+                    request: Request {
+                        at: Addr(patch.at.0.wrapping_sub(module.bias)),
+                        change: Change::Data(patch.new.clone()),
+                        count: 1,
+                        syntax: Syntax::Intel,
+                    },
+                    expected: patch.old.clone(),
+                },
+                (None, true) => {
+                    return refused(format!(
+                        "patch {} ({}) names an address of this process only: made with a name, such as \
+                         main+0x10, it can be exported",
+                        patch.id, patch.text
+                    ));
+                }
+            });
+        }
+        let build_id = module.image.build_id().map(<[u8]>::to_vec);
+        Ok(PatchFile { program: Some(module.name.clone()), build_id, notes })
     }
 
     /// The text.

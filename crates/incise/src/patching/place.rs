@@ -1,6 +1,6 @@
 //! What users write to name a place.
 
-use incise_image::PatternError;
+use incise_image::{DataObject, Module, PatternError};
 use incise_isa::Addr;
 use incise_patch::Facts;
 
@@ -14,8 +14,9 @@ pub struct Place {
     pub addr: Addr,
 }
 
-/// Finds the one place that `text` names: `entry`, `main` (also of a stripped program), a symbol, `MODULE!NAME+OFF`,
-/// `*0xADDRESS` or `0xADDRESS` (data, too), `rip` (of the first thread of a process), `rip:TID` (of another one).
+/// Finds the one place that `text` names: `entry`, `main` (also of a stripped program), a function or a variable that a
+/// symbol names, `MODULE!NAME+OFF`, `MODULE+OFF` (behind its first page), `*0xADDRESS` or `0xADDRESS`, `rip` (of the
+/// first thread of a process), `rip:TID` (of another one).
 ///
 /// # Errors
 /// If it names none, or several.
@@ -50,14 +51,13 @@ fn address(view: &View, text: &str) -> Result<Addr, PatchError> {
         let far = || PatchError::Unmapped { at: Addr(at.0.saturating_add(offset)) };
         return at.0.checked_add(offset).map(Addr).ok_or_else(far);
     }
-    let literal = text.strip_prefix('*').unwrap_or(text);
-    if let Some(at) = literal.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
-        return match view.region(Addr(at)) {
-            Some(_) => Ok(Addr(at)),
-            None => Err(PatchError::Unmapped { at: Addr(at) }),
-        };
+    if let Some(at) = literal(text) {
+        return if view.region(at).is_some() { Ok(at) } else { Err(PatchError::Unmapped { at }) };
     }
-    let found = Query::anywhere(text).run(view.program(), view)?;
+    let found = match Query::anywhere(text).run(view.program(), view) {
+        Ok(found) => found,
+        Err(error) => return variable(view, base, offset)?.ok_or_else(|| error.into()),
+    };
     match &found.points[..] {
         [point] => Ok(point.addr),
         [] => match &found.unresolved[..] {
@@ -84,8 +84,45 @@ fn address(view: &View, text: &str) -> Result<Addr, PatchError> {
     }
 }
 
+/// A place in a variable, or behind the start of a module.
+fn variable(view: &View, base: &str, offset: u64) -> Result<Option<Addr>, PatchError> {
+    let (within, name) = base.split_once('!').map_or((None, base), |(module, name)| (Some(module), name));
+    let modules = || view.program().modules().iter();
+    let chosen = modules().filter(|module| within.is_none_or(|text| module.is_called(text)));
+    let mut found: Vec<(&Module, DataObject<'_>)> = chosen
+        .flat_map(|module| module.image.objects_named(name).map(move |object| (module, object)))
+        .collect();
+    if found.iter().filter(|(module, _)| module.main).count() == 1 {
+        found.retain(|(module, _)| module.main);
+    }
+    if let [(module, object)] = &found[..] {
+        if offset > 0 && offset >= object.size {
+            let (name, size) = (base.to_owned(), object.size);
+            return Err(PatchError::OutsideVariable { name, size, offset });
+        }
+        return Ok(Some(module.to_addr(object.addr) + offset));
+    }
+    if !found.is_empty() {
+        let shown = found.iter().take(4).map(|(module, object)| {
+            format!("{}!{} (*{})", module.name, object.name, module.to_addr(object.addr))
+        });
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        return Err(PatchError::Ambiguous { name: base.to_owned(), count: found.len(), shown });
+    }
+    let mut named = modules().filter(|module| within.is_none() && offset > 0 && module.is_called(base));
+    let (Some(module), None) = (named.next(), named.next()) else { return Ok(None) };
+    let at = Addr(module.base().0.saturating_add(offset));
+    if module.range.contains(&at) { Ok(Some(at)) } else { Err(PatchError::Unmapped { at }) }
+}
+
 fn is_own(view: &View, at: Addr) -> bool {
     view.program().module_at(at).is_some_and(|module| module.main)
+}
+
+/// An address that is written as one.
+pub(super) fn literal(text: &str) -> Option<Addr> {
+    let digits = text.strip_prefix('*').unwrap_or(text).strip_prefix("0x")?;
+    u64::from_str_radix(digits, 16).ok().map(Addr)
 }
 
 /// A number, decimal or `0x` hexadecimal.

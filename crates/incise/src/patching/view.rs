@@ -10,7 +10,8 @@ use incise_image::{MemoryMap, MemoryReader, Permissions};
 use incise_isa::Addr;
 use incise_isa::native::{Insn, MAX_INSN_LEN, decode};
 
-use super::PatchError;
+use super::on_disk::file_patches;
+use super::{Patch, PatchError};
 use crate::{Images, Program};
 
 /// A stretch of readable memory.
@@ -40,6 +41,8 @@ pub struct View {
     regions: Vec<Region>,
     memory: Memory,
     pid: Option<i32>,
+    /// The patches that a file carries.
+    noted: Vec<Patch>,
 }
 
 impl View {
@@ -49,7 +52,18 @@ impl View {
     /// If it cannot be read, or is no x86-64 program or library.
     pub fn of_file(path: &Path) -> Result<View, PatchError> {
         let bytes = fs::read(path).map_err(|source| PatchError::File { path: path.to_owned(), source })?;
-        View::of_bytes(path, &bytes)
+        let noted = file_patches(path).unwrap_or_default();
+        Ok(View::of_bytes(path, &bytes)?.with_patches(noted))
+    }
+
+    /// The same, with these patches in it.
+    pub(super) fn with_patches(self, noted: Vec<Patch>) -> View {
+        View { noted, ..self }
+    }
+
+    /// The patches that a file carries.
+    pub(super) fn noted(&self) -> &[Patch] {
+        &self.noted
     }
 
     /// The contents of a file.
@@ -72,7 +86,13 @@ impl View {
                 regions.push(Region { range, permissions: segment.permissions, name });
             }
         }
-        Ok(View { program, regions, memory: Memory::File(bytes.to_vec(), memory), pid: None })
+        Ok(View {
+            program,
+            regions,
+            memory: Memory::File(bytes.to_vec(), memory),
+            pid: None,
+            noted: Vec::new(),
+        })
     }
 
     /// A running process.
@@ -119,7 +139,8 @@ impl View {
             permissions: mapping.permissions,
             name: mapping.name.to_string(),
         });
-        Ok(View { regions: regions.collect(), program, memory: Memory::Process(memory), pid: Some(pid) })
+        let (regions, memory) = (regions.collect(), Memory::Process(memory));
+        Ok(View { regions, program, memory, pid: Some(pid), noted: Vec::new() })
     }
 
     /// The modules.
@@ -158,6 +179,15 @@ impl View {
         }
         let mut bytes = vec![0; end.offset_from(at) as usize];
         if self.read(at, &mut bytes) { bytes } else { Vec::new() }
+    }
+
+    /// The `len` bytes at `at`, with up to `margin` bytes on either side, as many as there are; and where they begin.
+    pub(super) fn bytes_around(&self, at: Addr, len: usize, margin: u64) -> (Addr, Vec<u8>) {
+        let before = (0..=margin.min(at.0)).rev();
+        let from = before.map(|back| (at - back, back as usize + len + margin as usize));
+        let mut whole = from.map(|(start, most)| (start, self.bytes(start, most)));
+        let covers = |(start, bytes): &(Addr, Vec<u8>)| at < *start + bytes.len() as u64;
+        whole.find(covers).unwrap_or((at, Vec::new()))
     }
 
     /// The quadword at `at`.
