@@ -1,10 +1,12 @@
 //! `cargo xtask fuzz`: the oracles with one seed after the other, until something differs or the time is over.
 
 use std::ffi::OsString;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
+use crate::build;
 use crate::task::{self, Error};
 
 /// What to try, and for how long.
@@ -41,18 +43,23 @@ const PROGRAMS: [&str; 3] = ["/bin/bash", "/lib/x86_64-linux-gnu/libc.so.6", "/u
 
 /// Runs one oracle with seeds that ascend.
 pub fn run(args: &Args) -> Result<(), Error> {
+    let oracle = build::program(
+        "incise-oracle",
+        match args.what {
+            What::Relocation => "incise-oracle",
+            What::Boundaries => "boundaries",
+        },
+    )?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     let mut seed = args.seed;
     while seed == args.seed || Instant::now() < end {
-        let mut command = task::cargo();
-        command.args(["run", "--release", "--locked", "--quiet", "--package=incise-oracle"]);
+        let mut command = Command::new(&oracle);
         match args.what {
             What::Relocation => {
-                command.args(["--bin=incise-oracle", "--"]);
                 command.args(if seed.is_multiple_of(2) { &["--moves"][..] } else { &[] });
             }
             What::Boundaries => {
-                command.args(["--bin=boundaries", "--", "--run=400", "--runs=4"]);
+                command.args(["--run=400", "--runs=4"]);
                 command.args(LAYOUTS[(seed % LAYOUTS.len() as u64) as usize]);
                 match &args.binaries[..] {
                     [] => command.args(PROGRAMS.iter().filter(|path| std::path::Path::new(path).exists())),
