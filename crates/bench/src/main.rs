@@ -7,6 +7,7 @@ mod hit;
 mod install;
 mod instructions;
 mod library;
+mod pair;
 mod parse;
 mod rewrite;
 mod servers;

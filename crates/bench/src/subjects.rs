@@ -136,6 +136,8 @@ subjects! {
     Plain plain_map plain!();
     Plain plain_per_cpu plain!();
     Plain plain_per_cpu_at_once plain!();
+    Plain plain_per_thread plain!();
+    Plain plain_per_thread_at_once plain!();
     Plain plain_trap plain!();
     Plain plain_toggle plain!();
     Carry carry_base carry!();

@@ -2,13 +2,14 @@
 //!
 //! Requests come on standard input, answers go to standard output, one line each:
 //! `address SYMBOL` is answered by the address in hexadecimal, `time SYMBOL CALLS` by the nanoseconds of a call of
-//! an unprobed subject of the same shape and of that one, `load FILE` (dlopen) by `loaded`, `unloaded` by the end.
+//! an unprobed subject of the same shape and of that one, `pair SYMBOL BETWEEN CALLS` by the same of two threads at once, `load FILE` (dlopen) by `loaded`, `unloaded` by the end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::Error;
 use crate::library::Library;
+use crate::pair::both;
 use crate::subjects::{subject, time};
 
 /// Serves requests until the input ends.
@@ -27,6 +28,12 @@ pub(crate) fn serve() -> Result<bool, Error> {
                 let (shape, function) = subject(symbol).ok_or("no such subject")?;
                 let calls = calls.parse()?;
                 writeln!(out, "{} {}", time(shape.base(), calls), time(function, calls))?;
+            }
+            ["pair", symbol, between, calls] => {
+                let (shape, function) = subject(symbol).ok_or("no such subject")?;
+                let (between, calls) = (between.parse()?, calls.parse()?);
+                let base = both(shape.base(), between, calls)?;
+                writeln!(out, "{base} {}", both(function, between, calls)?)?;
             }
             ["load", file] => {
                 libraries.push(Library::open(file)?);
@@ -90,7 +97,16 @@ impl Target {
 
     /// Times a subject in it.
     pub(crate) fn time(&mut self, symbol: &str, calls: u32) -> Result<(f64, f64), Error> {
-        let answer = self.ask(&format!("time {symbol} {calls}"))?;
+        self.times(&format!("time {symbol} {calls}"))
+    }
+
+    /// Times a subject in it that two threads call, with so many calls of another one between.
+    pub(crate) fn time_pair(&mut self, symbol: &str, between: u32, calls: u32) -> Result<(f64, f64), Error> {
+        self.times(&format!("pair {symbol} {between} {calls}"))
+    }
+
+    fn times(&mut self, request: &str) -> Result<(f64, f64), Error> {
+        let answer = self.ask(request)?;
         let (base, probed) = answer.split_once(' ').ok_or("the target gave no two times")?;
         Ok((base.parse()?, probed.parse()?))
     }

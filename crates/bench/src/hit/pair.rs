@@ -1,23 +1,16 @@
 //! Two threads that count at once.
-//!
-//! # Safety
-//! sched_setaffinity(2) reads a set of CPUs that lives for the call.
 
-#![allow(unsafe_code, reason = "binds threads to CPUs")]
-
-use std::hint::spin_loop;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::scope;
-use std::time::{Duration, Instant};
 
 use incise::snippet::{Program, Stmt, Storage, Type, Variable};
 use incise::space::own::OwnSpace;
-use incise::{Addr, Position, Session, Value};
+use incise::{Addr, Position, Session, Tactic, Value};
 
 use super::contender::{Contender, Line};
+use super::remote::Remote;
 use crate::Error;
-use crate::subjects::{Function, Shape, subject, time_between, twin};
+use crate::pair::both;
+use crate::subjects::{Function, Shape, subject, twin};
 
 /// The lines that others are compared with.
 const SHARED: &str = "two threads: hand-written lock inc, one line";
@@ -44,9 +37,18 @@ pub(super) fn lines() -> Result<Vec<Line>, Error> {
         Line::new("two threads: incise, counter per CPU", per_cpu("plain_per_cpu", BETWEEN))
             .against(SHARED)
             .at_most(0.2),
+        Line::new("two threads: incise, counter per thread, other process", || {
+            PerThread::start("plain_per_thread", BETWEEN)
+        })
+        .against(SHARED)
+        .at_most(0.2),
         Line::new(AT_ONCE, shared(0)),
         Line::new("two threads, back to back: counter per CPU", per_cpu("plain_per_cpu_at_once", 0))
             .against(AT_ONCE),
+        Line::new("two threads, back to back: counter per thread, other process", || {
+            PerThread::start("plain_per_thread_at_once", 0)
+        })
+        .against(AT_ONCE),
     ])
 }
 
@@ -79,44 +81,24 @@ impl Contender for Pair {
     }
 }
 
-/// Nanoseconds of a call, in the middle of two threads on two CPUs that begin together: a thread that wakes up would come when the
-/// other has done its calls, so they wait for each other awake.
-fn both(function: Function, between: u32, calls: u32) -> Result<f64, Error> {
-    let ready = AtomicU32::new(0);
-    let run = |cpu| {
-        pin(cpu);
-        ready.fetch_add(1, Ordering::AcqRel);
-        let since = Instant::now();
-        while ready.load(Ordering::Acquire) < 2 && since.elapsed() < PATIENCE {
-            spin_loop();
-        }
-        time_between(function, between, calls)
-    };
-    // Both threads are new, so that this one is not bound to a CPU.
-    scope(|scope| {
-        let threads = [0, 1].map(|cpu| {
-            scope.spawn({
-                let run = &run;
-                move || run(cpu)
-            })
-        });
-        let mut sum = 0.0;
-        for thread in threads {
-            sum += thread.join().map_err(|_| "a thread has panicked")?;
-        }
-        Ok(sum / 2.0)
-    })
+/// A counter in another process, whose threads count by themselves, behind gs.
+struct PerThread {
+    remote: Remote,
+    between: u32,
 }
 
-/// How long a thread waits for the other one.
-const PATIENCE: Duration = Duration::from_millis(20);
+impl PerThread {
+    fn start(symbol: &'static str, between: u32) -> Result<PerThread, Error> {
+        Ok(PerThread { remote: Remote::start(symbol, 0, Tactic::Jump)?, between })
+    }
+}
 
-/// Binds this thread to a CPU, if it may run there.
-fn pin(cpu: usize) {
-    // SAFETY: a set of CPUs is plain bits; the call reads it.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+impl Contender for PerThread {
+    fn measure(&mut self, calls: u32) -> Result<(f64, f64), Error> {
+        self.remote.target.time_pair(self.remote.symbol, self.between, calls)
+    }
+
+    fn hits(&mut self) -> Result<Option<u64>, Error> {
+        Ok(self.remote.hits()?.map(|hits| hits / 2))
     }
 }

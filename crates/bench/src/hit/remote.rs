@@ -47,16 +47,16 @@ pub(super) fn tactics() -> Vec<Line> {
 type Found = (u64, Option<Tactic>);
 
 /// A counter in another process. The thread that put it in is the one that traces.
-struct Remote {
-    target: Target,
-    symbol: &'static str,
+pub(super) struct Remote {
+    pub target: Target,
+    pub symbol: &'static str,
     tactic: Tactic,
     finish: Arc<AtomicBool>,
     tracer: Option<JoinHandle<Result<Found, String>>>,
 }
 
 impl Remote {
-    fn start(symbol: &'static str, offset: u64, tactic: Tactic) -> Result<Remote, Error> {
+    pub(super) fn start(symbol: &'static str, offset: u64, tactic: Tactic) -> Result<Remote, Error> {
         let mut target = Target::start(&[])?;
         let pattern = format!("*{:#x}", target.address(symbol)? + offset);
         let pid = target.pid();
