@@ -28,6 +28,16 @@ pub fn forms(symbol: &str) -> Vec<String> {
     forms
 }
 
+/// The name of a C++ function that is in no namespace or class, without parameters and template arguments: what stands behind its
+/// length at the beginning of the symbol (Itanium C++ ABI, 5.1.4.1), behind an `L` if it is `static`.
+pub fn outside_namespaces(symbol: &str) -> Option<&str> {
+    let rest = symbol.strip_prefix("_Z")?;
+    let rest = rest.strip_prefix('L').unwrap_or(rest);
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let len: usize = rest[..digits].parse().ok()?;
+    rest[digits..].get(..len)
+}
+
 fn rust(symbol: &str) -> Option<String> {
     let name = rustc_demangle::try_demangle(symbol).ok()?;
     let mut text = Bounded(String::new());
@@ -75,7 +85,7 @@ fn without_template_arguments(name: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{demangle, forms};
+    use super::{demangle, forms, outside_namespaces};
 
     #[test]
     fn symbols_become_source_names() {
@@ -86,6 +96,16 @@ mod tests {
         assert_eq!(demangle("_ZN4core3fmt5write17h0123456789abcdefE").as_deref(), Some("core::fmt::write"));
         assert_eq!(demangle("_RNvC7mycrate4main").as_deref(), Some("mycrate::main"));
         assert_eq!(demangle("malloc"), None);
+    }
+
+    #[test]
+    fn plain_names_of_cpp_are_in_their_symbols() {
+        assert_eq!(outside_namespaces("_Z5totalRKSt6vectorIiSaIiEE"), Some("total"));
+        assert_eq!(outside_namespaces("_ZL4helpv"), Some("help"));
+        assert_eq!(outside_namespaces("_Z3maxIiET_S0_S0_"), Some("max"));
+        for other in ["_ZN2ns5totalEv", "total", "_Z", "_Z9short", "_ZStlsIcE", "_Z99999999999999999999a"] {
+            assert_eq!(outside_namespaces(other), None, "{other}");
+        }
     }
 
     #[test]

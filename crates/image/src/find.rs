@@ -253,7 +253,9 @@ fn name_matches(pattern: &NamePattern, name: &Name<'_>) -> bool {
         }
         (Some(_), None) => false,
     };
-    version_matches && pattern.glob.matches(name.text)
+    version_matches
+        && (pattern.glob.matches(name.text)
+            || demangle::outside_namespaces(name.text).is_some_and(|plain| pattern.glob.matches(plain)))
 }
 
 /// Starts of functions without symbols that a pattern names.

@@ -19,7 +19,8 @@ use crate::pattern_error::PatternError;
 /// | `MODULE!…` | any of these in modules that fit only; with `*0x…` the address is a link address |
 ///
 /// A pattern with `::`, `(` or `<` is compared with demangled names: as a whole, and, where the pattern
-/// has no parameters, without them. A module is named by a shell pattern on its file name, with or without
+/// has no parameters, without them. Other names are compared with symbols, and with functions of C++ outside of all
+/// namespaces and classes, without parameters. A module is named by a shell pattern on its file name, with or without
 /// the version behind it: `libc` means `libc.so.6`. One with a `/` is compared with the path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pattern {
