@@ -161,14 +161,31 @@ pub unsafe extern "C" fn patch_read_map(
             let name = unsafe { text(name, "`name`") }?;
             library.active()?.map(name)?
         };
-        let visit = visit.ok_or(Error::Null("`visit`"))?;
-        if !dropped.is_null() {
-            // SAFETY: the caller's.
-            unsafe { dropped.write(contents.dropped) };
-        }
-        show(&contents, visit, data);
-        Ok(())
+        // SAFETY: the caller's.
+        unsafe { read_entries(&contents, visit, data, dropped) }
     })
+}
+
+/// Shows a visitor what a map holds.
+///
+/// # Errors
+/// If there is no visitor.
+///
+/// # Safety
+/// `dropped` is NULL or points to a variable.
+pub(crate) unsafe fn read_entries(
+    contents: &MapContents,
+    visit: Option<Visit>,
+    data: *mut c_void,
+    dropped: *mut u64,
+) -> Result<(), Error> {
+    let visit = visit.ok_or(Error::Null("`visit`"))?;
+    if !dropped.is_null() {
+        // SAFETY: the caller's.
+        unsafe { dropped.write(contents.dropped) };
+    }
+    show(contents, visit, data);
+    Ok(())
 }
 
 /// Empties a map.

@@ -19,6 +19,8 @@ mod resolve;
 mod results;
 mod rings;
 mod tree;
+mod tree_flow;
+mod tree_maps;
 
 pub use data::{patch_clear_map, patch_read_map, patch_read_text, patch_run_once};
 pub use exports::{
@@ -32,4 +34,12 @@ pub use tree::{
     patch_register, patch_return, patch_returned, patch_run_tree, patch_sequence, patch_set,
     patch_set_register, patch_store, patch_tree_free, patch_tree_new, patch_unary, patch_value,
     patch_variable, patch_while,
+};
+pub use tree_flow::{
+    patch_array, patch_atomic, patch_bits, patch_break, patch_compare_exchange, patch_continue,
+    patch_debugger, patch_do_while, patch_element, patch_for, patch_local, patch_set_element, patch_stop,
+    patch_switch, patch_vector,
+};
+pub use tree_maps::{
+    patch_map, patch_map_delete, patch_map_has, patch_map_update, patch_map_value, patch_read_tree_map,
 };

@@ -11,8 +11,8 @@ use std::ffi::{CStr, c_char, c_uint};
 use incise::Addr;
 use incise::isa::native::Gpr;
 use incise::snippet::{
-    self, BinaryOp, Callee, Constant, Expr, Place, PointFact, Program, Register, Stmt, Storage, TreeError,
-    Type, UnaryOp, Variable,
+    self, BinaryOp, Callee, Constant, Expr, LocalArray, LocalVar, Map, Place, PointFact, Program,
+    ProgramBuilder, Register, Stmt, Storage, TreeError, Type, UnaryOp, Variable,
 };
 
 use crate::abi::Op;
@@ -27,14 +27,37 @@ use crate::operation::{Operation, What};
 pub struct Tree {
     exprs: Vec<Expr>,
     stmts: Vec<Stmt>,
-    variables: Vec<Variable>,
+    variables: Vec<Var>,
+    maps: Vec<Map>,
+    /// What is declared for one run.
+    pub locals: ProgramBuilder,
 }
 
-/// `patch_expr`, `patch_stmt`, `patch_var`.
+/// What `patch_var` names.
+pub enum Var {
+    /// It outlives the runs.
+    Lasting(Variable),
+    /// Of one run.
+    Local(LocalVar),
+    /// Several of one run.
+    Array(LocalArray),
+}
+
+/// `patch_expr`, `patch_stmt`, `patch_var`, `patch_table`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Piece {
     id: u32,
+}
+
+impl Piece {
+    /// Nothing.
+    pub const NONE: Piece = Piece { id: 0 };
+
+    /// Whether it is nothing.
+    pub fn is_none(self) -> bool {
+        self.id == 0
+    }
 }
 
 /// The piece at a place, if there is one.
@@ -47,11 +70,11 @@ fn keep<T>(all: &mut Vec<T>, piece: T) -> Piece {
     Piece { id: all.len() as u32 }
 }
 
-fn unknown(what: &'static str, value: u64, most: usize) -> TreeError {
+pub(crate) fn unknown(what: &'static str, value: u64, most: usize) -> TreeError {
     TreeError::Limit { what, value, most: most as u64 }
 }
 
-fn of_type(number: c_uint) -> Result<Type, TreeError> {
+pub(crate) fn of_type(number: c_uint) -> Result<Type, TreeError> {
     let all = Type::SCALARS;
     all.get(number as usize).copied().ok_or_else(|| unknown("types", number.into(), all.len() - 1))
 }
@@ -61,14 +84,14 @@ fn general(number: c_uint) -> Result<Gpr, TreeError> {
 }
 
 impl Tree {
-    fn expr(&self, piece: Piece) -> Expr {
+    pub fn expr(&self, piece: Piece) -> Expr {
         let wrong =
             || Expr::from(Err(unknown("expressions of this tree", piece.id.into(), self.exprs.len())));
         at(&self.exprs, piece).cloned().unwrap_or_else(wrong)
     }
 
     /// 0 is nothing.
-    fn body(&self, piece: Piece) -> Vec<Stmt> {
+    pub fn body(&self, piece: Piece) -> Vec<Stmt> {
         match (piece.id, at(&self.stmts, piece)) {
             (0, _) => Vec::new(),
             (_, Some(stmt)) => vec![stmt.clone()],
@@ -78,13 +101,70 @@ impl Tree {
         }
     }
 
-    fn variable(&self, piece: Piece) -> Result<&Variable, TreeError> {
+    fn var(&self, piece: Piece) -> Result<&Var, TreeError> {
         let wrong = || unknown("variables of this tree", piece.id.into(), self.variables.len());
         at(&self.variables, piece).ok_or_else(wrong)
     }
 
+    fn variable(&self, piece: Piece) -> Result<&Variable, TreeError> {
+        match self.var(piece)? {
+            Var::Lasting(variable) => Ok(variable),
+            _ => Err(TreeError::Storage("a variable of one run".to_owned(), "read or added to so")),
+        }
+    }
+
+    /// An array of one run.
+    pub fn array(&self, piece: Piece) -> Result<LocalArray, TreeError> {
+        match self.var(piece)? {
+            Var::Array(array) => Ok(*array),
+            _ => Err(TreeError::Storage("a variable".to_owned(), "an array")),
+        }
+    }
+
+    fn value(&self, piece: Piece) -> Result<Expr, TreeError> {
+        match self.var(piece)? {
+            Var::Lasting(variable) => Ok(variable.get()),
+            Var::Local(local) => Ok(local.get()),
+            Var::Array(_) => Err(TreeError::Storage("an array".to_owned(), "a value")),
+        }
+    }
+
+    fn set(&self, piece: Piece, value: Expr) -> Result<Stmt, TreeError> {
+        match self.var(piece)? {
+            Var::Lasting(variable) => Ok(variable.set(value)),
+            Var::Local(local) => Ok(local.set(value)),
+            Var::Array(_) => Err(TreeError::Storage("an array".to_owned(), "set as a whole")),
+        }
+    }
+
+    fn add(&self, piece: Piece, value: Expr) -> Result<Stmt, TreeError> {
+        match self.var(piece)? {
+            Var::Local(local) => Ok(local.set(local.get().add(value))),
+            _ => Ok(self.variable(piece)?.add(value)),
+        }
+    }
+
+    /// A map of this tree.
+    pub fn map(&self, piece: Piece) -> Result<&Map, TreeError> {
+        at(&self.maps, piece).ok_or_else(|| unknown("maps of this tree", piece.id.into(), self.maps.len()))
+    }
+
+    pub fn keep_variable(&mut self, variable: Var) -> Piece {
+        keep(&mut self.variables, variable)
+    }
+
+    pub fn keep_map(&mut self, map: Map) -> Piece {
+        keep(&mut self.maps, map)
+    }
+
     fn program(&self, body: Piece) -> Result<Program, Error> {
-        Program::new(self.body(body)).map_err(|error| Error::Snippet(error.to_string()))
+        let body = self.body(body);
+        // Without locals, which most bodies do not use, it may be put in line.
+        let made = match Program::new(body.clone()) {
+            Err(TreeError::Local(_)) => self.locals.clone().finish(body),
+            made => made,
+        };
+        made.map_err(|error| Error::Snippet(error.to_string()))
     }
 }
 
@@ -92,7 +172,7 @@ impl Tree {
 ///
 /// # Safety
 /// See the head of the file.
-unsafe fn expr(tree: *mut Tree, make: impl FnOnce(&Tree) -> Result<Expr, TreeError>) -> Piece {
+pub(crate) unsafe fn expr(tree: *mut Tree, make: impl FnOnce(&Tree) -> Result<Expr, TreeError>) -> Piece {
     // SAFETY: the caller's.
     let Some(tree) = (unsafe { tree.as_mut() }) else { return Piece { id: 0 } };
     let made = Expr::from(make(tree));
@@ -103,7 +183,7 @@ unsafe fn expr(tree: *mut Tree, make: impl FnOnce(&Tree) -> Result<Expr, TreeErr
 ///
 /// # Safety
 /// See the head of the file.
-unsafe fn stmt(tree: *mut Tree, make: impl FnOnce(&Tree) -> Result<Stmt, TreeError>) -> Piece {
+pub(crate) unsafe fn stmt(tree: *mut Tree, make: impl FnOnce(&Tree) -> Result<Stmt, TreeError>) -> Piece {
     // SAFETY: the caller's.
     let Some(tree) = (unsafe { tree.as_mut() }) else { return Piece { id: 0 } };
     let made = make(tree).unwrap_or_else(Stmt::Invalid);
@@ -114,7 +194,7 @@ unsafe fn stmt(tree: *mut Tree, make: impl FnOnce(&Tree) -> Result<Stmt, TreeErr
 ///
 /// # Safety
 /// See the head of the file.
-unsafe fn pieces<'a>(from: *const Piece, count: usize) -> &'a [Piece] {
+pub(crate) unsafe fn array<'a>(from: *const Piece, count: usize) -> &'a [Piece] {
     if from.is_null() {
         return &[];
     }
@@ -148,13 +228,14 @@ macro_rules! pieces {
         /// # Safety
         /// See the head of the file.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name(tree: *mut Tree, $($arg: $ty),*) -> Piece {
-            let make = |$tree: &Tree| $make;
+        pub unsafe extern "C" fn $name(tree: *mut $crate::tree::Tree, $($arg: $ty),*) -> $crate::tree::Piece {
+            let make = |$tree: &$crate::tree::Tree| $make;
             // SAFETY: the caller's.
             unsafe { $adder(tree, make) }
         }
     )*};
 }
+pub(crate) use pieces;
 
 pieces! {
     /// A number by its bits.
@@ -207,16 +288,16 @@ pieces! {
     expr patch_call(function: usize, arguments: *const Piece, count: usize) |tree| {
         let callee = Callee::new(&format!("{function:#x}"), Addr(function as u64));
         // SAFETY: the caller's.
-        let arguments = unsafe { pieces(arguments, count) };
+        let arguments = unsafe { array(arguments, count) };
         Ok(Expr::call(callee, arguments.iter().map(|piece| tree.expr(*piece)).collect()))
     };
     /// The value of a variable.
-    expr patch_value(variable: Piece) |tree| tree.variable(variable).map(Variable::get);
+    expr patch_value(variable: Piece) |tree| tree.value(variable);
 
     /// Sets a variable.
-    stmt patch_set(variable: Piece, value: Piece) |tree| Ok(tree.variable(variable)?.set(tree.expr(value)));
+    stmt patch_set(variable: Piece, value: Piece) |tree| tree.set(variable, tree.expr(value));
     /// Adds to a variable.
-    stmt patch_add(variable: Piece, value: Piece) |tree| Ok(tree.variable(variable)?.add(tree.expr(value)));
+    stmt patch_add(variable: Piece, value: Piece) |tree| tree.add(variable, tree.expr(value));
     /// Writes memory.
     stmt patch_store(ty: c_uint, address: Piece, value: Piece) |tree| {
         Ok(Stmt::assign(Place::memory(of_type(ty)?, tree.expr(address)), tree.expr(value)))
@@ -238,7 +319,7 @@ pieces! {
     /// One statement after the other.
     stmt patch_sequence(body: *const Piece, count: usize) |tree| {
         // SAFETY: the caller's.
-        let body = unsafe { pieces(body, count) };
+        let body = unsafe { array(body, count) };
         Ok(Stmt::Sequence(body.iter().flat_map(|piece| tree.body(*piece)).collect()))
     };
     /// Ends the run.
@@ -268,15 +349,27 @@ pub unsafe extern "C" fn patch_variable(
     };
     let Ok(ty) = of_type(ty) else { return Piece { id: 0 } };
     // SAFETY: the caller's.
-    let name = if name.is_null() { "".into() } else { unsafe { CStr::from_ptr(name) }.to_string_lossy() };
-    keep(&mut tree.variables, Variable::new(&name, ty, storage))
+    let variable = Variable::new(&unsafe { self::name(name) }, ty, storage);
+    tree.keep_variable(Var::Lasting(variable))
+}
+
+/// A name, for people; empty for NULL.
+///
+/// # Safety
+/// It is NULL or ends with a NUL.
+pub(crate) unsafe fn name(from: *const c_char) -> String {
+    if from.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's.
+    unsafe { CStr::from_ptr(from) }.to_string_lossy().into_owned()
 }
 
 /// A tree that is there.
 ///
 /// # Safety
 /// See the head of the file.
-unsafe fn given<'a>(tree: *const Tree) -> Result<&'a Tree, Error> {
+pub(crate) unsafe fn given<'a>(tree: *const Tree) -> Result<&'a Tree, Error> {
     // SAFETY: the caller's.
     unsafe { tree.as_ref() }.ok_or(Error::Null("`tree`"))
 }

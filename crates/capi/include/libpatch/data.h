@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 /* What a map holds for each key. */
-typedef enum patch_value {
+typedef enum patch_value_kind {
 	/* `number`: of @x = value, sum(), min(), max(). */
 	PATCH_VALUE_NUMBER = 1,
 	/* `count`: of count(). */
@@ -36,7 +36,7 @@ typedef enum patch_value {
 	PATCH_VALUE_STATS = 4,
 	/* `count`, `sum` and `buckets`: of hist() and lhist(). */
 	PATCH_VALUE_HISTOGRAM = 5
-} patch_value;
+} patch_value_kind;
 
 /* A bucket of a histogram that is not empty. 24 bytes. */
 typedef struct patch_bucket {
@@ -54,7 +54,7 @@ typedef struct patch_entry {
 	 */
 	const uint64_t *key;
 	size_t key_count;
-	patch_value value;
+	patch_value_kind value;
 	uint32_t reserved_word;
 	int64_t number;
 	uint64_t count;

@@ -16,7 +16,7 @@
 #ifndef LIBPATCH_TREE_H
 #define LIBPATCH_TREE_H
 
-#include <libpatch/patch.h>
+#include <libpatch/data.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -28,11 +28,14 @@ typedef struct patch_tree patch_tree;
 typedef struct { uint32_t id; } patch_expr;
 typedef struct { uint32_t id; } patch_stmt;
 typedef struct { uint32_t id; } patch_var;
+typedef struct { uint32_t id; } patch_table;
 
 #ifdef __cplusplus
 #define PATCH_NOTHING (patch_stmt())
+#define PATCH_NO_VALUE (patch_expr())
 #else
 #define PATCH_NOTHING ((patch_stmt){ 0 })
+#define PATCH_NO_VALUE ((patch_expr){ 0 })
 #endif
 
 typedef enum {
@@ -75,6 +78,24 @@ typedef enum {
 	PATCH_BYTES_ACCESSED
 } patch_fact;
 
+/* How patch_atomic() changes memory. */
+typedef enum {
+	PATCH_ATOMIC_ADD = 0, PATCH_ATOMIC_SUB, PATCH_ATOMIC_AND, PATCH_ATOMIC_OR, PATCH_ATOMIC_XOR, PATCH_ATOMIC_EXCHANGE,
+	PATCH_ATOMIC_MIN, PATCH_ATOMIC_MAX
+} patch_atomic_op;
+
+/* What a map does with values for one key: keeps the last, counts them, adds them up, ... */
+typedef enum {
+	PATCH_LAST = 0, PATCH_COUNT, PATCH_SUM, PATCH_LEAST, PATCH_GREATEST, PATCH_AVERAGE, PATCH_STATS, PATCH_HISTOGRAM
+} patch_gathers;
+
+/* A case of patch_switch(); without values it is the default. It goes on with the next one unless patch_break() leaves it. */
+typedef struct patch_case {
+	const int64_t *values;
+	size_t count;
+	patch_stmt body;
+} patch_case;
+
 /* A tree; NULL only without memory. What was queued of a tree stays when it is freed. NULL is freed, too. */
 patch_tree *patch_tree_new(void);
 void patch_tree_free(patch_tree *tree);
@@ -95,12 +116,23 @@ patch_expr patch_binary(patch_tree *tree, patch_binary_op op, patch_expr left, p
 patch_expr patch_cast(patch_tree *tree, patch_type type, patch_expr value);
 /* `condition ? yes : no` */
 patch_expr patch_choose(patch_tree *tree, patch_expr condition, patch_expr yes, patch_expr no);
+/* The lowest 64 bits of a vector register, PATCH_U64: what a function returns as a float is in 0. The same bits as another type. */
+patch_expr patch_vector(patch_tree *tree, unsigned reg);
+patch_expr patch_bits(patch_tree *tree, patch_type type, patch_expr value);
+/* Change memory of the program at once, under any number of threads. The value before. */
+patch_expr patch_atomic(patch_tree *tree, patch_atomic_op op, patch_type type, patch_expr address, patch_expr value);
+patch_expr patch_compare_exchange(patch_tree *tree, patch_type type, patch_expr address, patch_expr expected, patch_expr value);
 /* A function of this program that gives a PATCH_U64, and up to six integers for it. */
 patch_expr patch_call(patch_tree *tree, uintptr_t function, const patch_expr *arguments, size_t count);
 
 /* A variable that outlives the runs, 0 at first, and its value. */
 patch_var patch_variable(patch_tree *tree, patch_type type, patch_storage storage, const char *name);
 patch_expr patch_value(patch_tree *tree, patch_var variable);
+/* A variable of one run, 0 at first, for patch_value(), patch_set() and patch_add(); so many of them. An index outside ends the run. */
+patch_var patch_local(patch_tree *tree, patch_type type, const char *name);
+patch_var patch_array(patch_tree *tree, patch_type type, unsigned length, const char *name);
+patch_expr patch_element(patch_tree *tree, patch_var array, patch_expr index);
+patch_stmt patch_set_element(patch_tree *tree, patch_var array, patch_expr index, patch_expr value);
 
 patch_stmt patch_set(patch_tree *tree, patch_var variable, patch_expr value);
 /* Exact under any number of threads. */
@@ -113,9 +145,30 @@ patch_stmt patch_evaluate(patch_tree *tree, patch_expr value);
 patch_stmt patch_if(patch_tree *tree, patch_expr condition, patch_stmt then, patch_stmt otherwise);
 /* A run that makes too many rounds ends early. */
 patch_stmt patch_while(patch_tree *tree, patch_expr condition, patch_stmt body);
+/* With the condition behind each round; with `step` behind each round, also one that patch_continue() left. */
+patch_stmt patch_do_while(patch_tree *tree, patch_stmt body, patch_expr condition);
+patch_stmt patch_for(patch_tree *tree, patch_expr condition, patch_stmt step, patch_stmt body);
+patch_stmt patch_break(patch_tree *tree);
+patch_stmt patch_continue(patch_tree *tree);
+patch_stmt patch_switch(patch_tree *tree, patch_expr value, const patch_case *cases, size_t count);
+/* The thread stops until somebody sends SIGCONT; it runs a trap for the debugger that is attached. */
+patch_stmt patch_stop(patch_tree *tree);
+patch_stmt patch_debugger(patch_tree *tree);
 patch_stmt patch_sequence(patch_tree *tree, const patch_stmt *body, size_t count);
 /* Ends the run; with a value unless that is none. */
 patch_stmt patch_return(patch_tree *tree, patch_expr value);
+
+/*
+ * A map from keys of these types to values of `type`, which are gathered as is said; without key types it is one value. `key` has a
+ * piece for each type. A value that is not there is 0; one that finds no room is counted as dropped.
+ */
+patch_table patch_map(patch_tree *tree, patch_gathers how, patch_type type, const patch_type *keys, size_t count, const char *name);
+/* `value` of a PATCH_COUNT is PATCH_NO_VALUE. */
+patch_stmt patch_map_update(patch_tree *tree, patch_table map, const patch_expr *key, patch_expr value);
+patch_stmt patch_map_delete(patch_tree *tree, patch_table map, const patch_expr *key);
+/* Of PATCH_LAST to PATCH_GREATEST. */
+patch_expr patch_map_value(patch_tree *tree, patch_table map, const patch_expr *key);
+patch_expr patch_map_has(patch_tree *tree, patch_table map, const patch_expr *key);
 
 /*
  * Queues a tree, as patch_queue() does an operation of type PATCH_OP_SNIPPET; `op->snippet` is NULL. It may be changed
@@ -134,6 +187,13 @@ patch_err patch_run_tree(const patch_tree *tree, patch_stmt body, int64_t *value
  * PATCH_ERR_NOT_INIT, PATCH_ERR_NULL; PATCH_ERR_SNIPPET: the tree has no such variable.
  */
 patch_err patch_read_variable(const patch_tree *tree, patch_var variable, uint64_t *value);
+
+/*
+ * Shows `visit` what a map holds, as patch_read_map() does.
+ *
+ * PATCH_ERR_NOT_INIT, PATCH_ERR_NULL; PATCH_ERR_SNIPPET: the tree has no such map.
+ */
+patch_err patch_read_tree_map(const patch_tree *tree, patch_table map, patch_visit visit, void *data, uint64_t *dropped);
 
 #ifdef __cplusplus
 }
