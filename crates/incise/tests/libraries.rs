@@ -93,6 +93,16 @@ fn functions_of_another_program_are_replaced_by_those_of_a_library_it_loads() {
     let missing = loaded.function(&session, "nothing").expect_err("no such function");
     assert!(matches!(missing, Error::Pattern(_)), "{missing}");
     session.remove_all().expect("removal");
+    // It goes as it came; what was there before is not ours.
+    let maps = format!("/proc/{}/maps", target.pid());
+    let mapped = || std::fs::read_to_string(&maps).expect("maps").contains("lib.so");
+    assert!(mapped());
+    assert!(changing::unload(&mut tracer, &session, &again, PATIENCE, &NEVER).is_err());
+    assert!(changing::unload(&mut tracer, &session, &loaded, PATIENCE, &NEVER).expect("unloaded"));
+    assert!(!mapped());
+    assert_eq!(target.ask(&mut tracer, 1), CRC_OF_HELLO);
+    let once_more = changing::load(&mut tracer, &session, &path, PATIENCE, &NEVER).expect("loaded");
+    assert!(once_more.loaded && mapped());
     tracer.detach(pid).expect("detached");
     target.end();
 }
@@ -196,6 +206,9 @@ fn a_function_of_this_program_is_replaced_by_one_of_a_library() {
     batch.remove(instance);
     batch.commit().expect("commit");
     assert_eq!(inner(4), 5);
+    let mapped = || std::fs::read_to_string("/proc/self/maps").expect("maps").contains("own.so");
+    assert!(mapped() && session.unload(&library).expect("unloaded") && !mapped());
+    assert!(session.unload(&library).expect("gone already"));
 }
 
 /// Threads that allocate all the time hold the allocator's lock at most instants: a thread that does never loads.

@@ -2,7 +2,7 @@
 //!
 //! The program's own `dlopen` loads them. In another process one of its threads calls it where it holds no lock that `dlopen`
 //! needs ([`safe`](super::safe)): at the entry point of a program that was launched, or else wherever a thread comes to a good place first. What was
-//! loaded stays: threads may be in it, and its constructors have run.
+//! loaded stays until it is unloaded ([`unload`](super::unload)): threads may be in it.
 //!
 //! ```
 //! use incise::{Addr, Position, Session, changing};
@@ -70,6 +70,12 @@ pub enum LoadError {
         "no thread came to a place where a library can be loaded: they allocate memory, load libraries or wait for a lock; try again"
     )]
     Busy,
+    /// It was there before it was asked for.
+    #[error("{} was not loaded for us: it is not ours to unload", .0.display())]
+    NotOurs(PathBuf),
+    /// A thread is in it, or what it was called by.
+    #[error("{} cannot be unloaded: a thread is in it; try again", .0.display())]
+    InUse(PathBuf),
 }
 
 /// A library that is there.
@@ -122,6 +128,11 @@ impl Session<OwnSpace> {
             }
         };
         let path = std::fs::canonicalize(&path).unwrap_or_else(|_| path.into());
+        if !there.is_null() {
+            // What was there is not held here.
+            // SAFETY: two handles that were just taken.
+            unsafe { (libc::dlclose(handle), libc::dlclose(there)) };
+        }
         Ok(Library { path, loaded: there.is_null() })
     }
 }
@@ -159,7 +170,6 @@ pub(crate) fn load_until(
 ) -> Result<Library, Error> {
     let path = std::fs::canonicalize(library).map_err(|_| LoadError::NoFile(library.to_owned()))?;
     let name = path.to_str().ok_or_else(|| LoadError::Name(path.clone()))?;
-    let pid = session.with_space(|space| space.pid());
     let there = session.with_program(|program, _| {
         let modules = program.modules();
         if modules.first().is_some_and(|main| main.image.is_static()) {
@@ -173,23 +183,43 @@ pub(crate) fn load_until(
     if session.find(Query::functions("dlopen")).is_err() {
         return Err(LoadError::NoLoader("its C library has no dlopen").into());
     }
-    let text = call(name);
-    let mut language = session.language();
-    language.make_room_for_texts()?;
-    let began = Instant::now();
     // Before the program has begun, nobody holds a lock.
     let only = |space: &mut RemoteSpace, _: &Program| space.divertible().map(Some);
     let choose: Choose<'_> = if until.is_some() { &only } else { &safe::thread };
+    let told = have_called(tracer, session, choose, &call(name), patience, interrupted, until)?;
+    let told = told.ok_or(LoadError::Busy)?;
+    if told.starts_with('+') {
+        Ok(Library { path, loaded: true })
+    } else {
+        Err(LoadError::Refused(told).into())
+    }
+}
+
+/// Has a thread that `choose` chooses run `text`, in the language. What that prints; nothing if no thread came to a good place in
+/// time.
+pub(super) fn have_called(
+    tracer: &mut Tracer,
+    session: &Session<RemoteSpace>,
+    choose: Choose<'_>,
+    text: &str,
+    patience: Duration,
+    interrupted: &AtomicBool,
+    until: Option<Addr>,
+) -> Result<Option<String>, Error> {
+    let pid = session.with_space(|space| space.pid());
+    let mut language = session.language();
+    language.make_room_for_texts()?;
+    let began = Instant::now();
     let once = loop {
         let started = session.start_once_where(choose, |thread| {
             let at = |pattern: &str| session.find(Query::functions(pattern));
             let point =
                 at(&format!("*{:#x}", thread.ip.0)).or_else(|_| at("main")).or_else(|_| at("_start"))?;
-            language.evaluation(&text, &point[0])
+            language.evaluation(text, &point[0])
         })?;
         match started {
             Some(once) => break once,
-            None if began.elapsed() > patience => return Err(LoadError::Busy.into()),
+            None if began.elapsed() > patience => return Ok(None),
             None => drop(next(tracer, pid, PAUSE, interrupted)?),
         }
     };
@@ -209,11 +239,11 @@ pub(crate) fn load_until(
             _ => {}
         }
     };
-    let told = language.printed().concat();
-    match (ran, told.strip_prefix("+")) {
-        (Ran::Fault(fault), _) => Err(LoadError::Refused(format!("dlopen ended early: {fault}")).into()),
-        (_, Some(_)) => Ok(Library { path, loaded: true }),
-        (_, None) => Err(LoadError::Refused(told).into()),
+    match ran {
+        Ran::Fault(fault) => {
+            Err(LoadError::Refused(format!("the dynamic linker ended early: {fault}")).into())
+        }
+        _ => Ok(Some(language.printed().concat())),
     }
 }
 
@@ -239,10 +269,7 @@ fn next(
 
 /// What the thread does, in the language: `+` is printed if the library is there, else what the dynamic linker says.
 fn call(path: &str) -> String {
-    let quoted: String = path
-        .chars()
-        .flat_map(|letter| ['\\'].into_iter().filter(move |_| matches!(letter, '"' | '\\')).chain([letter]))
-        .collect();
+    let quoted = quoted(path);
     let now = libc::RTLD_NOW;
     // A record has room for so many bytes.
     format!(
@@ -252,4 +279,11 @@ fn call(path: &str) -> String {
          if (len > 400) printf(\"%s\", str(why + 400, 400));
          if (len > 800) printf(\"%s\", str(why + 800, 400));"
     )
+}
+
+/// A text as it stands between quotes.
+pub(super) fn quoted(text: &str) -> String {
+    text.chars()
+        .flat_map(|letter| ['\\'].into_iter().filter(move |_| matches!(letter, '"' | '\\')).chain([letter]))
+        .collect()
 }

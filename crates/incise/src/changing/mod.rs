@@ -28,10 +28,12 @@
 mod graph;
 mod library;
 mod safe;
+mod unload;
 
 pub use graph::{Graph, GraphChange, GraphError};
 pub(crate) use library::load_until;
 pub use library::{Library, LoadError, load};
+pub use unload::unload;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
