@@ -20,7 +20,7 @@ use std::cell::RefCell;
 
 use incise_patch::Snippet;
 use incise_snippet::data::tables::ring_layout;
-use incise_snippet::data::{RingLayout, RingReader};
+use incise_snippet::data::{RingLayout, RingReader, walk};
 use incise_snippet::language::{
     Action, Compiler, Diagnostic, Diagnostics, Span, parse_expression, parse_snippet,
 };
@@ -31,7 +31,7 @@ use incise_space::remote::RemoteSpace;
 
 use super::{Compiled, MapContents};
 use crate::point::Point;
-use crate::script::{Names, PointScope, ScriptError, Shared, Texts, place_of, shown};
+use crate::script::{Frames, Names, PointScope, ScriptError, Shared, Texts, place_of, shown};
 use crate::session::{Error, Session};
 
 /// What snippets in text have in common: maps, `static` variables, what they print. Made by [`Session::language`].
@@ -43,6 +43,7 @@ pub struct Language<S: AddressSpace> {
     symbols: Names,
     /// Texts that functions of the program are given.
     texts: RefCell<Option<Texts>>,
+    frames: Frames,
 }
 
 /// Records each CPU has room for.
@@ -60,6 +61,7 @@ impl<S: AddressSpace> Session<S> {
             reader: None,
             symbols: Names::default(),
             texts: RefCell::new(None),
+            frames: Frames::default(),
         }
     }
 
@@ -131,14 +133,28 @@ impl<S: AddressSpace> Language<S> {
         point: &Point,
         compile: impl FnOnce(&mut Compiler, &PointScope<'_>) -> Result<Tree, Diagnostics>,
     ) -> Result<Tree, Error> {
+        self.follow_modules()?;
         let (compiler, shared, symbols) = (&mut self.compiler, &self.shared, &mut self.symbols);
         let texts = self.texts.borrow().is_some().then_some(&self.texts);
+        let frames = &self.frames;
         self.session.with_program(|program, memory| {
             symbols.set(program.modules());
             let place = place_of(point);
-            let scope = PointScope { shared, point, program, memory, place, texts };
+            let scope = PointScope { shared, point, program, memory, place, frames, texts };
             Ok(compile(compiler, &scope).map_err(ScriptError::Source)?)
         })
+    }
+
+    /// Lets stacks be walked through libraries that were loaded since the last snippet was compiled, which does the same.
+    ///
+    /// # Errors
+    /// If the program cannot be looked at.
+    pub fn follow_modules(&self) -> Result<(), Error> {
+        let outdated = self.session.with_program(|program, _| Ok(self.frames.outdated(program)))?;
+        if let Some((table, rows)) = outdated {
+            self.session.data(&table).with(|words| walk::refill(words, rows.into_iter()));
+        }
+        Ok(())
     }
 
     /// What a map holds, by its name without `@`.

@@ -12,7 +12,7 @@ use incise_snippet::tree::{self, Fault};
 
 use super::probes::Found;
 use crate::compiled::Compiled;
-use crate::script::{PointScope, Shared, place_of};
+use crate::script::{Frames, PointScope, Shared, place_of};
 
 /// An expression of the language of snippets, to be evaluated whenever a thread comes by a point.
 #[derive(Clone, Debug)]
@@ -85,8 +85,17 @@ impl Guards {
     /// Why the condition has no meaning at the point.
     pub(super) fn guard(&mut self, found: &Found<'_>, then: Snippet) -> Result<Snippet, Diagnostics> {
         let Found { point, program, memory, .. } = *found;
-        let scope =
-            PointScope { shared: &self.shared, point, program, memory, place: place_of(point), texts: None };
+        // What is said of stacks is not followed: no condition asks for one.
+        let frames = &Frames::default();
+        let scope = PointScope {
+            shared: &self.shared,
+            point,
+            program,
+            memory,
+            place: place_of(point),
+            frames,
+            texts: None,
+        };
         let text = &self.condition.text;
         let tree = self.compiler.condition(NAME, text, &self.condition.syntax, &scope)?;
         let wrong = |message: String| {

@@ -2,6 +2,7 @@
 //! shown.
 
 mod debug;
+mod frames;
 mod memory;
 mod names;
 mod probes;
@@ -29,6 +30,7 @@ use incise_snippet::tree::{Fault, Program};
 use crate::count::{CountOptions, CountResult, Counting};
 use crate::point::Point;
 use crate::session::Error;
+pub(crate) use frames::Frames;
 pub(crate) use names::{Symbols as Names, shown};
 pub(crate) use scope::{PointScope, Shared};
 use state::State;

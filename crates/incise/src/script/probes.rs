@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use incise_patch::Snippet;
+use incise_snippet::data::walk;
 use incise_space::AddressSpace;
 use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::ScriptError;
-use super::state::State;
+use super::state::{Part, State};
 use super::texts::Texts;
 use crate::count::{CountOptions, Found, Probes, Search};
 use crate::program::Program;
@@ -43,8 +44,15 @@ impl Probes for Rc<RefCell<State>> {
         Ok(())
     }
 
-    fn ready(&mut self, _: ProcessId, _: &mut RemoteSpace, program: &Program) {
-        self.borrow_mut().symbols.set(program.modules());
+    fn ready(&mut self, pid: ProcessId, _: &mut RemoteSpace, program: &Program) {
+        let state = &mut *self.borrow_mut();
+        state.symbols.set(program.modules());
+        let part = state.of.get(&pid).and_then(|index| state.parts.get_mut(*index));
+        if let Some(Part { memory, frames, .. }) = part {
+            if let Some((table, rows)) = frames.outdated(program) {
+                memory.with(&table, |words| walk::refill(words, rows.into_iter()));
+            }
+        }
     }
 
     fn forked(&mut self, parent: ProcessId, child: ProcessId) {

@@ -1,25 +1,21 @@
 //! What names mean at one point of a program.
 
 use std::cell::{OnceCell, RefCell};
-use std::ops::Range;
 use std::sync::Arc;
 
 use incise_image::dwarf::DebugInfo;
-use incise_image::{FrameRow, LinkAddr, MemoryReader, Module, suggest};
-use incise_isa::Addr;
-use incise_snippet::data::{tables, walk};
+use incise_image::{LinkAddr, MemoryReader, Module, suggest};
+use incise_snippet::data::tables;
 use incise_snippet::debug::Debug;
 use incise_snippet::language::ast::{Domain, Place, Tag};
 use incise_snippet::language::{Function, PointInfo, ProgramVariable, Scope, Type};
 use incise_snippet::tree::{self, Aggregate, Block, Callee, Map, Ring};
 
 use super::debug::DebugFiles;
+use super::frames::Frames;
 use super::texts::Texts;
 use crate::point::{Point, Query};
 use crate::program::Program;
-
-/// Where modules are: each with its bias and its range.
-pub(crate) type Mapped = Vec<(u64, Range<Addr>)>;
 
 /// What all points of a script share.
 pub(crate) struct Shared {
@@ -32,8 +28,6 @@ pub(crate) struct Shared {
     /// Room for so many keys in each map.
     pub keys: u32,
     pub debug: RefCell<DebugFiles>,
-    /// How stacks are walked in the program that was last looked at.
-    pub frames: RefCell<Option<(Mapped, Block)>>,
     /// CLOCK_MONOTONIC when the script began.
     pub began: u64,
 }
@@ -47,7 +41,6 @@ impl Shared {
             records: records.clamp(16, 1 << 16),
             keys: keys.clamp(16, 1 << 20),
             debug: RefCell::default(),
-            frames: RefCell::default(),
             began: crate::wall::nanoseconds(),
         }
     }
@@ -69,27 +62,6 @@ impl Shared {
             let _ = self.ring.set(ring);
         }
         self.ring.get().cloned()
-    }
-
-    /// How stacks are walked in a program; made again if its modules are others.
-    fn frames(&self, program: &Program) -> Block {
-        let modules = program.modules();
-        let mapped: Mapped = modules.iter().map(|module| (module.bias, module.range.clone())).collect();
-        let mut frames = self.frames.borrow_mut();
-        if let Some((known, table)) = &*frames
-            && *known == mapped
-        {
-            return table.clone();
-        }
-        let row = |module: &Module, row: FrameRow| (module.to_addr(row.at).0, row.rule);
-        let rows = modules
-            .iter()
-            .flat_map(|module| module.image.frame_rows().into_iter().map(move |r| row(module, r)));
-        let mut rows: Vec<_> = rows.collect();
-        rows.sort_by_key(|(at, _)| *at);
-        let table = walk::table(rows.into_iter());
-        *frames = Some((mapped, table.clone()));
-        table
     }
 
     fn argument(&self, n: u32) -> Option<String> {
@@ -125,6 +97,8 @@ pub(crate) struct PointScope<'a> {
     pub program: &'a Program,
     pub memory: &'a dyn MemoryReader,
     pub place: Place,
+    /// How stacks are walked.
+    pub frames: &'a Frames,
     /// Where texts for functions of the program go, if they can.
     pub texts: Option<&'a RefCell<Option<Texts>>>,
 }
@@ -249,7 +223,7 @@ impl Scope for PointScope<'_> {
     }
 
     fn frames(&self) -> Option<Block> {
-        Some(self.shared.frames(self.program))
+        Some(self.frames.table(self.program))
     }
 
     fn argument(&self, n: u32) -> Option<String> {

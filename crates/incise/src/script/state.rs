@@ -14,6 +14,7 @@ use incise_snippet::show::{entries, print_map};
 use incise_snippet::tree::Fault;
 use incise_space::remote::ProcessId;
 
+use super::frames::Frames;
 use super::memory::Memory;
 use super::names::{Symbols, shown};
 use super::scope::{PointScope, Shared, ToolScope};
@@ -32,6 +33,7 @@ pub(super) type Sink = Box<dyn FnMut(&ScriptEvent<'_>) -> io::Result<()>>;
 pub(super) struct Part {
     pub memory: Memory,
     pub texts: RefCell<Option<Texts>>,
+    pub frames: Frames,
 }
 
 pub(super) struct State {
@@ -117,7 +119,8 @@ impl State {
     /// The part of a process; the first one is there before any process, for what `begin` puts into maps.
     pub(super) fn part(&mut self, index: usize) -> &mut Part {
         while self.parts.len() <= index {
-            self.parts.push(Part { memory: Memory::default(), texts: RefCell::new(None) });
+            let (memory, texts, frames) = (Memory::default(), RefCell::new(None), Frames::default());
+            self.parts.push(Part { memory, texts, frames });
         }
         &mut self.parts[index]
     }
@@ -315,7 +318,7 @@ impl State {
         let group = self.groups[found.group];
         let clause = &self.script.clauses[group.clause];
         let index = self.of.get(&found.pid).copied().unwrap_or(0);
-        let texts = &self.parts[index].texts;
+        let Part { texts, frames, .. } = &self.parts[index];
         // An instruction that was asked for by its offset is no entry.
         let inside =
             found.point.kind == PointKind::BeforeInstruction && found.point.addr != found.point.function;
@@ -326,6 +329,7 @@ impl State {
             program: found.program,
             memory: found.memory,
             place,
+            frames,
             texts: Some(texts),
         };
         let program = match self.compiler.clause(&self.name, &self.source, clause, &scope) {
