@@ -65,7 +65,7 @@ fn run() -> ExitCode {
         Command::Trace(args) => args.target.explained(trace::run(&args)),
         Command::Hist(args) => args.target.explained(hist::run(&args)),
         Command::Top(args) => args.target.explained(top::run(&args)),
-        Command::Run(args) => args.target.explained(run::run(&args)),
+        Command::Run(args) => run::complete(args).and_then(|args| args.target.explained(run::run(&args))),
         Command::Eval(args) => eval::run(&args),
         Command::List(args) => list::run(&args),
         Command::Functions(args) => flow::functions(&args),

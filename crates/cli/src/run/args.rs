@@ -24,6 +24,12 @@ pub struct RunArgs {
     /// A file with the script (unless -e is given), and the script's arguments: $1, $2, ...
     #[arg(value_name = "SCRIPT")]
     pub words: Vec<String>,
+    /// The program to run, and its arguments, in one word; as `-- CMD ARGS...`.
+    #[arg(short, long, value_name = "CMD", conflicts_with_all = ["program", "pid"])]
+    pub command: Option<String>,
+    /// Lists probes in bpftrace; other commands do so here.
+    #[arg(short, long, hide = true)]
+    pub list: bool,
     /// Show which points the probes mean, and what would run there; change nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -3,6 +3,7 @@
 pub mod args;
 mod json;
 mod text;
+mod words;
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
@@ -20,15 +21,32 @@ use args::RunArgs;
 /// A way to show what a script tells.
 type Show = fn(&ScriptEvent<'_>, &mut dyn Write) -> io::Result<()>;
 
+/// The arguments, with what `-c` says in its place.
+///
+/// # Errors
+/// If that is no program.
+pub(crate) fn complete(mut args: RunArgs) -> Result<RunArgs, Failure> {
+    if let Some(command) = args.command.take() {
+        args.target.program = words::words(&command)?.into_iter().map(Into::into).collect();
+    }
+    Ok(args)
+}
+
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    if args.list {
+        return Err("functions are listed by incise list 'PATTERN' -- CMD, the points of a script by incise run --dry-run".into());
+    }
     let target = &args.target;
     let mut words = args.words.iter();
     let (name, source) = match (&args.expression, &args.words[..]) {
         (Some(source), _) => ("script".to_owned(), source.clone()),
         (None, [path, ..]) => {
             words.next();
-            let source =
-                std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+            let source = std::fs::read_to_string(path).map_err(|error| {
+                let hint =
+                    if path.contains('{') { "; a script on the command line is given by -e" } else { "" };
+                format!("cannot read {path}: {error}{hint}")
+            })?;
             (path.clone(), source)
         }
         (None, []) => return Err("a script is needed: -e TEXT, or a file".into()),
