@@ -1,5 +1,4 @@
-//! `incise run`: scripts on compiled programs, and the one-liners of the manual on real ones. What they show is compared with what the
-//! program's source says.
+//! `incise run`: scripts on compiled programs. What they show is compared with what the program's source says.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -226,7 +225,6 @@ fn what_is_wrong_is_underlined_and_nothing_runs() {
         ("kprobe:vfs_read { @ = count(); }", "not in the kernel"),
         ("function:step_by { @[kstack] = count(); }", "the kernel is not seen from here"),
         ("function:step_by { system(\"date\"); }", "a script starts no programs"),
-        ("function:step_by { @ = reg(\"di\"); }", "reg`rdi"),
         ("function:step_by { @ = count(); } interval:s:1 { print(@other); }", "nothing was put into @other"),
     ] {
         let (outcome, text) = scripted.run(&[], script);
@@ -314,38 +312,6 @@ fn loads_from_nowhere_end_a_run_and_are_counted() {
     assert_eq!((&outcome.ending, &outcome.stdout), (&Ending::Exited(0), &scripted.alone().stdout));
     assert!(outcome.error_text().contains("6 runs ended early: at memory that is not there"));
     assert_eq!(text, "\n@before: 6\n");
-}
-
-/// The one-liners of the manual, each with a program that has what it probes.
-#[test]
-fn the_one_liners_of_the_manual_run() {
-    let manual = include_str!("../../docs/language.md");
-    let (_, part) = manual.split_once("## One-liners").expect("the section");
-    let part = part.split("\n## ").next().unwrap_or_default();
-    let blocks = part.split("```incise\n").skip(1).filter_map(|block| block.split_once("```"));
-    let scripts: Vec<&str> = blocks.map(|(script, _)| script).collect();
-    assert!(scripts.len() >= 10, "{}", scripts.len());
-    let Some(scripted) = Scripted::new("-O2") else { return };
-    for script in scripts {
-        let script =
-            script.replace("pid == 18644", "pid > 1").replace("function:open_path", "function:length_of");
-        let mut command = Command::new(incise());
-        let outcome = run(command.args(["run", "-e", &script, "--", "ls", "/proc/self/fd"]));
-        let shown = String::from_utf8_lossy(&outcome.stdout).into_owned();
-        let (ending, error) = (outcome.ending, outcome.error_text());
-        if script.contains("function:length_of") {
-            let (outcome, _) = scripted.run(&[], &script);
-            assert_eq!(outcome.ending, Ending::Exited(0), "{script}\n{}", outcome.error_text());
-            continue;
-        }
-        assert_eq!(ending, Ending::Exited(0), "{script}\n{error}");
-        let shows = ["@", "hello world", "ls /proc/"]
-            .iter()
-            .any(|wanted| shown.lines().any(|line| line.starts_with(wanted)));
-        // Nothing of this name is called.
-        let shows = shows || script.contains("sched*");
-        assert!(shows, "{script}\n{shown}\n{error}");
-    }
 }
 
 /// Numbers that look random.

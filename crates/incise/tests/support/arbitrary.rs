@@ -14,6 +14,8 @@ pub struct Maker<'a> {
     variables: Vec<Variable>,
     locals: Vec<(LocalVar, Type)>,
     arrays: Vec<(LocalArray, Type, u32)>,
+    /// With their lengths.
+    texts: Vec<(LocalVar, u16)>,
     /// Statements and expressions that may still come.
     left: u32,
     loops: u32,
@@ -30,8 +32,9 @@ impl<'a> Maker<'a> {
     pub fn new(bytes: &'a [u8], page: u64) -> Maker<'a> {
         let variable = |ty: Type| Variable::new(&format!("{ty}"), ty, Storage::Global);
         let variables = Type::SCALARS.into_iter().map(variable).collect();
-        let (locals, arrays) = (Vec::new(), Vec::new());
-        Maker { bytes: bytes.iter(), page, variables, locals, arrays, left: 120, loops: 0, breakable: 0 }
+        let (locals, arrays, texts) = (Vec::new(), Vec::new(), Vec::new());
+        let bytes = bytes.iter();
+        Maker { bytes, page, variables, locals, arrays, texts, left: 120, loops: 0, breakable: 0 }
     }
 
     /// The program, and the variables it may use.
@@ -44,6 +47,9 @@ impl<'a> Maker<'a> {
         for (index, ty) in [Type::U8, Type::I64, Type::F32].into_iter().enumerate() {
             let len = [3, 5, 20][index];
             self.arrays.push((builder.array(&format!("a{index}"), ty, len), ty, len));
+        }
+        for len in [5, 16, 21] {
+            self.texts.push((builder.local(&format!("t{len}"), Type::Text(len)), len));
         }
         let body = self.statements(6);
         // What locals hold in the end is to be seen.
@@ -175,6 +181,11 @@ impl<'a> Maker<'a> {
             return Stmt::Sequence(Vec::new());
         }
         match self.below(12) {
+            0 if self.below(4) == 3 => {
+                let (local, len) = self.pick(&self.texts.clone());
+                let text = self.text(2);
+                local.set(text.cut(len))
+            }
             0..4 => {
                 let place = self.place();
                 let value = self.expr(place.ty(), 4);
@@ -335,8 +346,7 @@ impl<'a> Maker<'a> {
 
     fn binary(&mut self, ty: Type, depth: u32) -> Expr {
         if ty == Type::Bool && self.below(8) == 1 {
-            let text = self.address().text(1 + self.below(20) as u16);
-            let other = Expr::bytes(&b"abcdefghijklmnopqrstuvwxyz"[..self.below(20)]);
+            let (text, other) = (self.text(2), self.text(1));
             let op = if self.below(2) == 0 { BinaryOp::Equal } else { BinaryOp::NotEqual };
             return Expr::binary(op, text, other).into();
         }
@@ -352,6 +362,24 @@ impl<'a> Maker<'a> {
         }
         let left = self.expr(left_ty, depth);
         Expr::binary(op, left, self.expr(right_ty, depth)).into()
+    }
+
+    fn text(&mut self, depth: u32) -> Expr {
+        let len = 1 + self.below(20) as u16;
+        match self.below(if depth == 0 { 4 } else { 7 }) {
+            0 => self.address().text(len),
+            1 => Expr::bytes(&b"abcdefghijklmnopqrstuvwxyz"[..self.below(20)]),
+            2 | 3 => self.pick(&self.texts.clone()).0.get(),
+            4 => self.text(depth - 1).cut(len),
+            5 => {
+                let (address, most) = (self.address(), self.expr(Type::U64, 2));
+                address.text_up_to(most, len)
+            }
+            _ => {
+                let condition = self.expr(Type::Bool, 2);
+                condition.choose(self.text(depth - 1), self.text(depth - 1))
+            }
+        }
     }
 
     fn leaf(&mut self, ty: Type) -> Expr {

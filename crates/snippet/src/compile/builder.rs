@@ -93,7 +93,7 @@ pub(super) struct Parts {
 #[derive(Clone, Copy)]
 pub(super) enum Home {
     Scalar(ClVariable),
-    /// The elements, eight bytes each.
+    /// The elements, eight bytes each, or those of a text.
     Array(StackSlot, u32),
 }
 
@@ -137,16 +137,16 @@ impl<'f> Lower<'f> {
         lower.b.def_var(budget, rounds);
         for local in program.locals() {
             let home = match local.len {
-                None => {
+                None if local.ty.is_scalar() => {
                     let variable = lower.b.declare_var(clif(local.ty));
                     let zero = lower.constant(local.ty, 0);
                     lower.b.def_var(variable, zero);
                     Home::Scalar(variable)
                 }
-                Some(len) => {
-                    let slot = lower.slot(u64::from(len) * 8);
-                    lower.clear(slot, 0, u64::from(len) * 8);
-                    Home::Array(slot, len)
+                _ => {
+                    let slot = lower.slot(local.words() * 8);
+                    lower.clear(slot, 0, local.words() * 8);
+                    Home::Array(slot, local.words() as u32)
                 }
             };
             lower.locals.push(home);

@@ -4,7 +4,8 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{BlockArg, InstBuilder, StackSlot, Value, types};
 use incise_isa::native::Gpr;
 
-use super::builder::{Lower, own, theirs};
+use super::builder::{Home, Lower, own, theirs};
+use super::expr::wrong;
 use super::link::Piece;
 use super::{CompileError, routines};
 use crate::tree::{BinaryOp, Expr, Node, PointFact, Register, Type};
@@ -50,8 +51,23 @@ impl Lower<'_> {
             self.b.switch_to_block(behind);
             return Ok(());
         }
-        let address = match value.node() {
-            Node::ReadText(address) => Some(self.scalar(address)?),
+        if let (Node::Local(id), Type::Text(len)) = (value.node(), value.ty()) {
+            let Home::Array(from, _) = self.home(*id)? else { return Err(wrong("a scalar is no text")) };
+            self.copy_slot(from, (slot, offset, room), len);
+            return Ok(());
+        }
+        if let (Node::Command, Type::Text(len @ ..16)) = (value.node(), value.ty()) {
+            let whole = self.slot(16);
+            self.bytes(&Expr::command(), whole, 0, 16)?;
+            self.copy_slot(whole, (slot, offset, room), len);
+            return Ok(());
+        }
+        let read = match value.node() {
+            Node::ReadText(address, most) => {
+                let address = self.scalar(address)?;
+                let most = most.as_ref().map(|most| self.scalar(most)).transpose()?;
+                Some((address, most))
+            }
             _ => None,
         };
         self.clear(slot, offset, room);
@@ -65,9 +81,11 @@ impl Lower<'_> {
                     self.b.ins().store(own(), word, base, index as i32 * 8);
                 }
             }
-            (Node::ReadText(_), Type::Text(most)) => {
-                let from = address.unwrap_or(base);
-                self.copy_text(from, base, u64::from(most).min(room));
+            (Node::ReadText(..), Type::Text(len)) => {
+                let (from, most) = read.unwrap_or((base, None));
+                let room = self.quadword(u64::from(len).min(room));
+                let most = most.map_or(room, |most| self.b.ins().umin(most, room));
+                self.copy_text(from, base, most);
             }
             (Node::Command, _) if room >= 16 => {
                 self.call_routine::<0>(Piece::code(routines::command()?), &[base]);
@@ -92,22 +110,41 @@ impl Lower<'_> {
     }
 
     /// Copies bytes up to a zero, at most so many.
-    fn copy_text(&mut self, from: Value, to: Value, most: u64) {
-        let [head, store, behind] = std::array::from_fn(|_| self.b.create_block());
+    fn copy_text(&mut self, from: Value, to: Value, most: Value) {
+        let [head, next, store, behind] = std::array::from_fn(|_| self.b.create_block());
         let index = self.b.append_block_param(head, types::I64);
         let zero = self.quadword(0);
         self.goto(head, &[zero]);
         self.b.switch_to_block(head);
+        let more = self.b.ins().icmp(IntCC::UnsignedLessThan, index, most);
+        self.b.ins().brif(more, next, &[], behind, &[]);
+        self.b.switch_to_block(next);
         let at = self.b.ins().iadd(from, index);
         let byte = self.b.ins().load(types::I8, theirs(), at, 0);
         self.b.ins().brif(byte, store, &[], behind, &[]);
         self.b.switch_to_block(store);
         let at = self.b.ins().iadd(to, index);
         self.b.ins().store(own(), byte, at, 0);
-        let next = self.b.ins().iadd_imm_s(index, 1);
-        let more = self.b.ins().icmp_imm_u(IntCC::NotEqual, next, most as i64);
-        self.b.ins().brif(more, head, &[BlockArg::Value(next)], behind, &[]);
+        let following = self.b.ins().iadd_imm_s(index, 1);
+        self.goto(head, &[following]);
         self.b.switch_to_block(behind);
+    }
+
+    /// Copies the first `len` bytes of a slot into `room` bytes of another, or the same, and sets those behind to zero.
+    fn copy_slot(&mut self, from: StackSlot, (to, offset, room): (StackSlot, u64, u64), len: u16) {
+        let len = u64::from(len);
+        for at in (0..room).step_by(8) {
+            let word = match len.saturating_sub(at) {
+                0 => self.quadword(0),
+                bytes => {
+                    let base = self.b.ins().stack_addr(types::I64, from, 0);
+                    let word = self.b.ins().load(types::I64, own(), base, at as i32);
+                    if bytes < 8 { self.b.ins().band_imm_u(word, (1 << (bytes * 8)) - 1) } else { word }
+                }
+            };
+            let base = self.b.ins().stack_addr(types::I64, to, offset as i32);
+            self.b.ins().store(own(), word, base, at as i32);
+        }
     }
 
     /// Whether two texts are the same, or are not.

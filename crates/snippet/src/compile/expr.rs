@@ -87,7 +87,7 @@ impl Lower<'_> {
                 let [_, has] = self.get(map, keys)?;
                 self.fit(has, ty)
             }
-            Node::Text(_) | Node::ReadText(_) | Node::Command | Node::Stack(_) => {
+            Node::Text(_) | Node::ReadText(..) | Node::Command | Node::Stack(_) => {
                 return Err(CompileError::Unsupported(format!("{ty} is no value here")));
             }
         })

@@ -9,7 +9,7 @@ use super::expr::wrong;
 use super::link::Piece;
 use super::operations::Operation;
 use super::{CompileError, frame, routines};
-use crate::tree::{Case, Expr, Fault, Place, Register, Stmt, Storage, Update};
+use crate::tree::{Case, Expr, Fault, Place, Register, Stmt, Storage, Type, Update};
 
 impl Lower<'_> {
     /// Statements one behind the other.
@@ -28,6 +28,10 @@ impl Lower<'_> {
                 let size = u64::from(value.ty().size());
                 let slot = self.slot(size);
                 self.bytes(value, slot, 0, size)?;
+            }
+            Stmt::Assign(Place::Local(id, ty @ Type::Text(_)), value) => {
+                let Home::Array(slot, _) = self.home(*id)? else { return Err(wrong("a scalar is no text")) };
+                self.bytes(value, slot, 0, u64::from(ty.size()))?;
             }
             Stmt::Assign(place, value) => {
                 let value = self.scalar(value)?;

@@ -69,7 +69,7 @@ pub trait World {
 /// # Errors
 /// Why the run ended early; what it did before stays done.
 pub fn run(program: &Program, world: &mut dyn World) -> Result<Option<Constant>, Fault> {
-    let locals = program.locals().iter().map(|local| vec![0; local.len.unwrap_or(1) as usize]).collect();
+    let locals = program.locals().iter().map(|local| vec![0; local.words() as usize]).collect();
     let mut run = Run { world, locals, budget: program.budget() };
     match run.all(program.body())? {
         Leave::Return(value) => Ok(value),
@@ -109,6 +109,15 @@ impl Run<'_> {
             Stmt::Sequence(body) => return self.all(body),
             Stmt::Evaluate(value) => {
                 self.datum(value)?;
+            }
+            Stmt::Assign(Place::Local(id, Type::Text(_)), value) => {
+                let Datum::Bytes(bytes) = self.datum(value)? else { return Ok(Leave::End) };
+                let words = bytes.chunks(8).chain(std::iter::repeat(&[][..]));
+                for (word, chunk) in self.locals[id.0 as usize].iter_mut().zip(words) {
+                    let mut quadword = [0; 8];
+                    quadword[..chunk.len()].copy_from_slice(chunk);
+                    *word = u64::from_le_bytes(quadword);
+                }
             }
             Stmt::Assign(place, value) => {
                 let value = self.scalar(value)?;
@@ -224,10 +233,15 @@ impl Run<'_> {
         let bits = match expr.node() {
             Node::Invalid(_) => 0,
             Node::Text(text) => return bytes(text.to_vec()),
-            Node::Command => return bytes(self.world.command()),
-            Node::ReadText(address) => {
+            Node::Command => return bytes(shortened(self.world.command(), ty)),
+            Node::ReadText(address, most) => {
                 let at = self.scalar(address)?.bits;
-                return bytes(self.text(at, ty)?);
+                let most = most.as_ref().map_or(Ok(u64::MAX), |most| Ok(self.scalar(most)?.bits))?;
+                return bytes(self.text(at, ty, most)?);
+            }
+            Node::Local(id) if matches!(ty, Type::Text(_)) => {
+                let words = self.locals[id.0 as usize].iter();
+                return bytes(shortened(words.flat_map(|word| word.to_le_bytes()).collect(), ty));
             }
             Node::Stack(_) => {
                 let depth = (ty.size() / 8) as u8;
@@ -257,7 +271,10 @@ impl Run<'_> {
             Node::Or(a, b) => (self.truth(a)? || self.truth(b)?).into(),
             Node::Choose(condition, yes, no) => {
                 let chosen = if self.truth(condition)? { yes } else { no };
-                return self.datum(chosen);
+                return match self.datum(chosen)? {
+                    Datum::Bytes(chosen) => bytes(chosen),
+                    scalar @ Datum::Scalar(_) => Ok(scalar),
+                };
             }
             Node::Cast(a) => convert(self.scalar(a)?, ty).bits,
             Node::Reinterpret(a) => self.scalar(a)?.bits,
@@ -319,10 +336,10 @@ impl Run<'_> {
         Ok(if ty == Type::Bool { u64::from(bits != 0) } else { bits })
     }
 
-    fn text(&mut self, at: u64, ty: Type) -> Result<Vec<u8>, Fault> {
-        let Type::Text(most) = ty else { return Ok(Vec::new()) };
+    fn text(&mut self, at: u64, ty: Type, most: u64) -> Result<Vec<u8>, Fault> {
+        let Type::Text(room) = ty else { return Ok(Vec::new()) };
         let mut text = Vec::new();
-        for offset in 0..u64::from(most) {
+        for offset in 0..u64::from(room).min(most) {
             match self.load(at.wrapping_add(offset), Type::U8)? as u8 {
                 0 => break,
                 byte => text.push(byte),
@@ -365,6 +382,14 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// The bytes of a text that is `ty`.
+fn shortened(mut bytes: Vec<u8>, ty: Type) -> Vec<u8> {
+    if let Type::Text(len) = ty {
+        bytes.truncate(len.into());
+    }
+    bytes
 }
 
 fn atomic(op: AtomicOp, before: Constant, value: Constant) -> u64 {

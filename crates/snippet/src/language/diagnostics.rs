@@ -100,6 +100,11 @@ impl Diagnostics {
         self.list.iter().any(|diagnostic| !diagnostic.warning)
     }
 
+    /// Only the first so many.
+    pub(super) fn truncate(&mut self, count: usize) {
+        self.list.truncate(count);
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.list.len() >= MOST
     }

@@ -104,6 +104,17 @@ impl<'s> Lexer<'s> {
             '\u{2018}' | '\u{2019}' | '\u{b4}' => Err(self
                 .error(first.len_utf8(), "this quotation mark is not a back-quote")
                 .help("write inf`name, with the back-quote (U+0060)")),
+            '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{ab}' | '\u{bb}' => {
+                // Up to its counterpart it is one mistake.
+                let line = rest.lines().next().unwrap_or(rest);
+                let closing = line
+                    .char_indices()
+                    .skip(1)
+                    .find(|(_, c)| matches!(c, '\u{201c}' | '\u{201d}' | '\u{ab}' | '\u{bb}'));
+                let len = closing.map_or(first.len_utf8(), |(at, c)| at + c.len_utf8());
+                let error = self.error(len, "this quotation mark is not `\"`");
+                Err(error.help("texts stand between plain quotes (U+0022): \"text\""))
+            }
             _ => match PUNCTUATION.iter().find(|p| rest.starts_with(**p)) {
                 Some(punct) => {
                     self.at += punct.len();

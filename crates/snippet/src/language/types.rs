@@ -114,6 +114,13 @@ impl Type {
         matches!(self, Type::Pointer(_) | Type::Symbol)
     }
 
+    /// It with its article: `an int`.
+    pub fn described(&self) -> String {
+        let name = self.to_string();
+        let vowel = name.starts_with(['a', 'e', 'i', 'o', 'u']);
+        format!("{} {name}", if vowel { "an" } else { "a" })
+    }
+
     /// What the tree computes with.
     pub fn lowered(&self) -> Option<tree::Type> {
         Some(match *self {

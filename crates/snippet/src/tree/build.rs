@@ -206,9 +206,18 @@ impl Expr {
     /// `self ? yes : no`.
     pub fn choose(self, yes: Expr, no: impl Into<Operand>) -> Expr {
         let condition = self.expect_type("a condition", Type::Bool);
-        let no = no.into().with(yes.ty()).expect_type("the other value", yes.ty());
+        let no = no.into().with(yes.ty());
+        let ty = match (yes.ty(), no.ty()) {
+            (Type::Text(a), Type::Text(b)) => Type::Text(a.max(b)),
+            (ty, _) => ty,
+        };
+        let no = if matches!(ty, Type::Text(_)) && matches!(no.ty(), Type::Text(_)) {
+            no
+        } else {
+            no.expect_type("the other value", ty)
+        };
         match condition.check().and(yes.check()).and(no.check()) {
-            Ok(()) => Expr::from_node(yes.ty(), Node::Choose(condition, yes, no)),
+            Ok(()) => Expr::from_node(ty, Node::Choose(condition, yes, no)),
             Err(error) => Expr::invalid(error),
         }
     }
@@ -258,8 +267,38 @@ impl Expr {
             Ok(_) if len > 4096 => {
                 Expr::invalid(TreeError::Limit { what: "bytes of text", value: len.into(), most: 4096 })
             }
-            Ok(address) => Expr::from_node(Type::Text(len.max(1)), Node::ReadText(address)),
+            Ok(address) => Expr::from_node(Type::Text(len.max(1)), Node::ReadText(address, None)),
             Err(error) => Expr::invalid(error),
+        }
+    }
+
+    /// The same, of which at most `most` bytes are read too, a `u64` that is known as it runs.
+    pub fn text_up_to(self, most: Expr, len: u16) -> Expr {
+        let most = most.expect_type("how many bytes", Type::U64);
+        let text = self.text(len);
+        match (text.node(), most.check()) {
+            (Node::ReadText(address, _), Ok(())) => {
+                Expr::from_node(text.ty(), Node::ReadText(address.clone(), Some(most)))
+            }
+            (_, Err(error)) => Expr::invalid(error),
+            _ => text,
+        }
+    }
+
+    /// A text of which at most `len` bytes are taken, as a key takes them.
+    pub fn cut(&self, len: u16) -> Expr {
+        let (Type::Text(have), true) = (self.ty(), len > 0) else { return self.clone() };
+        if have <= len {
+            return self.clone();
+        }
+        match self.node() {
+            Node::Text(bytes) => Expr::bytes(&bytes[..bytes.len().min(len.into())]),
+            Node::Choose(condition, yes, no) => {
+                let node = Node::Choose(condition.clone(), yes.cut(len), no.cut(len));
+                Expr::from_node(Type::Text(len), node)
+            }
+            // What reads or copies it stops there.
+            node => Expr::from_node(Type::Text(len), node.clone()),
         }
     }
 

@@ -119,7 +119,10 @@ impl Check<'_> {
 
     fn local(&self, id: LocalId, ty: Type, array: bool) -> Result<(), TreeError> {
         let declared = self.locals.get(id.0 as usize);
-        if declared.is_some_and(|local| local.ty == ty && local.len.is_some() == array) {
+        // Of a text the first bytes can be taken alone.
+        let fits =
+            |have| have == ty || matches!((have, ty), (Type::Text(have), Type::Text(len)) if len <= have);
+        if declared.is_some_and(|local| fits(local.ty) && local.len.is_some() == array) {
             return Ok(());
         }
         Err(TreeError::Local(id.0))
@@ -147,8 +150,10 @@ impl Check<'_> {
             | Node::System(_)
             | Node::Command
             | Node::Stack(_) => Ok(()),
-            Node::Load(a) | Node::ReadText(a) | Node::Unary(_, a) | Node::Cast(a) | Node::Reinterpret(a) => {
-                self.expr(a, depth)
+            Node::Load(a) | Node::Unary(_, a) | Node::Cast(a) | Node::Reinterpret(a) => self.expr(a, depth),
+            Node::ReadText(a, most) => {
+                self.expr(a, depth)?;
+                most.as_ref().map_or(Ok(()), |most| self.expr(most, depth))
             }
             Node::Binary(_, a, b) | Node::And(a, b) | Node::Or(a, b) => {
                 self.expr(a, depth)?;

@@ -104,9 +104,13 @@ fn expr(f: &mut Formatter<'_>, e: &Expr, locals: &[Local], around: u8) -> fmt::R
             write!(f, "*({}*)", e.ty())?;
             expr(f, address, locals, UNARY)
         }
-        Node::ReadText(address) => {
+        Node::ReadText(address, most) => {
             f.write_str("str(")?;
             expr(f, address, locals, 0)?;
+            if let Some(most) = most {
+                f.write_str(", ")?;
+                expr(f, most, locals, 0)?;
+            }
             if let Type::Text(len) = e.ty() {
                 write!(f, ", {len}")?;
             }

@@ -51,8 +51,8 @@ pub enum Node {
     System(SystemFact),
     /// Memory of the program. Where nothing can be read the run ends.
     Load(Expr),
-    /// Bytes of memory up to a zero or the length of the type.
-    ReadText(Expr),
+    /// Bytes of memory up to a zero, the length of the type, or, if there is one, so many (a `u64`).
+    ReadText(Expr, Option<Expr>),
     /// The name of the thread.
     Command,
     /// Return addresses of the thread, found by a table as of [`walk`](crate::data::walk), or without one by frame pointers.

@@ -19,10 +19,20 @@ pub struct LocalId(pub u32);
 pub struct Local {
     /// Its name, for people.
     pub name: String,
-    /// Its type, a scalar; of an array, that of its elements.
+    /// Its type, a scalar or text; of an array, that of its elements, a scalar.
     pub ty: Type,
     /// How many elements, if it is an array.
     pub len: Option<u32>,
+}
+
+impl Local {
+    /// Quadwords that it takes.
+    pub(crate) fn words(&self) -> u64 {
+        match (self.len, self.ty) {
+            (None, Type::Text(_)) => u64::from(self.ty.size() / 8),
+            (len, _) => u64::from(len.unwrap_or(1)),
+        }
+    }
 }
 
 /// Why a run ended early. Each program counts them.
@@ -159,7 +169,7 @@ impl ProgramBuilder {
         self
     }
 
-    /// Declares a local scalar.
+    /// Declares a local scalar, or text.
     pub fn local(&mut self, name: &str, ty: Type) -> LocalVar {
         self.locals.push(Local { name: name.to_owned(), ty, len: None });
         LocalVar { id: LocalId(self.locals.len() as u32 - 1), ty }
@@ -179,10 +189,11 @@ impl ProgramBuilder {
         let body: Vec<Stmt> = body.into_iter().collect();
         let mut size = 0;
         for (index, local) in self.locals.iter().enumerate() {
-            if !local.ty.is_scalar() {
+            let text = matches!(local.ty, Type::Text(_)) && local.len.is_none();
+            if !local.ty.is_scalar() && !text {
                 return Err(TreeError::Local(index as u32));
             }
-            size += u64::from(local.len.unwrap_or(1)) * 8;
+            size += local.words() * 8;
         }
         if size > LOCALS_MAX {
             return Err(TreeError::Limit { what: "bytes of locals", value: size, most: LOCALS_MAX });

@@ -104,7 +104,11 @@ impl Stmt {
             return Stmt::Invalid(TreeError::Storage("flags".to_owned(), "written"));
         }
         let ty = place.ty();
-        let value = value.into().with(ty).expect_type("what is assigned", ty);
+        let value = value.into().with(ty);
+        let value = match (&place, ty, value.ty()) {
+            (Place::Local(..), Type::Text(room), Type::Text(len)) if len <= room => value,
+            _ => value.expect_type("what is assigned", ty),
+        };
         Stmt::Assign(place, value)
     }
 

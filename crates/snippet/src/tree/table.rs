@@ -7,7 +7,7 @@ use super::error::TreeError;
 use super::expr::{Expr, Node};
 use super::operand::Operand;
 use super::stmt::Stmt;
-use super::types::Type;
+use super::types::{Constant, Type};
 
 /// What the values of a map are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,14 +102,25 @@ impl Map {
         check_values(&format!("@{}", self.name()), "a key", self.keys(), keys)
     }
 
-    /// The plain value at a key.
+    /// The value at a key, 0 if there is none: of plain values, counts, sums, and of the least and greatest.
     pub fn get(&self, keys: Vec<Expr>) -> Expr {
-        let Aggregate::Plain(ty) = *self.aggregate() else {
-            return Expr::invalid(TreeError::Update(self.name().to_owned()));
+        if let Err(error) = self.check_keys(&keys) {
+            return Expr::invalid(error);
+        }
+        let word = |ty| Expr::from_node(ty, Node::MapValue(self.clone(), keys.clone().into()));
+        let wide = |signed| if signed { Type::I64 } else { Type::U64 };
+        // As `data::Aggregate` keeps them: a greater word is a greater value, or a lesser one.
+        let ordered = |word: Expr, signed| {
+            let none = Expr::from(Constant::new(wide(signed), 0));
+            self.has(keys.clone()).choose(word.bitxor(1u64 << 63).cast(wide(signed)), none)
         };
-        match self.check_keys(&keys) {
-            Ok(()) => Expr::from_node(ty, Node::MapValue(self.clone(), keys.into())),
-            Err(error) => Expr::invalid(error),
+        match *self.aggregate() {
+            Aggregate::Plain(ty) => word(ty),
+            Aggregate::Count => word(Type::U64),
+            Aggregate::Sum { signed } => word(wide(signed)),
+            Aggregate::Max { signed } => ordered(word(Type::U64), signed),
+            Aggregate::Min { signed } => ordered(word(Type::U64).not(), signed),
+            _ => Expr::invalid(TreeError::Update(self.name().to_owned())),
         }
     }
 

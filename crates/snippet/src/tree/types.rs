@@ -19,7 +19,7 @@ pub enum Type {
     F64,
     /// An address in the program. Arithmetic counts bytes.
     Pointer,
-    /// Bytes up to the first zero, at most so many; no value of a variable, but a key, a field or what is compared.
+    /// Bytes up to the first zero, at most so many: a key, a field, what is compared, a local variable.
     Text(u16),
     /// So many return addresses, the innermost first; 0 behind the last. A key or a field.
     Frames(u8),

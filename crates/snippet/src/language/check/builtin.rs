@@ -3,7 +3,7 @@
 use incise_isa::native::Gpr;
 
 use super::{Check, Checked, Target, Value};
-use crate::language::ast::Place;
+use crate::language::ast::{Expr, ExprKind, Place};
 use crate::language::types::Type;
 use crate::language::{Diagnostic, Span, suggest};
 use crate::tree::{self, PointFact, Register};
@@ -50,7 +50,7 @@ impl Check<'_> {
             "true" | "false" => Value { ty: Type::Bool, expr: (word == "true").into() },
             "func" | "probe" | "module" => {
                 let Some(point) = self.scope.point() else {
-                    return self.error(span, format!("`{word}` is known at points of the program only"));
+                    return Err(self.tool_only(word, span));
                 };
                 let text = match word {
                     "func" => point.function,
@@ -79,8 +79,14 @@ impl Check<'_> {
                     Diagnostic::error(span, format!("`{word}` is known at the entry of a function only"));
                 Err(error.help("keep it there: @a[tid] = arg0;"))
             }
-            None => self.error(span, format!("`{word}` is known at points of the program only")),
+            None => Err(self.tool_only(word, span)),
         }
+    }
+
+    /// A word that clauses in the tool have no value for.
+    fn tool_only(&self, word: &str, span: Span) -> Diagnostic {
+        let error = Diagnostic::error(span, format!("`{word}` is known at points of the program only"));
+        error.help("begin, end and intervals run in the tool; keep it in a map there: @x = arg0;")
     }
 
     fn returned(&self, span: Span) -> Checked<Value> {
@@ -113,9 +119,29 @@ impl Check<'_> {
             }
             _ => {
                 let near = suggest::nearest(plain, Gpr::ALL.iter().map(|general| general.name()));
-                Err(Diagnostic::error(span, format!("there is no register `{plain}`")).did_you_mean(&near))
+                let error = Diagnostic::error(span, format!("there is no register `{plain}`"));
+                Err(if near.is_empty() {
+                    error.help("registers are rax to r15, rip, rflags, and xmm0 to xmm15")
+                } else {
+                    error.did_you_mean(&near)
+                })
             }
         }
+    }
+
+    /// `reg("di")`, as bpftrace names registers.
+    pub(super) fn short_register(&mut self, name: &Expr) -> Checked<Value> {
+        let ExprKind::Str(text) = &name.kind else {
+            let error = Diagnostic::error(name.span, "reg() takes the name of a register");
+            return Err(error.help("such as reg(\"di\"), or reg`rdi"));
+        };
+        let short = String::from_utf8_lossy(text).into_owned();
+        let long = match short.as_str() {
+            "ax" | "bx" | "cx" | "dx" | "si" | "di" | "bp" | "sp" | "ip" => format!("r{short}"),
+            _ => short,
+        };
+        let target = self.register(&long, name.span)?;
+        self.read(target, name.span)
     }
 
     /// ``point`name``, ``dyninst`name``
@@ -152,7 +178,12 @@ impl Check<'_> {
                     "stopthread",
                 ];
                 let near = suggest::nearest(name, known.into_iter());
-                return Err(Diagnostic::error(span, format!("a point has no `{name}`")).did_you_mean(&near));
+                let error = Diagnostic::error(span, format!("a point has no `{name}`"));
+                return Err(if near.is_empty() {
+                    error.help(format!("it has {}", known.join(", ")))
+                } else {
+                    error.did_you_mean(&near)
+                });
             }
         })
     }

@@ -1,6 +1,6 @@
 //! Calls: functions of the program, and functions of the language.
 
-use super::expression::literal;
+use super::expression::{fold, literal};
 use super::{Check, Checked, Value, builtin, elsewhere};
 use crate::language::ast::{Domain, Expr, ExprKind, Name, Place};
 use crate::language::output::Action;
@@ -15,8 +15,29 @@ const STRING: u16 = 64;
 const FUNCTIONS: [&str; 29] = [
     "printf", "print", "clear", "zero", "delete", "exit", "time", "str", "usym", "sym", "ustack", "has_key",
     "strncmp", "count", "sum", "min", "max", "avg", "stats", "hist", "lhist", "abs", "popcount", "clz",
-    "ctz", "bswap", "sqrt", "len", "override",
+    "ctz", "bswap", "sqrt", "reg", "override",
 ];
+
+/// How a function is called.
+fn usage(name: &str) -> &'static str {
+    match name {
+        "printf" => "printf(\"%d %s\\n\", number, text)",
+        "print" => "print(@map), print(@map, 5), print(value)",
+        "clear" => "clear(@map)",
+        "zero" => "zero(@map)",
+        "delete" => "delete(@map[key])",
+        "exit" => "exit()",
+        "time" => "time(), time(\"%H:%M:%S\\n\")",
+        "str" => "str(address), str(address, bytes)",
+        "usym" | "sym" => "usym(address)",
+        "ustack" => "ustack, ustack(frames)",
+        "has_key" => "has_key(@map, key)",
+        "strncmp" => "strncmp(text, text, bytes)",
+        "reg" => "reg(\"di\")",
+        "override" => "override(value)",
+        _ => "one number",
+    }
+}
 
 impl Check<'_> {
     pub(super) fn call(&mut self, callee: &Expr, arguments: &[Expr], span: Span) -> Checked<Value> {
@@ -48,6 +69,10 @@ impl Check<'_> {
             let ty = self.resolve(&ty, at)?;
             return self.converted(value, &ty, span);
         }
+        if self.is_variable(&name.path) {
+            let error = Diagnostic::error(at, format!("`{}` is a variable, no function", name.path));
+            return Err(error.help("leave out the brackets; what a pointer points to is *p"));
+        }
         let error = Diagnostic::error(at, format!("there is no function `{}` in the language", name.path));
         if let Some(help) = elsewhere::instead(&name.path) {
             return Err(error.help(help));
@@ -55,7 +80,11 @@ impl Check<'_> {
         if self.scope.function(&name.path).is_some() {
             return Err(error.help(format!("the program has one: inf`{}(…)", name.path)));
         }
-        Err(error.did_you_mean(&suggest::nearest(&name.path, FUNCTIONS.into_iter())))
+        let near = suggest::nearest(&name.path, FUNCTIONS.into_iter());
+        if near.is_empty() {
+            return Err(error.help("functions of the program are called inf`name(…)"));
+        }
+        Err(error.did_you_mean(&near))
     }
 
     fn point_call(&mut self, name: &str, arguments: &[Expr], span: Span) -> Checked<Value> {
@@ -76,11 +105,18 @@ impl Check<'_> {
 
     fn program_call(&mut self, name: &Name, at: Span, arguments: &[Expr], span: Span) -> Checked<Value> {
         if self.scope.point().is_none() {
-            return self.error(at, "functions of the program can be called at its points only");
+            let error = Diagnostic::error(at, "functions of the program can be called at its points only");
+            return Err(
+                error.help("begin, end and intervals run in the tool; call it in a probe of a function")
+            );
         }
         let Some(function) = self.scope.function(&name.path) else {
             let error = Diagnostic::error(at, format!("the program has no function `{}`", name.path));
-            return Err(error.did_you_mean(&self.scope.suggest(&name.path)));
+            let near = self.scope.suggest(&name.path);
+            if near.is_empty() {
+                return Err(error.help("`incise list '*' -- PROGRAM` shows those it has"));
+            }
+            return Err(error.did_you_mean(&near));
         };
         let mut values: Vec<Value> = Vec::new();
         for argument in arguments {
@@ -94,7 +130,10 @@ impl Check<'_> {
                 // As C passes what has no prototype.
                 Type::Float => self.converted(value, &Type::Double, argument.span)?,
                 Type::Text(_) | Type::Frames(_) => {
-                    let error = Diagnostic::error(argument.span, format!("a {} cannot be passed", value.ty));
+                    let error = Diagnostic::error(
+                        argument.span,
+                        format!("{} cannot be passed", value.ty.described()),
+                    );
                     return Err(error.help("pass a pointer to it"));
                 }
                 _ => self.promoted(value, argument.span)?,
@@ -149,11 +188,18 @@ impl Check<'_> {
             ("str", [address] | [address, _]) => Some(self.read_text(address, arguments.get(1))),
             ("usym" | "sym", [address]) => Some(self.value(address).and_then(|value| {
                 if !value.ty.is_integral() && !value.ty.is_address() {
-                    return self.error(address.span, format!("a {} is no address", value.ty));
+                    let message = format!("{} is no address", value.ty.described());
+                    return Err(Diagnostic::error(address.span, message)
+                        .help("the address of a function is &func`name"));
                 }
                 self.converted(value, &Type::Symbol, address.span)
             })),
-            ("ustack", [] | [_]) => Some(self.stack(arguments.first())),
+            ("ustack", [] | [_]) if !arguments.first().is_some_and(is_mode) => {
+                Some(self.stack(arguments.first()))
+            }
+            // How bpftrace shows it; here there is one way.
+            ("ustack", [mode] | [mode, _]) if is_mode(mode) => Some(self.stack(arguments.get(1))),
+            ("reg", [name]) => Some(self.short_register(name)),
             ("strncmp", [left, right, length]) => Some(self.compare_texts(left, right, length, span)),
             ("abs" | "popcount" | "clz" | "ctz" | "bswap" | "sqrt", [operand]) => {
                 Some(self.arithmetic_function(name, operand, span))
@@ -163,8 +209,8 @@ impl Check<'_> {
                 Some(Err(error.help(format!("write @name = {name}(…)"))))
             }
             _ if FUNCTIONS.contains(&name) => {
-                let message = format!("{name}() does not take {} arguments", arguments.len());
-                Some(self.error(span, message))
+                let message = format!("{name}() does not take {}", counted(arguments.len(), "argument"));
+                Some(Err(Diagnostic::error(span, message).help(format!("it is used so: {}", usage(name)))))
             }
             _ => None,
         }
@@ -183,7 +229,10 @@ impl Check<'_> {
         let found = self.value(value)?;
         let ty = found.expr.ty();
         if !ty.is_scalar() {
-            return self.error(value.span, format!("a {} cannot be returned", found.ty));
+            let message = format!("{} cannot be returned", found.ty.described());
+            return Err(
+                Diagnostic::error(value.span, message).help("a function returns a number or a pointer")
+            );
         }
         if self.overridden.replace(ty.is_float()).is_some_and(|float| float != ty.is_float()) {
             return self.error(value.span, "a function returns either floats or other values");
@@ -212,24 +261,56 @@ impl Check<'_> {
         Ok(Value { ty: value.ty, expr: self.sound(expr, span)? })
     }
 
+    /// `str(address, length)`: what is longer is cut.
     fn read_text(&mut self, address: &Expr, length: Option<&Expr>) -> Checked<Value> {
         let value = self.value(address)?;
-        let length = match length {
-            None => STRING,
-            Some(length) => match self.constant_integer(length)? {
-                bytes @ 1..=4096 => bytes as u16,
-                bytes => return self.error(length.span, format!("str() reads 1 to 4096 bytes, not {bytes}")),
-            },
-        };
-        if matches!(value.ty, Type::Text(_)) {
-            return Ok(value);
+        let (mut room, mut most) = (STRING, None);
+        if let Some(length) = length {
+            let (found, work) = self.apart(|check| check.value(length));
+            let found = found?;
+            match fold(&found.expr) {
+                Some(bytes @ 1..=4096) => room = bytes as u16,
+                Some(bytes) => {
+                    let error =
+                        Diagnostic::error(length.span, format!("str() reads 1 to 4096 bytes, not {bytes}"));
+                    return Err(error.help(format!("without a length it reads {STRING}")));
+                }
+                None if found.ty.is_integral() => {
+                    self.out.extend(work);
+                    most = Some(self.amount(found, length.span)?);
+                }
+                None => {
+                    let message = format!("a length is an integer, not {}", found.ty.described());
+                    return self.error(length.span, message);
+                }
+            }
+        }
+        if let Type::Text(len) = value.ty {
+            let room = if length.is_some() { room.min(len) } else { len };
+            return Ok(Value { ty: Type::Text(room), expr: value.expr.cut(room) });
         }
         let wide = matches!(value.ty, Type::Int { bytes: 8, .. });
         if !wide && !value.ty.is_address() {
-            return self.error(address.span, format!("a {} is no address of a text", value.ty));
+            let message = format!("{} is no address of a text", value.ty.described());
+            return Err(Diagnostic::error(address.span, message).help("convert it: str((char *)x)"));
         }
-        let expr = self.sound(value.expr.text(length), address.span)?;
-        Ok(Value { ty: Type::Text(length), expr })
+        let expr = match most {
+            Some(most) => value.expr.text_up_to(most, room),
+            None => value.expr.text(room),
+        };
+        Ok(Value { ty: Type::Text(room), expr: self.sound(expr, address.span)? })
+    }
+
+    /// How many bytes a value says: none if it is below zero.
+    fn amount(&mut self, value: Value, span: Span) -> Checked<tree::Expr> {
+        let value = self.widened(value, span)?;
+        if !value.expr.ty().is_signed() {
+            return Ok(value.expr);
+        }
+        let value = self.kept(value).expr;
+        let below = value.clone().lt(0);
+        let none = tree::Expr::from(tree::Constant::new(tree::Type::U64, 0));
+        self.sound(below.choose(none, value.cast(tree::Type::U64)), span)
     }
 
     fn stack(&mut self, depth: Option<&Expr>) -> Checked<Value> {
@@ -264,15 +345,32 @@ impl Check<'_> {
         };
         let mut cut = |text: &Expr| -> Checked<tree::Expr> {
             let value = self.value(text)?;
-            match value.expr.node() {
-                tree::Node::Text(bytes) => Ok(tree::Expr::bytes(&bytes[..bytes.len().min(length.into())])),
-                tree::Node::ReadText(address) => Ok(address.clone().text(length)),
-                _ if matches!(value.ty, Type::Text(_)) => Ok(value.expr),
-                _ => self.error(text.span, format!("a {} is no text", value.ty)),
+            match (value.ty, value.expr.node()) {
+                // Also one that is longer than what would be read of it.
+                (_, tree::Node::ReadText(address, None)) => Ok(address.clone().text(length)),
+                (Type::Text(_), _) => Ok(value.expr.cut(length)),
+                (ty, _) => {
+                    let error = Diagnostic::error(text.span, format!("{} is no text", ty.described()));
+                    Err(error.help("the text a pointer points to is str(p)"))
+                }
             }
         };
         let (left, right) = (cut(left)?, cut(right)?);
         let differ = self.sound(left.ne(right), span)?;
         Ok(Value { ty: Type::INT, expr: differ.cast(tree::Type::I32) })
+    }
+}
+
+/// How bpftrace would show a stack.
+fn is_mode(argument: &Expr) -> bool {
+    matches!(&argument.kind, ExprKind::Name(name) if name.domain.is_none() && matches!(name.path.as_str(), "perf" | "bpftrace" | "raw"))
+}
+
+/// `1 value`, `2 values`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    match count {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
     }
 }

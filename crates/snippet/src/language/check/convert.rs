@@ -13,7 +13,11 @@ impl Check<'_> {
             Type::Int { .. } | Type::Float | Type::Double | Type::Pointer(_) | Type::Symbol => {
                 self.sound(value.expr.cast(tree::Type::Bool), span)
             }
-            ty => self.error(span, format!("a {ty} is no condition")),
+            ty @ Type::Text(_) => {
+                let error = Diagnostic::error(span, format!("{} is no condition", ty.described()));
+                Err(error.help("compare it: comm == \"sh\", str(p) != \"\""))
+            }
+            ty => self.error(span, format!("{} is no condition", ty.described())),
         }
     }
 
@@ -29,8 +33,16 @@ impl Check<'_> {
             _ => same,
         };
         let Some(lowered) = ty.lowered().filter(|_| fits) else {
-            let message = format!("a {} cannot become a {ty}", value.ty);
-            return Err(Diagnostic::error(span, message).label(format!("this is a {}", value.ty)));
+            let message = format!("{} cannot become {}", value.ty.described(), ty.described());
+            let error = Diagnostic::error(span, message).label(format!("this is {}", value.ty.described()));
+            return Err(match (&value.ty, ty) {
+                (Type::Text(_), _) => {
+                    error.help("a text is a key, a field of printf, or compared by == and !=")
+                }
+                (_, Type::Text(_)) => error.help("the text a pointer points to is str(p)"),
+                (Type::Pointer(_), to) if to.is_float() => error.help("what it points to is *p"),
+                _ => error,
+            });
         };
         let expr = if lowered.is_scalar() { value.expr.cast(lowered) } else { value.expr };
         Ok(Value { ty: ty.clone(), expr: self.sound(expr, span)? })

@@ -7,8 +7,13 @@ pub(super) fn instead(word: &str) -> Option<&'static str> {
         "uid" | "gid" | "username" | "cgroup" | "curtask" | "cpid" | "numaid" | "jiffies" => {
             "what the kernel knows is not seen from here; `pid` and `tid` tell where to look: /proc/PID/status"
         }
-        "rand" => "take what differs from run to run: cycles % 100",
-        "reg" => "registers are words: reg`rdi, reg`rax, reg`rip",
+        "rand" | "random" => "take what differs from run to run: cycles % 100",
+        "quantize" => "hist(x) counts by powers of two",
+        "lquantize" => "lhist(x, 0, 1000, 100) counts by steps",
+        "execname" => "`comm` is the name of the thread",
+        "timestamp" => "`nsecs` is the time in nanoseconds",
+        "copyinstr" => "str(address) is the text there",
+        "args" => "args.name is a parameter by its name, arg0 the first one",
         "join" => "tell the texts one by one: str(((char **)arg0)[0])",
         "buf" => "tell the bytes as numbers: printf(\"%x\", *(uint32_t *)arg0), or as a text: str(arg0, 16)",
         "system" | "cat" => "a script starts no programs; print what they need, and read it from a pipe",

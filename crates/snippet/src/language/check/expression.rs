@@ -6,6 +6,9 @@ use crate::language::types::Type;
 use crate::language::{Diagnostic, Span};
 use crate::tree::{self, Node, Stmt};
 
+/// The least bytes of a text in a `$name` variable.
+const SCRATCH_TEXT: u16 = 64;
+
 impl Check<'_> {
     /// A condition.
     pub(super) fn condition(&mut self, expr: &Expr) -> Checked<tree::Expr> {
@@ -13,6 +16,12 @@ impl Check<'_> {
             && let Some(has) = self.map_holds(name, keys)?
         {
             return Ok(has);
+        }
+        if let ExprKind::Assign { op: None, value, .. } = &expr.kind
+            && matches!(value.kind, ExprKind::Int { .. } | ExprKind::Char(_) | ExprKind::Str(_))
+        {
+            let error = Diagnostic::error(expr.span, "this gives a value where a condition is expected");
+            return Err(error.help("to compare, write `==`"));
         }
         let value = self.value(expr)?;
         self.truth(value, expr.span)
@@ -42,7 +51,13 @@ impl Check<'_> {
                 let value = self.promoted(value, operand.span)?;
                 let fits = value.ty.is_integral() || (value.ty.is_float() && *op != UnaryOp::Complement);
                 if !fits {
-                    return self.error(operand.span, format!("this operator is not for a {}", value.ty));
+                    let sign = match op {
+                        UnaryOp::Negate => "-",
+                        UnaryOp::Plus => "+",
+                        _ => "~",
+                    };
+                    let message = format!("`{sign}` is not for {}", value.ty.described());
+                    return self.error(operand.span, message);
                 }
                 let changed = match op {
                     UnaryOp::Negate => value.expr.neg(),
@@ -127,7 +142,9 @@ impl Check<'_> {
 
     /// The value, kept in a local variable, so that what follows cannot change it.
     pub(super) fn kept(&mut self, value: Value) -> Value {
-        if value.expr.as_constant().is_some() || !value.expr.ty().is_scalar() {
+        let text = matches!(value.expr.ty(), tree::Type::Text(_));
+        let fixed = matches!(value.expr.node(), Node::Constant(_) | Node::Text(_) | Node::Command);
+        if fixed || !(value.expr.ty().is_scalar() || text) {
             return value;
         }
         let local = self.builder.local("", value.expr.ty());
@@ -177,13 +194,13 @@ impl Check<'_> {
             return Ok(literal(0, false, false));
         }
         let (yes, no) = (self.converted(yes, &ty, span)?, self.converted(no, &ty, span)?);
-        if !yes.expr.ty().is_scalar() {
-            return self.error(span, "texts cannot be chosen from; use if and else");
-        }
         if yes_work.is_empty() && no_work.is_empty() {
             return Ok(Value { ty, expr: self.sound(holds.choose(yes.expr, no.expr), span)? });
         }
-        let local = self.builder.local("", yes.expr.ty());
+        if let Type::Frames(_) = ty {
+            return self.error(span, "a stack cannot be chosen here; use if and else");
+        }
+        let local = self.builder.local("", ty.lowered().unwrap_or(yes.expr.ty()));
         yes_work.push(local.set(yes.expr));
         no_work.push(local.set(no.expr));
         self.out.push(Stmt::either(holds, yes_work, no_work));
@@ -218,11 +235,23 @@ impl Check<'_> {
     }
 
     pub(super) fn set_scratch(&mut self, name: &str, value: Value, span: Span) -> Checked<Value> {
-        let Some(lowered) = value.ty.lowered().filter(|ty| ty.is_scalar()) else {
-            let error = Diagnostic::error(span, format!("a {} cannot be kept in a variable", value.ty));
-            return Err(
-                error.help("use it where it is wanted: as a key, an argument of printf, in a comparison")
-            );
+        let known = self.scratch.get(name).map(|(ty, _)| ty.clone());
+        let value = match (value.ty, known) {
+            // A later text may be longer than the first.
+            (Type::Text(len), known) => {
+                let room = match known {
+                    Some(Type::Text(room)) => room,
+                    _ => len.max(SCRATCH_TEXT),
+                };
+                Value { ty: Type::Text(room), expr: value.expr.cut(room) }
+            }
+            (ty, _) => Value { ty, expr: value.expr },
+        };
+        let text = matches!(value.ty, Type::Text(_));
+        let Some(lowered) = value.ty.lowered().filter(|ty| text || ty.is_scalar()) else {
+            let message = format!("{} cannot be kept in a variable", value.ty.described());
+            let help = "use it where it is wanted: as a key, or an argument of printf";
+            return Err(Diagnostic::error(span, message).help(help));
         };
         let (ty, local) = match self.scratch.get(name) {
             Some(known) => known.clone(),
@@ -256,12 +285,15 @@ impl Check<'_> {
     /// The value of an expression that must be a known integer.
     pub(super) fn constant_integer(&mut self, expr: &Expr) -> Checked<i64> {
         let value = self.value(expr)?;
-        fold(&value.expr).ok_or_else(|| Diagnostic::error(expr.span, "a constant is expected here"))
+        fold(&value.expr).ok_or_else(|| {
+            let error = Diagnostic::error(expr.span, "a constant is expected here");
+            error.help("a number that is known before the program runs: 3, 1 << 4, sizeof(x)")
+        })
     }
 }
 
 /// The value of an expression of constants.
-fn fold(expr: &tree::Expr) -> Option<i64> {
+pub(super) fn fold(expr: &tree::Expr) -> Option<i64> {
     let value = match expr.node() {
         Node::Constant(constant) => constant.quadword() as i64,
         Node::Cast(inner) => fold(inner)?,
@@ -300,9 +332,11 @@ pub(super) fn literal(value: u64, unsigned: bool, long: bool) -> Value {
 /// Whether evaluating does more than give a value. Loads do: they can end the run.
 fn has_effect(expr: &tree::Expr) -> bool {
     match expr.node() {
-        Node::Call(..) | Node::Atomic(..) | Node::CompareExchange(..) | Node::Load(_) | Node::ReadText(_) => {
-            true
-        }
+        Node::Call(..)
+        | Node::Atomic(..)
+        | Node::CompareExchange(..)
+        | Node::Load(_)
+        | Node::ReadText(..) => true,
         Node::Unary(_, a) | Node::Cast(a) | Node::Reinterpret(a) | Node::Element(_, a) => has_effect(a),
         Node::Binary(_, a, b) | Node::And(a, b) | Node::Or(a, b) => has_effect(a) || has_effect(b),
         Node::Choose(a, b, c) => has_effect(a) || has_effect(b) || has_effect(c),

@@ -1,5 +1,6 @@
 //! Maps: made by their first use, and used the same way from then on.
 
+use super::call::counted;
 use super::expression::literal;
 use super::{Check, Checked, Value};
 use crate::language::ast::{BinaryOp, Expr, ExprKind};
@@ -15,6 +16,18 @@ const KEYS: usize = 4;
 /// Most buckets of a linear histogram.
 const BUCKETS: u64 = 1000;
 
+/// Two values in brackets, where one is kept or shown: tuples of bpftrace.
+pub(super) fn no_tuple(value: &Expr) -> Checked<()> {
+    match value.kind {
+        ExprKind::Comma(..) => {
+            let error =
+                Diagnostic::error(value.span, "this would be the last value only: there are no tuples");
+            Err(error.help("a map has several keys so: @x[a, b]; several values are shown by printf()"))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Check<'_> {
     fn index_of(&self, name: &str) -> Option<usize> {
         self.shared.output.maps.iter().position(|map| map.name == name)
@@ -23,15 +36,21 @@ impl Check<'_> {
     /// The keys as the map takes them; their types where the map is new.
     fn keys(&mut self, name: &str, keys: &[Expr], span: Span) -> Checked<(Vec<tree::Expr>, Vec<Type>)> {
         if keys.len() > KEYS {
-            return self.error(span, format!("a map has at most {KEYS} keys"));
+            let error = Diagnostic::error(span, format!("a map has at most {KEYS} keys"));
+            return Err(error.help("put small numbers into one: a << 32 | b"));
         }
         let known = self.index_of(name).map(|index| self.shared.output.maps[index].keys.clone());
         if let Some(known) = known.as_ref().filter(|known| known.len() != keys.len()) {
-            let message = format!("@{name} has {} keys, not {}", known.len(), keys.len());
-            return self.error(span, message);
+            let (first, here) = (counted(known.len(), "key"), counted(keys.len(), "key"));
+            let error = Diagnostic::error(
+                span,
+                format!("@{name} has {first} where it is used first, here it has {here}"),
+            );
+            return Err(error.help("a map has the same keys everywhere; use another name for another map"));
         }
         let (mut exprs, mut types) = (Vec::new(), Vec::new());
         for (index, key) in keys.iter().enumerate() {
+            no_tuple(key)?;
             let (value, work) = self.apart(|check| check.value(key));
             let value = value?;
             if !work.is_empty() {
@@ -41,7 +60,10 @@ impl Check<'_> {
             }
             let value = self.key(value, key.span)?;
             let value = match known.as_ref().map(|known| &known[index]) {
-                Some(ty) => self.converted(value, ty, key.span)?,
+                Some(ty) => self.converted(value, ty, key.span).map_err(|error| {
+                    let first = format!("where @{name} is used first, this key is {}", ty.described());
+                    error.help(first)
+                })?,
                 None => value,
             };
             types.push(value.ty);
@@ -58,9 +80,9 @@ impl Check<'_> {
         match value.ty {
             Type::Text(_) => {
                 let expr = match value.expr.node() {
-                    tree::Node::Text(text) => tree::Expr::bytes(&text[..text.len().min(KEY_TEXT.into())]),
-                    tree::Node::ReadText(address) => address.clone().text(KEY_TEXT),
-                    _ => value.expr,
+                    // Also one of which fewer bytes would be read.
+                    tree::Node::ReadText(address, None) => address.clone().text(KEY_TEXT),
+                    _ => value.expr.cut(KEY_TEXT),
                 };
                 Ok(Value { ty: Type::Text(KEY_TEXT), expr })
             }
@@ -87,11 +109,14 @@ impl Check<'_> {
                 return Ok(info.map.clone());
             }
             let error = Diagnostic::error(span, format!("@{name} is used in another way"));
-            return Err(error.label(format!("so far it {}", describe(&info.aggregate))));
+            let error = error.label(format!("so far it {}", describe(&info.aggregate)));
+            return Err(error.help("use another name for another map"));
         }
         let mut lowered = Vec::new();
         for key in keys {
-            let Some(ty) = key.lowered() else { return self.error(span, format!("a {key} is no key")) };
+            let Some(ty) = key.lowered() else {
+                return self.error(span, format!("{} is no key", key.described()));
+            };
             lowered.push(ty);
         }
         let Some(map) = self.scope.map(name, &lowered, &aggregate) else {
@@ -105,7 +130,9 @@ impl Check<'_> {
     /// For `print(@x)` and its like: the number of a map.
     pub(super) fn map_index(&mut self, argument: &Expr) -> Checked<usize> {
         let ExprKind::Map { name, keys } = &argument.kind else {
-            return self.error(argument.span, "a map is expected here");
+            return Err(
+                Diagnostic::error(argument.span, "a map is expected here").help("maps begin with @: @x")
+            );
         };
         if !keys.is_empty() {
             return self.error(argument.span, "the whole map is meant here, without keys");
@@ -114,6 +141,9 @@ impl Check<'_> {
             let error = Diagnostic::error(argument.span, format!("nothing was put into @{name} before this"));
             let names: Vec<String> =
                 self.shared.output.maps.iter().map(|map| format!("@{}", map.name)).collect();
+            if names.is_empty() {
+                return error.help(format!("such as @{name} = count();"));
+            }
             error.help(format!("maps are known from their first use on: {}", names.join(", ")))
         })
     }
@@ -134,6 +164,7 @@ impl Check<'_> {
         {
             return result.map(|()| literal(0, false, false));
         }
+        no_tuple(value)?;
         let (exprs, types) = self.keys(name, keys, span)?;
         let exprs: Vec<tree::Expr> = exprs.into_iter().map(|expr| self.kept_expr(expr)).collect();
         let new = self.value(value)?;
@@ -157,8 +188,14 @@ impl Check<'_> {
     ) -> Checked<Value> {
         let value = match value.ty {
             Type::Text(_) | Type::Frames(_) => {
-                let error = Diagnostic::error(span, format!("a {} cannot be the value of a map", value.ty));
-                return Err(error.help("make it a key: @x[…] = count();"));
+                let message = format!("{} cannot be the value of a map", value.ty.described());
+                let help = match value.ty {
+                    Type::Text(_) => {
+                        "make it a key: @x[comm] = count(); or keep its address: @x[tid] = arg0; … str(@x[tid])"
+                    }
+                    _ => "make it a key: @x[ustack] = count();",
+                };
+                return Err(Diagnostic::error(span, message).help(help));
             }
             _ => self.widened(value, span)?,
         };
@@ -172,6 +209,21 @@ impl Check<'_> {
         let value = self.kept(value);
         self.out.push(map.update(keys, Update::Value(value.expr.clone())));
         Ok(value)
+    }
+
+    /// What a map that gathers holds at keys, if that is one number.
+    fn gathered(&self, name: &str, keys: &[tree::Expr], span: Span) -> Option<Checked<Value>> {
+        let info = &self.shared.output.maps[self.index_of(name)?];
+        Some(match info.aggregate {
+            Aggregate::Plain(_) => return None,
+            Aggregate::Count | Aggregate::Sum { .. } | Aggregate::Min { .. } | Aggregate::Max { .. } => self
+                .sound(info.map.get(keys.to_vec()), span)
+                .map(|expr| Value { ty: info.value.clone(), expr }),
+            _ => {
+                let message = format!("@{name} has more than one number: it {}", describe(&info.aggregate));
+                Err(Diagnostic::error(span, message).help(format!("print(@{name}) shows it")))
+            }
+        })
     }
 
     /// The value at keys of a map of plain values, of `like` if it is new.
@@ -200,7 +252,10 @@ impl Check<'_> {
 
     pub(super) fn map_value(&mut self, name: &str, keys: &[Expr], span: Span) -> Checked<Value> {
         let (exprs, types) = self.keys(name, keys, span)?;
-        self.plain(name, &types, exprs, &Type::LONG, span)
+        match self.gathered(name, &exprs, span) {
+            Some(value) => value,
+            None => self.plain(name, &types, exprs, &Type::LONG, span),
+        }
     }
 
     /// As a condition a map of plain values is asked for its value, others for the key.
@@ -249,8 +304,13 @@ impl Check<'_> {
         };
         // hist(x, k) has finer buckets in bpftrace; they are always as fine as they can be here.
         if arguments.len() != wanted && !(function == "hist" && arguments.len() == 2) {
-            let message = format!("{function}() takes {wanted} arguments, not {}", arguments.len());
-            return Some(self.error(span, message));
+            let (wanted, found) = (counted(wanted, "argument"), counted(arguments.len(), "argument"));
+            let error = Diagnostic::error(span, format!("{function}() takes {wanted}, not {found}"));
+            return Some(Err(error.help(match function {
+                "count" => "how often each value came: @x[value] = count();".to_owned(),
+                "lhist" => "such as lhist(arg0, 0, 1000, 100)".to_owned(),
+                _ => format!("such as @x = {function}(arg0);"),
+            })));
         }
         Some(self.gather(name, keys, function, arguments, span))
     }
@@ -274,11 +334,12 @@ impl Check<'_> {
             Some(argument) => {
                 let value = self.value(argument)?;
                 if !value.ty.is_integral() {
-                    let error = Diagnostic::error(
-                        argument.span,
-                        format!("{function}() takes an integer, not a {}", value.ty),
-                    );
-                    return Err(error.help("convert it: (long)x"));
+                    let message = format!("{function}() takes an integer, not {}", value.ty.described());
+                    let help = match value.ty {
+                        Type::Text(_) => "make a text a key: @x[text] = count();",
+                        _ => "convert it: (long)x",
+                    };
+                    return Err(Diagnostic::error(argument.span, message).help(help));
                 }
                 let value = self.widened(value, argument.span)?;
                 let signed = value.expr.ty().is_signed();
@@ -328,7 +389,9 @@ impl Check<'_> {
         }
         let (step, width) = (step as u64, least.abs_diff(most));
         if width.div_ceil(step) > BUCKETS {
-            return self.error(span, format!("this makes {} steps, at most {BUCKETS}", width.div_ceil(step)));
+            let message = format!("this makes {} steps, at most {BUCKETS}", width.div_ceil(step));
+            let help = format!("take wider steps: {}", width.div_ceil(BUCKETS));
+            return Err(Diagnostic::error(span, message).help(help));
         }
         Ok(Aggregate::Linear { least, most, step })
     }

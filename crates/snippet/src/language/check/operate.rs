@@ -1,9 +1,9 @@
 //! Operators of C on two values, pointers among them.
 
 use super::{Check, Checked, Value};
-use crate::language::Span;
-use crate::language::ast::{BinaryOp, Expr};
+use crate::language::ast::{BinaryOp, Expr, ExprKind};
 use crate::language::types::Type;
+use crate::language::{Diagnostic, Span};
 use crate::tree::{self, Stmt};
 
 impl Check<'_> {
@@ -37,6 +37,11 @@ impl Check<'_> {
         if op == BinaryOp::Match {
             return self.error(span, "`~` compares names with a pattern, which only filters of points do");
         }
+        if matches!(op, BinaryOp::Div | BinaryOp::Rem) && matches!(right.kind, ExprKind::Int { value: 0, .. })
+        {
+            let error = Diagnostic::error(right.span, "this divides by zero");
+            return Err(error.help("each run would end here"));
+        }
         let (first, second) = self.both(left, right)?;
         self.operate(op, first, second, span)
     }
@@ -45,13 +50,27 @@ impl Check<'_> {
     pub(super) fn operate(&mut self, op: BinaryOp, left: Value, right: Value, span: Span) -> Checked<Value> {
         use BinaryOp::{Add, Eq, Ge, Gt, Le, Lt, Ne, Shl, Shr, Sub};
         let comparison = matches!(op, Lt | Le | Gt | Ge | Eq | Ne);
-        let wrong = |check: &Self| {
-            let message = format!("`{}` is not for a {} and a {}", op.symbol(), left.ty, right.ty);
-            check.error(span, message)
+        let wrong = || {
+            let message =
+                format!("`{}` is not for {} and {}", op.symbol(), left.ty.described(), right.ty.described());
+            let error = Diagnostic::error(span, message);
+            Err(match (&left.ty, &right.ty) {
+                (Type::Text(_), Type::Text(_)) => {
+                    error.help("texts are compared by == and !=, their beginnings by strncmp(a, b, bytes)")
+                }
+                (Type::Text(_), Type::Pointer(_)) | (Type::Pointer(_), Type::Text(_)) => {
+                    error.help("the text a pointer points to is str(p)")
+                }
+                (Type::Text(_), _) | (_, Type::Text(_)) => {
+                    error.help("a text is compared with a text: comm == \"sh\"")
+                }
+                (a, b) if a.is_float() || b.is_float() => error.help("convert it: (long)x"),
+                _ => error.help("of a function the name is its address; call it: inf`name()"),
+            })
         };
         if let (Type::Text(_), Type::Text(_)) = (&left.ty, &right.ty) {
             if !matches!(op, Eq | Ne) {
-                return wrong(self);
+                return wrong();
             }
             return self.finish(op, Type::Bool, left.expr, right.expr, span);
         }
@@ -71,14 +90,14 @@ impl Check<'_> {
                     let expr = if size == 1 { bytes } else { bytes.div(size) };
                     Ok(Value { ty: Type::LONG, expr: self.sound(expr, span)? })
                 }
-                _ => wrong(self),
+                _ => wrong(),
             };
         }
         let fits = left.ty.is_arithmetic() && right.ty.is_arithmetic();
         let only_integers =
             matches!(op, Shl | Shr | BinaryOp::Rem | BinaryOp::And | BinaryOp::Or | BinaryOp::Xor);
         if !fits || (only_integers && (left.ty.is_float() || right.ty.is_float())) {
-            return wrong(self);
+            return wrong();
         }
         if matches!(op, Shl | Shr) {
             let (left, right) = (self.promoted(left, span)?, self.promoted(right, span)?);

@@ -53,7 +53,8 @@ impl Check<'_> {
             }
             Target::Value(value) => {
                 let error = Diagnostic::error(place, "this cannot be given a value");
-                Err(error.label(format!("it is a {} without a place", value.ty)))
+                let label = format!("it is {} without a place", value.ty.described());
+                Err(error.label(label).help("variables, maps, registers and *pointers can"))
             }
             Target::Parts(..) => self.error(place, "the compiler has split this up; it can be read only"),
             Target::Memory(ty, _) | Target::Array(ty, ..) => {
@@ -68,7 +69,7 @@ impl Check<'_> {
             Target::Value(value) => return Ok(value),
             Target::Memory(Type::Array(of, _), address) => (Type::Pointer(of), address),
             Target::Memory(ty, _) => {
-                return self.error(span, format!("a whole {ty} is no value; name one of its members"));
+                return Err(whole(&ty, span));
             }
             Target::Array(ty, ..) => {
                 let error = Diagnostic::error(span, format!("an array of the snippet has no address: {ty}"));
@@ -76,7 +77,7 @@ impl Check<'_> {
             }
             Target::Parts(ty, parts, offset) => {
                 let Some(lowered) = ty.lowered() else {
-                    return self.error(span, format!("a whole {ty} is no value; name one of its members"));
+                    return Err(whole(&ty, span));
                 };
                 let Some(bits) = collect(&parts, offset, u64::from(lowered.size())) else {
                     return self.error(span, "this has no value here: optimized out");
@@ -90,7 +91,7 @@ impl Check<'_> {
             }
             Target::Place(ty, place) => {
                 let Some(lowered) = ty.lowered() else {
-                    return self.error(span, format!("a {ty} is no value"));
+                    return self.error(span, format!("{} is no value", ty.described()));
                 };
                 let expr = match place {
                     Place::Local(id, at) => tree::Expr::from_node(at, Node::Local(id)),
@@ -135,8 +136,8 @@ impl Check<'_> {
             ExprKind::Unary(UnaryOp::Deref, operand) => {
                 let pointer = self.value(operand)?;
                 let Type::Pointer(to) = pointer.ty else {
-                    let error =
-                        Diagnostic::error(operand.span, format!("a {} points to nothing", pointer.ty));
+                    let message = format!("{} points to nothing", pointer.ty.described());
+                    let error = Diagnostic::error(operand.span, message);
                     return Err(error.help("convert it to a pointer first: *(int *)x"));
                 };
                 self.memory(&to, pointer.expr, expr.span)
@@ -155,7 +156,9 @@ impl Check<'_> {
                 }
                 let pointer = self.read(base_target, base.span)?;
                 let Type::Pointer(to) = pointer.ty.clone() else {
-                    return self.error(base.span, format!("a {} has no elements", pointer.ty));
+                    let message = format!("{} has no elements", pointer.ty.described());
+                    return Err(Diagnostic::error(base.span, message)
+                        .help("arrays and pointers have; convert it: ((int *)x)[0]"));
                 };
                 let at = self.moved(pointer, position, false, expr.span)?;
                 self.memory(&to, at.expr, expr.span)
@@ -168,6 +171,9 @@ impl Check<'_> {
     }
 
     fn member(&mut self, base: &Expr, field: &str, span: Span, arrow: bool) -> Checked<Target> {
+        if let Some(target) = self.argument_by_name(base, field, span) {
+            return target;
+        }
         let target = self.target(base)?;
         if let (Target::Parts(ty, parts, offset), false) = (&target, arrow) {
             return self.member_of_parts(ty, parts, *offset, field, span);
@@ -177,11 +183,11 @@ impl Check<'_> {
             // `.` works through a pointer too: which one it is, is no question.
             other => match self.read(other, base.span)? {
                 Value { ty: Type::Pointer(to), expr } => (self.resolve(&to, base.span)?, expr),
-                Value { ty, .. } => return self.error(base.span, format!("a {ty} has no members")),
+                Value { ty, .. } => return Err(memberless(&ty, base.span)),
             },
         };
         let Type::Structure(structure) = &ty else {
-            return self.error(base.span, format!("a {ty} has no members"));
+            return Err(memberless(&ty, base.span));
         };
         let Some((offset, member)) = self.find_member(structure, field, 0) else {
             return Err(no_member(structure, &ty, field, span));
@@ -196,6 +202,32 @@ impl Check<'_> {
         }
     }
 
+    /// `args.name`, as bpftrace calls a parameter, unless something else is called `args`.
+    fn argument_by_name(&mut self, base: &Expr, field: &str, span: Span) -> Option<Checked<Target>> {
+        let ExprKind::Name(name) = &base.kind else { return None };
+        if name.domain.is_some() || name.path != "args" || self.is_variable("args") {
+            return None;
+        }
+        let parameter = Name { domain: Some(Domain::Parameter), path: field.to_owned() };
+        Some(self.named(&parameter, span).map_err(|error| {
+            if error.help.is_some() && !error.message.contains("not known") {
+                return error;
+            }
+            let error = Diagnostic::error(span, format!("no parameter `{field}` is known here"));
+            error.help(
+                "names come from the program's debugging information; without it there are arg0, arg1, …",
+            )
+        }))
+    }
+
+    /// Whether a name is one of a variable, of the snippet or of the program.
+    pub(super) fn is_variable(&self, name: &str) -> bool {
+        let known = |domain| !matches!(self.scope.variable(domain, name), Ok(None));
+        self.names.iter().any(|names| names.contains_key(name))
+            || known(Domain::Default)
+            || known(Domain::Global)
+    }
+
     /// A member of something in parts.
     fn member_of_parts(
         &self,
@@ -207,7 +239,7 @@ impl Check<'_> {
     ) -> Checked<Target> {
         let ty = self.resolve(ty, span)?;
         let Type::Structure(structure) = &ty else {
-            return self.error(span, format!("a {ty} has no members"));
+            return Err(memberless(&ty, span));
         };
         let Some((offset, member)) = self.find_member(structure, field, 0) else {
             return Err(no_member(structure, &ty, field, span));
@@ -324,6 +356,9 @@ impl Check<'_> {
         near.extend(self.scope.suggest(path));
         near.truncate(3);
         let error = Diagnostic::error(span, format!("`{path}` is not known here"));
+        if self.scope.point().is_none() && elsewhere::instead(path).is_none() {
+            return error.help("begin, end and intervals run in the tool, which sees the script's maps only");
+        }
         if let Some(help) = elsewhere::instead(path) {
             return error.help(help);
         }
@@ -341,8 +376,25 @@ fn address_of_function(function: &Function) -> Value {
 }
 
 fn no_member(structure: &Structure, ty: &Type, field: &str, span: Span) -> Diagnostic {
-    let near = suggest::nearest(field, structure.members.iter().map(|member| member.name.as_str()));
-    Diagnostic::error(span, format!("`{ty}` has no member `{field}`")).did_you_mean(&near)
+    let names = || structure.members.iter().map(|member| member.name.as_str());
+    let near = suggest::nearest(field, names());
+    let error = Diagnostic::error(span, format!("`{ty}` has no member `{field}`"));
+    if !near.is_empty() {
+        return error.did_you_mean(&near);
+    }
+    let some: Vec<&str> = names().filter(|name| !name.is_empty()).take(8).collect();
+    let more = if names().count() > some.len() { ", …" } else { "" };
+    error.help(format!("its members are {}{more}", some.join(", ")))
+}
+
+fn whole(ty: &Type, span: Span) -> Diagnostic {
+    let error = Diagnostic::error(span, format!("a whole {ty} is no value; name one of its members"));
+    error.help("x.member, or its address: &x")
+}
+
+fn memberless(ty: &Type, span: Span) -> Diagnostic {
+    let error = Diagnostic::error(span, format!("{} has no members", ty.described()));
+    error.help("convert it to a pointer to what has: ((struct name *)x)->member")
 }
 
 /// `width` bits of a `u64` from bit `at` on, as an integer of `ty`: to the top, and down again with the sign.

@@ -1,5 +1,7 @@
 //! What a snippet tells its reader: records, and the functions that send them.
 
+use super::call::counted;
+use super::map::no_tuple;
 use super::{Check, Checked, Value};
 use crate::data::tables;
 use crate::language::ast::{Expr, ExprKind};
@@ -54,13 +56,17 @@ impl Check<'_> {
             [] => (None, None),
             [top @ (0..)] => (Some(top as u64), None),
             [top @ (0..), divide @ (1..)] => (Some(top as u64).filter(|top| *top > 0), Some(divide as u64)),
-            _ => return self.error(span, "print() takes a map, how many entries, and a divisor"),
+            _ => {
+                let error = Diagnostic::error(span, "print() takes a map, how many entries, and a divisor");
+                return Err(error.help("such as print(@x), print(@x, 5) or print(@x, 0, 1000)"));
+            }
         };
         self.emit("print", Action::Print { map, top, divide }, Vec::new(), span)
     }
 
     pub(super) fn print_value(&mut self, value: &Expr) -> Checked<()> {
         let span = value.span;
+        no_tuple(value)?;
         let value = self.value(value)?;
         let value = self.widened(value, span)?;
         self.emit("print", Action::PrintValue, vec![value], span)
@@ -68,17 +74,25 @@ impl Check<'_> {
 
     pub(super) fn printf(&mut self, arguments: &[Expr], span: Span) -> Checked<()> {
         let Some((format, rest)) = arguments.split_first() else {
-            return self.error(span, "printf() needs a format");
+            return Err(
+                Diagnostic::error(span, "printf() needs a format").help("such as printf(\"%d\\n\", arg0)")
+            );
         };
         let ExprKind::Str(text) = &format.kind else {
-            return self.error(format.span, "the format has to be a literal text");
+            let error = Diagnostic::error(format.span, "the format has to be a literal text");
+            return Err(error.help("such as printf(\"%d\\n\", x), or print(x)"));
         };
         let text = String::from_utf8_lossy(text).into_owned();
-        let conversions = conversions(&text).map_err(|what| Diagnostic::error(format.span, what))?;
+        let conversions = conversions(&text).map_err(|what| {
+            let error = Diagnostic::error(format.span, what);
+            error.help("numbers are shown with %d %u %x %o %c, pointers with %p, floats with %f %e %g, texts with %s; a percent sign is %%")
+        })?;
         if conversions.len() != rest.len() {
-            let message =
-                format!("the format asks for {} values, there are {}", conversions.len(), rest.len());
-            return self.error(format.span, message);
+            let wanted = counted(conversions.len(), "value");
+            let there = if rest.len() == 1 { "is" } else { "are" };
+            let message = format!("the format asks for {wanted}, there {there} {}", rest.len());
+            let help = "each % of the format takes one value behind it; a percent sign is %%";
+            return Err(Diagnostic::error(format.span, message).help(help));
         }
         let mut values: Vec<Value> = Vec::new();
         for (argument, conversion) in rest.iter().zip(conversions) {
@@ -94,10 +108,12 @@ impl Check<'_> {
                 _ => value.ty.is_integral() || value.ty.is_address(),
             };
             if !fits {
-                let error =
-                    Diagnostic::error(argument.span, format!("%{conversion} cannot show a {}", value.ty));
+                let message = format!("%{conversion} cannot show {}", value.ty.described());
+                let error = Diagnostic::error(argument.span, message);
                 let help = match (conversion, &value.ty) {
-                    ('s', _) => "the text a pointer points to is str(p)",
+                    ('s', Type::Pointer(_)) => "the text a pointer points to is str(p)",
+                    ('s', ty) if ty.is_float() => "floats are shown with %f",
+                    ('s', _) => "numbers are shown with %d; the text a pointer points to is str(p)",
                     (_, Type::Text(_) | Type::Frames(_)) => "texts are shown with %s",
                     (_, ty) if ty.is_float() => "floats are shown with %f",
                     _ => "convert it: (double)x",

@@ -3,7 +3,9 @@
 use rustc_hash::FxHashMap;
 
 use super::{Check, Checked, Own, Target, Value};
-use crate::language::ast::{Block, Case, Declaration, Expr, Initializer, Stmt as Syntax, StmtKind};
+use crate::language::ast::{
+    BinaryOp, Block, Case, Declaration, Expr, ExprKind, Initializer, Stmt as Syntax, StmtKind,
+};
 use crate::language::types::Type;
 use crate::language::{Diagnostic, Span};
 use crate::tree::{self, Stmt, Storage, Variable};
@@ -41,6 +43,10 @@ impl Check<'_> {
         }
         match &statement.kind {
             StmtKind::Empty => {}
+            StmtKind::Expr(expr) if matches!(expr.kind, ExprKind::Binary(BinaryOp::Eq, ..)) => {
+                let error = Diagnostic::error(expr.span, "nobody uses the result of this comparison");
+                return Err(error.help("to give a value, write `=`"));
+            }
             StmtKind::Expr(expr) => self.effect(expr)?,
             StmtKind::Declare(declarations) => {
                 for declaration in declarations {
@@ -88,7 +94,10 @@ impl Check<'_> {
             StmtKind::Unroll(count, body) => {
                 let times = self.constant_integer(count)?;
                 if !(0..=100).contains(&times) {
-                    return self.error(count.span, format!("unroll takes 0 to 100, not {times}"));
+                    let error = Diagnostic::error(count.span, format!("unroll takes 0 to 100, not {times}"));
+                    return Err(
+                        error.help("loops may make more rounds: for (int i = 0; i < 1000; i++) { … }")
+                    );
                 }
                 for _ in 0..times {
                     if self.statements > STATEMENTS {
@@ -108,6 +117,10 @@ impl Check<'_> {
                         let span = value.span;
                         self.returned = Some(span);
                         let value = self.value(value)?;
+                        if !value.expr.ty().is_scalar() {
+                            let message = format!("{} cannot be returned", value.ty.described());
+                            return Err(Diagnostic::error(span, message).help("show it: print(x)"));
+                        }
                         self.widened(value, span).map(|value| Some(value.expr))?
                     }
                     None => None,
@@ -157,7 +170,8 @@ impl Check<'_> {
         let span = value.span;
         let value = self.value(value)?;
         if !value.ty.is_integral() {
-            return self.error(span, format!("switch is for integers, not a {}", value.ty));
+            let message = format!("switch is for integers, not for {}", value.ty.described());
+            return Err(Diagnostic::error(span, message).help("use if and else"));
         }
         let value = self.promoted(value, span)?;
         let wide = if value.expr.ty().is_signed() { tree::Type::I64 } else { tree::Type::U64 };
@@ -206,11 +220,7 @@ impl Check<'_> {
         if let (Some(first @ None), Some(Initializer::List(values, _))) =
             (named.arrays.first_mut(), &declaration.init)
         {
-            let kind = crate::language::ast::ExprKind::Int {
-                value: values.len() as u64,
-                unsigned: false,
-                long: false,
-            };
+            let kind = ExprKind::Int { value: values.len() as u64, unsigned: false, long: false };
             *first = Some(Expr { kind, span, height: 1 });
         }
         let ty = self.type_of(&named)?;
@@ -226,7 +236,7 @@ impl Check<'_> {
             }
             _ => {
                 let Some(lowered) = ty.lowered() else {
-                    let error = Diagnostic::error(span, format!("a variable cannot be a {ty}"));
+                    let error = Diagnostic::error(span, format!("a variable cannot be {}", ty.described()));
                     return Err(error.help("declare a pointer to it"));
                 };
                 if declaration.is_static {

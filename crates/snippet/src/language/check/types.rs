@@ -3,7 +3,13 @@
 use super::{Check, Checked, Compiler};
 use crate::language::ast::{Expr, ExprKind, StructDeclaration, Tag, TypeName};
 use crate::language::types::{Member, Structure, Type};
-use crate::language::{Diagnostic, Span};
+use crate::language::{Diagnostic, Span, suggest};
+
+/// Types that are known everywhere, for suggestions.
+const WORDS: [&str; 18] = [
+    "int", "long", "char", "short", "unsigned", "float", "double", "bool", "void", "size_t", "int8_t",
+    "int16_t", "int32_t", "int64_t", "uint8_t", "uint16_t", "uint32_t", "uint64_t",
+];
 
 /// How deep names of types may lead to others.
 const TYPE_DEPTH: u32 = 64;
@@ -61,7 +67,10 @@ impl Compiler {
                 let (size, align) = self.layout(of, depth);
                 (size.saturating_mul(*count), align)
             }
-            Type::Structure(structure) => (structure.size, 8),
+            Type::Structure(structure) if depth < TYPE_DEPTH => {
+                let aligns = structure.members.iter().map(|member| self.layout(&member.ty, depth + 1).1);
+                (structure.size, aligns.max().unwrap_or(1))
+            }
             Type::Named(_, name) if depth < TYPE_DEPTH => {
                 self.structures.get(&**name).map_or((0, 1), |ty| self.layout(ty, depth + 1))
             }
@@ -124,8 +133,16 @@ impl Check<'_> {
                 Some(found) => found,
                 None => {
                     let error = Diagnostic::error(span, format!("the type `{ty}` is not known"));
-                    let near = self.scope.suggest(name);
-                    let error = if near.is_empty() {
+                    let mut near = suggest::nearest(name, WORDS.into_iter());
+                    near.extend(self.scope.suggest(name));
+                    near.truncate(3);
+                    let error = if matches!(&**name, "var" | "let" | "auto" | "string" | "goto") {
+                        error.help(match &**name {
+                            "goto" => "there is no goto; leave loops by break and continue",
+                            "string" => "$name = str(p) keeps a text",
+                            _ => "give the type, or use a $name: long x = 3; $x = 3;",
+                        })
+                    } else if near.is_empty() {
                         error.help("the program's debugging information does not tell it; declare it: struct name { … };")
                     } else {
                         error.did_you_mean(&near)

@@ -175,6 +175,9 @@ impl<'s> Parser<'s> {
         let mut list = Vec::new();
         self.deeper(|p| {
             while !p.is(close) {
+                if p.is(";") || p.is("}") {
+                    return p.close(close, bracket).map(|_| ());
+                }
                 list.push(p.assignment()?);
                 if list.len() > ARGUMENTS {
                     let span = p.span();
@@ -184,7 +187,7 @@ impl<'s> Parser<'s> {
                     break;
                 }
             }
-            p.close(close, bracket)
+            p.close(close, bracket).map(|_| ())
         })?;
         Ok(list)
     }

@@ -14,6 +14,10 @@ use super::{Diagnostic, Diagnostics, Span};
 /// Longest source accepted, in bytes.
 const SOURCE_LIMIT: usize = 1 << 20;
 
+/// What is said where there is a directive of C's preprocessor.
+const NO_PREPROCESSOR: &str =
+    "types come from the program's debugging information; others can be declared: struct name { … };";
+
 /// How deep statements and brackets may nest: C asks for 63 of brackets. Each level costs stack.
 const DEPTH_LIMIT: u16 = 64;
 
@@ -80,6 +84,9 @@ fn parse<T>(name: &str, source: &str, rule: impl FnOnce(&mut Parser<'_>) -> T) -
     }
     let mut parser = Parser::new(source, diagnostics);
     let value = rule(&mut parser);
+    if let Some(count) = parser.broken {
+        parser.diagnostics.truncate(count);
+    }
     parser.diagnostics.unless_errors(value)
 }
 
@@ -93,6 +100,10 @@ struct Parser<'s> {
     /// Inside the slashes of a filter, outside of brackets: `/ {` ends it.
     in_filter: bool,
     diagnostics: Diagnostics,
+    /// Something was no token: an error that follows is likely to come of that.
+    garbled: bool,
+    /// How many errors there were when the rest of the source made no sense any more.
+    broken: Option<usize>,
 }
 
 type Parsed<T> = Result<T, Diagnostic>;
@@ -100,7 +111,8 @@ type Parsed<T> = Result<T, Diagnostic>;
 impl<'s> Parser<'s> {
     fn new(source: &'s str, diagnostics: Diagnostics) -> Parser<'s> {
         let (lexer, ahead) = (Lexer::new(source), VecDeque::new());
-        Parser { lexer, ahead, behind: 0, depth: 0, in_filter: false, diagnostics }
+        let (garbled, broken) = (false, None);
+        Parser { lexer, ahead, behind: 0, depth: 0, in_filter: false, diagnostics, garbled, broken }
     }
 
     /// The token `n` places ahead. What is no token is reported, once, and left out.
@@ -112,9 +124,13 @@ impl<'s> Parser<'s> {
                     // Behind the place of the error; at the end if the rest makes no sense either.
                     let behind = (error.span.end as usize).max(self.lexer.at());
                     let end = self.lexer.at() + self.lexer.rest().len();
-                    let open = error.message.contains("no end");
+                    let open = error.message.contains("no end") || error.message.contains("escape");
                     self.diagnostics.push(error);
                     let stop = open || self.diagnostics.is_full();
+                    self.garbled = true;
+                    if open && self.broken.is_none() {
+                        self.broken = Some(self.diagnostics.list().len());
+                    }
                     self.lexer.seek(if stop { end } else { behind.min(end) });
                 }
             }
@@ -208,6 +224,14 @@ impl<'s> Parser<'s> {
         let at = if self.behind > 0 { Span::new(self.behind.saturating_sub(1), self.behind) } else { span };
         match token {
             Token::End => Diagnostic::error(at, format!("{wanted} is expected, and the source ends")),
+            Token::Punct("#") => Diagnostic::error(span, "there is no preprocessor").help(NO_PREPROCESSOR),
+            Token::Word(word @ ("and" | "or" | "not")) => {
+                let error =
+                    Diagnostic::error(span, format!("{wanted} is expected here")).label("instead of this");
+                let sign =
+                    ["&&", "||", "!"][["and", "or", "not"].iter().position(|w| *w == word).unwrap_or(0)];
+                error.help(format!("`{word}` is written {sign}"))
+            }
             _ if wanted == "`;`" => Diagnostic::error(at, "`;` is missing").label("behind this"),
             _ => Diagnostic::error(span, format!("{wanted} is expected here")).label("instead of this"),
         }
@@ -230,9 +254,16 @@ impl<'s> Parser<'s> {
         value
     }
 
+    /// Notes an error, unless it comes of what was no token.
+    fn note(&mut self, error: Diagnostic) {
+        if !std::mem::take(&mut self.garbled) {
+            self.diagnostics.push(error);
+        }
+    }
+
     /// Notes `error` and goes on behind the statement it is in.
     fn recover(&mut self, error: Diagnostic) {
-        self.diagnostics.push(error);
+        self.note(error);
         let mut open = 0usize;
         loop {
             match self.peek() {

@@ -100,11 +100,16 @@ impl<'s> Parser<'s> {
         self.ahead.clear();
         self.lexer.seek(start.start as usize);
         let (text, len) = probe_text(self.lexer.rest());
+        let open = self.lexer.rest()[..len].matches('"').count() % 2 == 1;
         let span = Span::new(start.start as usize, start.start as usize + len);
         self.lexer.seek(span.end as usize);
         self.behind = span.end as usize;
         if len > LONGEST {
             return Err(Diagnostic::error(span, format!("a probe of more than {LONGEST} bytes")));
+        }
+        if open {
+            let error = Diagnostic::error(span, "the quote in this probe has no end");
+            return Err(error.help("close it with `\"`"));
         }
         Ok(Probe { kind: kind(&text, span)?, text: text.plain(), span })
     }
@@ -213,6 +218,13 @@ fn kind(parts: &Parts, span: Span) -> Parsed<ProbeKind> {
         }
         ("address" | "a", [at]) => address(&format!("*{}", at.text), span),
         (at, []) if at.starts_with('*') => address(at, span),
+        ("uprobe" | "u" | "uretprobe" | "ur", [_, file, line])
+            if line.text.parse::<u32>().is_ok() && file.text.contains('.') =>
+        {
+            let error = Diagnostic::error(span, "lines of the source are no probes");
+            let help = "incise disasm PROGRAM FUNCTION shows which addresses they have: uprobe:PROGRAM:FUNCTION+0x1f";
+            Err(error.help(help))
+        }
         ("uprobe" | "u" | "uretprobe" | "ur", _) => {
             let error = Diagnostic::error(span, "this probe has a module and a function");
             Err(error
@@ -228,7 +240,20 @@ fn kind(parts: &Parts, span: Span) -> Parsed<ProbeKind> {
 fn unknown(word: &str, span: Span) -> Diagnostic {
     let span = Span::new(span.start as usize, span.start as usize + word.len());
     let error = Diagnostic::error(span, format!("there is no probe `{word}`"));
-    if let Some((_, help)) = OTHERS.iter().find(|(other, _)| *other == word) {
+    // bpftrace's short words.
+    let long = match word {
+        "k" => "kprobe",
+        "kr" => "kretprobe",
+        "t" => "tracepoint",
+        "rt" => "rawtracepoint",
+        "p" => "profile",
+        "s" => "software",
+        "h" => "hardware",
+        "w" => "watchpoint",
+        "it" => "iter",
+        other => other,
+    };
+    if let Some((_, help)) = OTHERS.iter().find(|(other, _)| *other == long) {
         return error.help(*help);
     }
     let near = suggest::nearest(word, KINDS.iter().copied().filter(|kind| kind.len() > 2));
@@ -241,7 +266,13 @@ fn unknown(word: &str, span: Span) -> Diagnostic {
 
 fn alias(rest: &[Part], place: Place) -> FunctionProbe {
     let module = Some(rest[0].text.clone()).filter(|module| !module.is_empty() && module != "*");
-    FunctionProbe { module, function: rest[1].text.clone(), place, otherwise: None }
+    // An address in the file of the module.
+    let digits = rest[1].text.strip_prefix("0x").filter(|_| !rest[1].quoted);
+    let is_address = digits.is_some_and(|digits| {
+        (1..=16).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    });
+    let function = if is_address { format!("*{}", rest[1].text) } else { rest[1].text.clone() };
+    FunctionProbe { module, function, place, otherwise: None }
 }
 
 /// `KIND:FUNCTION` or `KIND:MODULE:FUNCTION`.

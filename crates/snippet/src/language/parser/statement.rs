@@ -5,6 +5,7 @@ use crate::language::ast::{
     Block, Case, Clause, Declaration, Expr, Initializer, ScriptSyntax, Stmt, StmtKind, TypeName,
 };
 use crate::language::lexer::Token;
+use crate::language::types::Type;
 use crate::language::{Diagnostic, Span};
 
 /// Most values of an initializer.
@@ -17,17 +18,29 @@ impl<'s> Parser<'s> {
             return Ok(());
         }
         if matches!(self.peek(), Token::Word("struct" | "union")) {
-            script.structures.push(self.struct_declaration()?);
+            let declaration = self.struct_declaration()?;
+            for member in &declaration.members {
+                let Type::Named(_, name) = &member.ty.base else { continue };
+                if member.ty.pointers == 0 && !script.structures.iter().any(|known| *known.name == **name) {
+                    let message = format!("the type `{}` of this member is not known yet", member.ty.base);
+                    let error = Diagnostic::error(member.ty.span, message);
+                    return Err(error.help("declare it before, or make the member a pointer to it"));
+                }
+            }
+            script.structures.push(declaration);
             return Ok(());
         }
         if self.is("#") {
-            let span = self.span();
-            let help = "types come from the program's debugging information; others can be declared: struct name { … };";
-            return Err(Diagnostic::error(span, "there is no preprocessor").help(help));
+            return Err(self.unexpected("a probe"));
         }
         let start = self.span();
         let probes = self.probes()?;
         let filter = if self.is("/") { Some(self.filter()?) } else { None };
+        if !self.is("{") {
+            let error = self.unexpected("`{`");
+            let probe = &probes[0].text;
+            return Err(error.help(format!("what is done stands in braces: {probe} {{ @ = count(); }}")));
+        }
         let body = self.block()?;
         script.clauses.push(Clause { probes, filter, body, span: self.since(start) });
         Ok(())
@@ -35,7 +48,7 @@ impl<'s> Parser<'s> {
 
     /// Goes on behind the next block.
     pub(super) fn recover_in_script(&mut self, error: Diagnostic) {
-        self.diagnostics.push(error);
+        self.note(error);
         let mut open = 0usize;
         loop {
             match self.take().0 {
@@ -89,7 +102,10 @@ impl<'s> Parser<'s> {
     pub(super) fn statement_or_recover(&mut self) -> Option<Stmt> {
         let before = self.span();
         match self.statement() {
-            Ok(statement) => Some(statement),
+            Ok(statement) => {
+                self.garbled = false;
+                Some(statement)
+            }
             Err(error) => {
                 self.recover(error);
                 if self.span() == before {
@@ -153,6 +169,11 @@ impl<'s> Parser<'s> {
                 let span = self.span();
                 Err(Diagnostic::error(span, "`case` stands outside of a `switch`"))
             }
+            "let" if matches!(self.peek_at(1).0, Token::Scratch(_)) => {
+                let span = self.span();
+                Err(Diagnostic::error(span, "variables need no `let`")
+                    .help("their first value makes them: $x = 3;"))
+            }
             _ => {
                 let expr = self.expression()?;
                 self.end_of_statement()?;
@@ -177,7 +198,8 @@ impl<'s> Parser<'s> {
 
     /// An expression in brackets.
     fn condition(&mut self) -> Parsed<Expr> {
-        let open = self.expect("(")?;
+        let open =
+            self.expect("(").map_err(|error| error.help("it stands in brackets: if (arg0 > 3) { … }"))?;
         let condition = self.deeper(Self::expression)?;
         self.close(")", open)?;
         Ok(condition)
@@ -225,6 +247,10 @@ impl<'s> Parser<'s> {
                 Some(Box::new(Stmt { kind, span: p.since(start) }))
             } else {
                 let expr = p.expression()?;
+                if p.is(":") {
+                    let error = Diagnostic::error(p.span(), "nothing goes over the keys of a map");
+                    return Err(error.help("print(@x) shows all of them, print(@x, 5) the five greatest"));
+                }
                 p.expect(";")?;
                 Some(Box::new(Stmt { kind: StmtKind::Expr(expr), span: p.since(start) }))
             };

@@ -1,0 +1,214 @@
+//! One-liners as users of bpftrace type them: those of its tutorial that concern programs, and others, on real programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use incise_tests::build::incise;
+use incise_tests::command::run;
+use incise_tests::outcome::Ending;
+use incise_tests::scratch::Scratch;
+use incise_tests::skip::need_program;
+
+/// A program with debugging information, in a folder of its own (targets/scripted.c).
+fn compiled() -> Option<(Scratch, PathBuf)> {
+    need_program("gcc")?;
+    let scratch = Scratch::new();
+    let program = scratch.file("scripted");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/targets/scripted.c");
+    let built = run(Command::new("gcc").args(["-O2", "-g", source, "-o"]).arg(&program));
+    assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
+    Some((scratch, program))
+}
+
+/// What a script shows on a program, apart from what the program writes.
+fn shown_by(program: &Path, script: &str) -> String {
+    let out = program.with_file_name("shown");
+    let mut command = Command::new(incise());
+    let outcome = run(command.args(["run", "-e", script, "-o"]).arg(&out).arg("--").arg(program));
+    assert_eq!(outcome.ending, Ending::Exited(0), "{script}\n{}", outcome.error_text());
+    assert_eq!(outcome.error_text(), "", "{script}");
+    std::fs::read_to_string(&out).expect("what it shows")
+}
+
+/// The one-liners of the manual, each with a program that has what it probes.
+#[test]
+fn the_one_liners_of_the_manual_run() {
+    let manual = include_str!("../../docs/language.md");
+    let (_, part) = manual.split_once("## One-liners").expect("the section");
+    let part = part.split("\n## ").next().unwrap_or_default();
+    let blocks = part.split("```incise\n").skip(1).filter_map(|block| block.split_once("```"));
+    let scripts: Vec<&str> = blocks.map(|(script, _)| script).collect();
+    assert!(scripts.len() >= 10, "{}", scripts.len());
+    let Some(scripted) = compiled() else { return };
+    for script in scripts {
+        let script =
+            script.replace("pid == 18644", "pid > 1").replace("function:open_path", "function:length_of");
+        let mut command = Command::new(incise());
+        let outcome = run(command.args(["run", "-e", &script, "--", "ls", "/proc/self/fd"]));
+        let shown = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        let (ending, error) = (outcome.ending, outcome.error_text());
+        if script.contains("function:length_of") {
+            shown_by(&scripted.1, &script);
+            continue;
+        }
+        assert_eq!(ending, Ending::Exited(0), "{script}\n{error}");
+        let shows = ["@", "hello world", "ls /proc/"]
+            .iter()
+            .any(|wanted| shown.lines().any(|line| line.starts_with(wanted)));
+        // Nothing of this name is called.
+        let shows = shows || script.contains("sched*");
+        assert!(shows, "{script}\n{shown}\n{error}");
+    }
+}
+
+/// What is shown, where all of it is known: `step_by` is called with 3, 0, 5, 0, 2, 1, `put` with 1, 2, 4, … 1024 and two texts.
+#[test]
+fn what_users_of_bpftrace_type_is_what_they_get() {
+    let Some((_scratch, program)) = compiled() else { return };
+    for (script, wanted) in [
+        (
+            "uprobe:./scripted:step_by { @[arg0] = count(); }",
+            "\n@[1]: 1\n@[2]: 1\n@[3]: 1\n@[5]: 1\n@[0]: 2\n",
+        ),
+        (
+            "uprobe:scripted:step_by { @[arg0 > 2 ? \"big\" : \"small\"] = count(); }",
+            "\n@[big]: 2\n@[small]: 4\n",
+        ),
+        (
+            "u:scripted:step_by { $s = \"none\"; if (arg0 > 2) { $s = \"more\"; } @[$s] = count(); }",
+            "\n@[more]: 2\n@[none]: 4\n",
+        ),
+        (
+            "uprobe:scripted:put { $s = str(arg0, 5); @[$s == \"short\", comm] = count(); }",
+            "\n@[1, scripted]: 4\n@[0, scripted]: 7\n",
+        ),
+        ("uprobe:scripted:put /arg1 <= 8/ { printf(\"%s|\", str(arg0, arg1)); }", "s|a |a te|a text t|"),
+        (
+            "uprobe:scripted:step_by { printf(\"%d %d %d,\", args.by, args->by, reg(\"di\")); }",
+            "3 3 3,0 0 0,5 5 5,0 0 0,2 2 2,1 1 1,",
+        ),
+        (
+            "uprobe:scripted:step_by { @n = count(); @s = sum(arg0); @l = min(arg0); @m = max(arg0); } \
+          END { printf(\"%d %d %d %d\\n\", @n, @s, @l, @m); clear(@n); clear(@s); clear(@l); clear(@m); }",
+            "6 11 0 5\n",
+        ),
+        (
+            "uprobe:scripted:step_by { @n = count(); if (@n > 4) { printf(\"%d\\n\", @n); clear(@n); exit(); } }",
+            "5\n",
+        ),
+        (
+            "uretprobe:scripted:step_by { @ = lhist(retval, 0, 6, 2); }",
+            "\n@: \n[0, 2)                  3 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|\n\
+          [2, 4)                  2 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@                  |\n\
+          [4, 6)                  1 |@@@@@@@@@@@@@@@@@                                   |\n",
+        ),
+        ("uprobe:scripted:put { @ = hist(arg1); } END { print(@); clear(@); }", "[512, 1K)"),
+        ("uprobe:scripted:put { @x[arg1] = count(); } END { print(@x, 2); clear(@x); }", "@x[1024]: 1\n"),
+        (
+            "BEGIN { @x = 1; printf(\"start\\n\") } END { printf(\"end %d\\n\", @x); clear(@x) }",
+            "start\nend 1\n",
+        ),
+        (
+            "uprobe:scripted:step_by { unroll(2) { @++; } $i = 0; while ($i < 3) { $i++; @w++; } }",
+            "\n@: 12\n\n@w: 18\n",
+        ),
+        (
+            "uprobe:scripted:step_by { printf(\"%5d|%-5d|%x|%c|%5s|%-5s|\", arg0, arg0, 255, 65, \"ab\", \"cd\"); exit(); }",
+            "    3|3    |ff|A|   ab|cd   |",
+        ),
+        ("uprobe:scripted:length_of { @[ustack(perf, 1)] = count(); }", "scripted!main+"),
+    ] {
+        let text = shown_by(&program, script);
+        assert!(text.contains(wanted), "{script}\nwanted:\n{wanted}\nshown:\n{text}");
+    }
+}
+
+/// Functions of C++ outside of all namespaces by their names alone; members by the names of their classes.
+#[test]
+fn functions_of_cpp_have_the_names_of_their_source() {
+    if need_program("g++").is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (source, program) = (scratch.file("names.cc"), scratch.file("names"));
+    let text = "#include <string>\n\
+        struct Box { int sides = 6; __attribute__((noinline)) int roll(int n) { return n % sides; } };\n\
+        __attribute__((noipa)) int total(const std::string &text, Box &box) { return text.size() + box.roll(8); }\n\
+        __attribute__((noipa)) static int total_twice(Box &box) { return 2 * total(\"four\", box); }\n\
+        int main() { Box box; return total_twice(box); }\n";
+    std::fs::write(&source, text).expect("a source");
+    let built = run(Command::new("g++").args(["-O1", "-g"]).arg(&source).arg("-o").arg(&program));
+    assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
+    let script = "uprobe:./names:total { @[str(text._M_dataplus._M_p), args.box->sides] = count(); } \
+        function:total_*, function:Box::roll { @by[probe] = count(); }";
+    let mut command = Command::new(incise());
+    let outcome = run(command.args(["run", "-e", script, "--"]).arg(&program));
+    let shown = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    assert_eq!(outcome.ending, Ending::Exited(12), "{}", outcome.error_text());
+    assert!(shown.contains("@[four, 6]: 1\n"), "{shown}");
+    assert!(shown.contains("total_twice(Box&)]: 1\n") && shown.contains("Box::roll(int)]: 1\n"), "{shown}");
+}
+
+/// `-c` as bpftrace has it, and what is said where it does otherwise.
+#[test]
+fn the_command_line_is_as_one_who_knows_bpftrace_guesses() {
+    let out = |arguments: &[&str]| {
+        let outcome = run(Command::new(incise()).arg("run").args(arguments));
+        (outcome.ending.clone(), String::from_utf8_lossy(&outcome.stdout).into_owned(), outcome.error_text())
+    };
+    let script = "function:libc:write { @ = count(); }";
+    let (ending, shown, told) = out(&["-e", script, "-c", "/bin/sh -c '/bin/echo \"a  b\"; exit 3'", "-f"]);
+    assert_eq!(ending, Ending::Exited(3), "{told}");
+    assert!(shown.contains("a  b\n") && shown.contains("@: 1\n"), "{shown}");
+    for (arguments, wanted) in [
+        (&[script, "--", "ls"][..], "given by -e"),
+        (&["-l", "uprobe:libc:mall*"], "incise list"),
+        (&["-e", script, "-c", "ls 'a"], "has no end"),
+        (&["-e", "kprobe:vfs_read { @ = count(); }"], "not in the kernel"),
+        (&["-e", "uprobe:./a.out:main.c:12 { @ = count(); }"], "lines of the source"),
+        (&["-e", "profile:hz:99 { @[ustack] = count(); }"], "no timers in the program"),
+    ] {
+        let (ending, _, told) = out(arguments);
+        assert_eq!(ending, Ending::Exited(125), "{arguments:?}");
+        assert!(told.contains(wanted), "{arguments:?}\n{told}");
+    }
+}
+
+/// A library that comes when stacks are walked already is walked through as well.
+#[test]
+fn stacks_go_through_libraries_that_are_loaded_later() {
+    if need_program("gcc").is_none() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let build = |arguments: &[&str], name: &str, source: &str| {
+        let (file, made) = (scratch.file(&format!("{name}.c")), scratch.file(name));
+        std::fs::write(&file, source).expect("a source");
+        let built = run(Command::new("gcc").args(arguments).arg(&file).arg("-o").arg(&made));
+        assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
+        made
+    };
+    let plugin = "int through(int (*back)(int), int n) { return back(n + 1) + 1; }";
+    build(&["-O2", "-shared", "-fPIC"], "plugin.so", plugin);
+    let main = "#include <dlfcn.h>\n#include <stdio.h>\n\
+        __attribute__((noipa)) int reached(int n) { return n; }\n\
+        int main(int argc, char **argv) {\n\
+            int sum = reached(argc);\n\
+            int (*through)(int (*)(int), int) = dlsym(dlopen(argv[1], RTLD_NOW), \"through\");\n\
+            for (int i = 0; i < 3; i++) sum += through(reached, i);\n\
+            printf(\"%d\\n\", sum);\n\
+            return 0;\n\
+        }\n";
+    let program = build(&["-O2"], "loader", main);
+    let mut command = Command::new(incise());
+    command.args(["run", "-e", "function:reached { @[ustack] = count(); }", "--"]).arg(&program);
+    let outcome = run(command.arg(scratch.file("plugin.so")));
+    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let stacks: Vec<&str> = text.split("@[").skip(1).collect();
+    let loaded = stacks.iter().find(|stack| stack.contains("through+")).expect(&text);
+    let frames: Vec<&str> = loaded.lines().map(str::trim).filter(|line| line.contains("+0x")).collect();
+    assert!(frames[0].contains("through+") && frames[1].contains("main+"), "{text}");
+    assert!(frames.last().is_some_and(|last| last.contains("_start")), "{text}");
+    assert!(loaded.ends_with("]: 3\n"), "{text}");
+}
