@@ -91,6 +91,7 @@ fn slips_are_one_error_with_a_remedy() {
         (step("var i = 3;"), "the type `var`", "long x = 3"),
         (step("goto end;"), "the type `goto`", "no goto"),
         (step("return head->nothing;"), "no member `nothing`", "its members are value, flag, next, name"),
+        (step("return (*head)->value;"), "itself, no pointer", "write `.value`"),
         (step("return *head;"), "a whole struct node", "x.member"),
         (step("@ = comm == 3;"), "is not for a text and an int", "comm == \"sh\""),
         (step("@ = comm < \"b\";"), "is not for a text and a text", "strncmp"),

@@ -180,6 +180,10 @@ impl Check<'_> {
         }
         let (ty, address) = match target {
             Target::Memory(ty, address) if !arrow => (ty, address),
+            Target::Memory(ty, _) => {
+                let message = format!("this is {} itself, no pointer to one", ty.described());
+                return Err(Diagnostic::error(base.span, message).help(format!("write `.{field}`")));
+            }
             // `.` works through a pointer too: which one it is, is no question.
             other => match self.read(other, base.span)? {
                 Value { ty: Type::Pointer(to), expr } => (self.resolve(&to, base.span)?, expr),
