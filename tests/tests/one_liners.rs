@@ -116,7 +116,7 @@ fn what_users_of_bpftrace_type_is_what_they_get() {
             "uprobe:scripted:step_by { printf(\"%5d|%-5d|%x|%c|%5s|%-5s|\", arg0, arg0, 255, 65, \"ab\", \"cd\"); exit(); }",
             "    3|3    |ff|A|   ab|cd   |",
         ),
-        ("uprobe:scripted:length_of { @[ustack(perf, 1)] = count(); }", "scripted!main+"),
+        ("uprobe:scripted:length_of { @[ustack(perf, 1)] = count(); }", "    main+"),
     ] {
         let text = shown_by(&program, script);
         assert!(text.contains(wanted), "{script}\nwanted:\n{wanted}\nshown:\n{text}");
