@@ -154,7 +154,7 @@ fn functions_of_cpp_have_the_names_of_their_source() {
 fn the_command_line_is_as_one_who_knows_bpftrace_guesses() {
     let out = |arguments: &[&str]| {
         let outcome = run(Command::new(incise()).arg("run").args(arguments));
-        (outcome.ending.clone(), String::from_utf8_lossy(&outcome.stdout).into_owned(), outcome.error_text())
+        (outcome.ending, String::from_utf8_lossy(&outcome.stdout).into_owned(), outcome.error_text())
     };
     let script = "function:libc:write { @ = count(); }";
     let (ending, shown, told) = out(&["-e", script, "-c", "/bin/sh -c '/bin/echo \"a  b\"; exit 3'", "-f"]);
