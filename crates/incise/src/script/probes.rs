@@ -48,10 +48,10 @@ impl Probes for Rc<RefCell<State>> {
         let state = &mut *self.borrow_mut();
         state.symbols.set(program.modules());
         let part = state.of.get(&pid).and_then(|index| state.parts.get_mut(*index));
-        if let Some(Part { memory, frames, .. }) = part {
-            if let Some((table, rows)) = frames.outdated(program) {
-                memory.with(&table, |words| walk::refill(words, rows.into_iter()));
-            }
+        if let Some(Part { memory, frames, .. }) = part
+            && let Some((table, rows)) = frames.outdated(program)
+        {
+            memory.with(&table, |words| walk::refill(words, rows.into_iter()));
         }
     }
 
