@@ -36,16 +36,21 @@ fn uncached(insn: &Insn, factory: &mut InstructionInfoFactory) -> RegisterUse {
 /// [`register_use`] for many instructions: it remembers what it told of the same bytes before, which comes up often.
 pub struct RegisterUses {
     factory: InstructionInfoFactory,
-    /// Bytes of an instruction as a number, with its length on top, and what it does; made when first needed.
+    /// Bytes of an instruction as a number, with its length on top, and what it does; made when it is worth it.
     known: Vec<(u128, RegisterUse)>,
+    /// How many were asked for before that.
+    asked: usize,
 }
 
 /// So many instructions are remembered; a power of two.
 const KNOWN: usize = 1024;
 
+/// From so many instructions on, making the table takes less than it saves.
+const WORTH_IT: usize = 64;
+
 impl Default for RegisterUses {
     fn default() -> RegisterUses {
-        RegisterUses { factory: InstructionInfoFactory::new(), known: Vec::new() }
+        RegisterUses { factory: InstructionInfoFactory::new(), known: Vec::new(), asked: 0 }
     }
 }
 
@@ -56,6 +61,10 @@ impl RegisterUses {
             return None;
         }
         if self.known.is_empty() {
+            if self.asked < WORTH_IT {
+                self.asked += 1;
+                return Some(uncached(insn, &mut self.factory));
+            }
             self.known = vec![(0, RegisterUse::default()); KNOWN];
         }
         // Registers depend on the bytes alone, not on the address.
