@@ -19,6 +19,7 @@ use crate::lower::{Ready, in_reach, lower, with_read};
 use crate::placement::Placement;
 use crate::region::{Kind, Region};
 use crate::sequences::Snippets;
+use crate::short::{self, Spans};
 use crate::tactic::Refusal;
 use crate::ways::{Stubs, after, entered, stub, taken, way_in};
 
@@ -68,10 +69,12 @@ pub(crate) fn estimate<'s>(region: &Region, snippets: &dyn Fn(Addr) -> Option<&'
     members as u64 + 16 * SPRINGBOARD_LEN as u64
 }
 
-/// A 32-bit displacement that waits for the landing of a member.
+/// A displacement that waits for the landing of a member.
 struct Fixup {
     field: usize,
     target: usize,
+    /// It has 8 bits, not 32.
+    short: bool,
 }
 
 /// What the program still needs at each member.
@@ -93,8 +96,14 @@ impl<'s> Maker<'_, 's> {
             region.members.iter().map(|member| (self.snippets)(member.insn.addr())).collect();
         let needs = self.needs(region, &snippets, at, known);
         let unknown: Vec<u32> = vec![0; region.members.len()];
+        let spans = Spans::of(region, &snippets, &needs.flags, &Assembler::new(at));
         let needs = (&snippets[..], &needs);
-        let first = self.assemble(region, at, needs, buffer, (&unknown, &Stubs::new()))?;
+        let mut spans = Some(&spans);
+        let mut first = self.assemble(region, at, needs, buffer, (&unknown, &Stubs::new()), spans)?;
+        if first.unfit {
+            spans = None;
+            first = self.assemble(region, at, needs, Vec::new(), (&unknown, &Stubs::new()), spans)?;
+        }
         if !first.again {
             return Ok(first.body);
         }
@@ -102,7 +111,7 @@ impl<'s> Maker<'_, 's> {
         let Built { code: mut buffer, heads, .. } = first.body.built;
         buffer.clear();
         let landings: Vec<u32> = heads.iter().map(Head::entry).collect();
-        Ok(self.assemble(region, at, needs, buffer, (&landings, &first.stubs))?.body)
+        Ok(self.assemble(region, at, needs, buffer, (&landings, &first.stubs), spans)?.body)
     }
 
     fn needs(&self, region: &Region, snippets: &[Option<&Snippets>], at: Addr, known: &mut Known) -> Needs {
@@ -144,6 +153,7 @@ impl<'s> Maker<'_, 's> {
         (snippets, needs): (&[Option<&Snippets>], &Needs),
         buffer: Vec<u8>,
         (landings, stubs): (&[u32], &Stubs),
+        spans: Option<&Spans>,
     ) -> Result<Assembled, Failure> {
         let Features { moves, .. } = self.features;
         let count = region.members.len();
@@ -197,13 +207,27 @@ impl<'s> Maker<'_, 's> {
                 detours.push(index);
                 let stub = stubs.iter().find(|stub| stub.of == insn.addr()).map_or(0, |stub| stub.offset);
                 asm = displace(asm, insn, &|_| at + u64::from(stub), self.features).map_err(fail)?;
+            } else if let Some(target) = target
+                && let Some(opcode) = short::opcode(insn)
+                && spans.is_some_and(|spans| {
+                    let plain = |here: &Snippets| here.ways().next().is_none();
+                    let end = asm.bytes().len() as u32 + 2;
+                    let reaches = match heads.get(target) {
+                        Some(head) => short::displacement(end, head.landing).is_some(),
+                        None => spans.reach(index, target),
+                    };
+                    reaches && here.is_none_or(plain) && snippets[target].is_none_or(plain)
+                })
+            {
+                asm.raw(&[opcode, 0]);
+                fixups.push(Fixup { field: asm.bytes().len() - 1, target, short: true });
             } else if let Some(target) = target {
                 let before = asm.bytes().len();
                 let guess = at + u64::from(landings[target]);
                 asm = displace(asm, insn, &|_| guess, self.features).map_err(fail)?;
                 match asm.bytes()[before..] {
                     [0xE9, _, _, _, _] | [0x0F, 0x80..=0x8F, _, _, _, _] => {
-                        fixups.push(Fixup { field: asm.bytes().len() - 4, target });
+                        fixups.push(Fixup { field: asm.bytes().len() - 4, target, short: false });
                     }
                     // `loop` and its like become several instructions.
                     _ => again = true,
@@ -296,15 +320,24 @@ impl<'s> Maker<'_, 's> {
             heads[index].entered = offset;
         }
         let mut code = asm.into_bytes();
-        for fixup in fixups {
-            let displacement = heads[fixup.target].entry() as i32 - (fixup.field as i32 + 4);
-            code[fixup.field..fixup.field + 4].copy_from_slice(&displacement.to_le_bytes());
+        let mut unfit = false;
+        for Fixup { field, target, short } in fixups {
+            let to = heads[target].entry();
+            if short {
+                match short::displacement(field as u32 + 1, to) {
+                    Some(displacement) => code[field] = displacement as u8,
+                    None => unfit = true,
+                }
+            } else {
+                let displacement = to as i32 - (field as i32 + 4);
+                code[field..field + 4].copy_from_slice(&displacement.to_le_bytes());
+            }
         }
         let (faults, switches) =
             (std::mem::take(&mut literals.faults), std::mem::take(&mut literals.switches));
         literals.place(at, &mut code);
         let built = Built { code, heads, marks, faults, switches, entry: 0 };
-        Ok(Assembled { body: Body { built, thunks }, stubs: found, again })
+        Ok(Assembled { body: Body { built, thunks }, stubs: found, again, unfit })
     }
 
     /// Code that may be loaded anywhere tells counters by their distance.
@@ -325,6 +358,8 @@ struct Assembled {
     stubs: Stubs,
     /// Some code depends on where members are, which is known now.
     again: bool,
+    /// A short branch does not reach.
+    unfit: bool,
 }
 
 impl Needs {

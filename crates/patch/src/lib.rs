@@ -42,6 +42,7 @@ mod regions;
 mod report;
 mod sequences;
 mod shape;
+mod short;
 mod snippet;
 mod tactic;
 mod trampolines;
