@@ -5,6 +5,7 @@
 //! - `tests/counts.rs`: counts of real programs against the kernel's uprobes.
 //! - `tests/coverage.rs`: plans for whole programs: sums, reasons, damaged files.
 //! - `tests/dense.rs`: counters at every instruction of programs, against callgrind.
+//! - `tests/copies.rs`: functions that run as copies call each other.
 //! - `tests/ranges.rs`: ranges of instructions as patterns.
 //! - `tests/trace.rs`: calls are traced one by one, or their loss is counted.
 //! - `tests/queries.rs`: kinds of points and filters, in every space.

@@ -12,6 +12,7 @@ use crate::debug_files::{DebugLink, debug_link};
 use crate::dynamic::Dynamic;
 use crate::ifunc::{Slot, SlotTarget};
 use crate::layout::{self, Layout, Section, Segment};
+use crate::linkage::Linkage;
 use crate::objects::DataObject;
 use crate::rseq::CriticalSection;
 use crate::symbols::{Dropped, Function, Name};
@@ -340,6 +341,16 @@ impl Image {
     /// All slots of imported and indirect functions, sorted by target.
     pub fn slots(&self) -> &[Slot] {
         &self.tables.get().slots
+    }
+
+    /// What the linkage stub at `stub` leads to, if that is a function of this file unless another module has one of that name.
+    pub fn linkage_of(&self, stub: LinkAddr) -> Option<&Linkage> {
+        self.tables.get().linkages.of(stub)
+    }
+
+    /// The linkage stub by which this file calls its function at `function`.
+    pub fn linkage_to(&self, function: LinkAddr) -> Option<&Linkage> {
+        self.tables.get().linkages.to(function)
     }
 
     /// Restartable sequences, ascending. Nothing may be moved out of them.

@@ -8,6 +8,7 @@ use crate::bytes::Bytes;
 use crate::dynamic::Dynamic;
 use crate::ifunc::Slot;
 use crate::layout::Layout;
+use crate::linkage::Linkages;
 use crate::objects::Objects;
 use crate::symbols::Symbols;
 use crate::{ImageError, LinkAddr, patchable, relocations, symtab};
@@ -23,6 +24,7 @@ pub(crate) struct Tables {
     pub r_debug: Option<LinkAddr>,
     pub rseq_offset: Option<LinkAddr>,
     pub slots: Vec<Slot>,
+    pub linkages: Linkages,
     pub patchable_entries: Vec<LinkAddr>,
 }
 
@@ -40,6 +42,7 @@ impl Tables {
             r_debug: collected.r_debug,
             rseq_offset: collected.rseq_offset,
             slots: relocations::slots(layout, &rela, &collected.import_of),
+            linkages: Linkages::read(layout, dynamic, &rela),
             patchable_entries: patchable::entries(layout, &rela),
         };
         (tables, whole)

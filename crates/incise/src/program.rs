@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use incise_cfg::Cfg;
 use incise_image::{Function, Image, ImageError, LinkAddr, MemoryMap, MemoryReader, Module, modules};
 use incise_isa::Addr;
-use incise_patch::Facts;
+use incise_patch::{Facts, Linkage};
 use incise_space::{AddressSpace, SpaceError};
 
 use crate::callback::is_machinery;
@@ -285,6 +285,24 @@ impl Facts for Program {
         let link = |at: Addr| LinkAddr(at.0.wrapping_sub(module.bias));
         let found = self.leads[*index].within(self, module, link(range.start)..link(range.end), jumps);
         found.into_iter().map(|at| module.to_addr(at)).collect()
+    }
+
+    fn linkage(&self, stub: Addr) -> Option<Linkage> {
+        let module = self.module_at(stub)?;
+        let found = module.image.linkage_of(module.to_link(stub)?)?;
+        Some(Linkage { slot: module.to_addr(found.slot), function: module.to_addr(found.function) })
+    }
+
+    fn linkage_to(&self, function: Addr) -> Option<Addr> {
+        let module = self.module_at(function)?;
+        let found = module.image.linkage_to(module.to_link(function)?)?;
+        Some(module.to_addr(found.slot))
+    }
+
+    fn is_linkage_stub(&self, at: Addr) -> bool {
+        let Some(module) = self.module_at(at) else { return false };
+        let stubs = module.image.plt();
+        module.to_link(at).is_some_and(|link| stubs.iter().any(|stubs| stubs.contains(&link)))
     }
 
     fn is_machinery(&self, at: Addr) -> bool {

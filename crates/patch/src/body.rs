@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::assemble::{Built, displace, distance};
 use crate::code::{Code, LOOKAHEAD};
+use crate::entrances::Entrance;
 use crate::generate::PointContext;
 use crate::group::{Head, Heads, Mark, Marks};
 use crate::literals::Literals;
@@ -52,6 +53,8 @@ pub(crate) struct Body {
     pub built: Built,
     /// For each call with snippets: its index and the offset of its thunk.
     pub thunks: Vec<(u32, u32)>,
+    /// Where calls of other copies come in.
+    pub entrance: Option<Entrance>,
 }
 
 /// Bytes that a trampoline of `region` hardly exceeds.
@@ -119,6 +122,9 @@ impl<'s> Maker<'_, 's> {
         let found = RefCell::new(&mut known.flags);
         let outside = |at: Addr| {
             let look = || {
+                if self.code.facts.is_linkage_stub(at) {
+                    return false;
+                }
                 let bytes = self.code.original(at);
                 flags_live_before(&bytes[..bytes.len().min(LOOKAHEAD as usize)], at)
             };
@@ -163,6 +169,10 @@ impl<'s> Maker<'_, 's> {
         let mut marks = Marks::with_capacity(count);
         let mut fixups: Vec<Fixup> = Vec::new();
         let (mut again, mut calls, mut detours, mut aside) = (false, Vec::new(), Vec::new(), Vec::new());
+        let first = region.members.first().filter(|first| first.probed && first.kind == Kind::Displaced);
+        let entrance = first
+            .filter(|_| region.whole && self.features.bytes && !needs.flags[0])
+            .and_then(|first| Entrance::make(self.code, first.insn.addr(), &mut asm));
         for (index, member) in region.members.iter().enumerate() {
             let insn = &member.insn;
             let landing = asm.bytes().len() as u32;
@@ -337,7 +347,7 @@ impl<'s> Maker<'_, 's> {
             (std::mem::take(&mut literals.faults), std::mem::take(&mut literals.switches));
         literals.place(at, &mut code);
         let built = Built { code, heads, marks, faults, switches, entry: 0 };
-        Ok(Assembled { body: Body { built, thunks }, stubs: found, again, unfit })
+        Ok(Assembled { body: Body { built, thunks, entrance }, stubs: found, again, unfit })
     }
 
     /// Code that may be loaded anywhere tells counters by their distance.

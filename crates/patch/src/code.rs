@@ -46,10 +46,33 @@ pub trait Facts: Sync {
     fn leads(&self, _range: Range<Addr>, _jumps: bool) -> Vec<Addr> {
         Vec::new()
     }
+    /// What the linkage stub at `stub` leads to, if it is one that leads to a function of its own module unless another module has
+    /// one of the same name. It is relied on that the stub does nothing but jump to what its slot holds.
+    fn linkage(&self, _stub: Addr) -> Option<Linkage> {
+        None
+    }
+    /// The slot of the linkage stub by which the function at `function` is called in its own module.
+    fn linkage_to(&self, _function: Addr) -> Option<Addr> {
+        None
+    }
+    /// Whether a linkage stub is at `at`. A call through one may change flags on its way (psABI x86-64, 3.2.1 and 5.2): it is
+    /// relied on that no callee wants them.
+    fn is_linkage_stub(&self, _at: Addr) -> bool {
+        false
+    }
     /// Whether the code at `at` is that which runs snippets: a snippet there would run itself.
     fn is_machinery(&self, _at: Addr) -> bool {
         false
     }
+}
+
+/// What a linkage stub leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Linkage {
+    /// The quadword that holds the address of what is called.
+    pub slot: Addr,
+    /// The function of the same module that this is, unless something took its place.
+    pub function: Addr,
 }
 
 /// Knows nothing.

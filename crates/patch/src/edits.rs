@@ -196,6 +196,8 @@ mod tests {
             stubs: SmallVec::new(),
             slots: SmallVec::new(),
             marks: SmallVec::new(),
+            entrance: None,
+            calls: Box::default(),
             edits: cut(START, old, new, heads),
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Entries<'a> {
     /// The topmost displacement byte of jumps that are to be reached into: that of an arena.
     top: u8,
     pub field: &'a mut Field,
+    /// All entries have been decided about.
+    pub late: bool,
 }
 
 impl<'a> Entries<'a> {
@@ -42,7 +44,7 @@ impl<'a> Entries<'a> {
         features: Features,
     ) -> Entries<'a> {
         let top = memory.topmost(region.extent.start).unwrap_or(TRAP);
-        Entries { region, body, trampoline, memory, code, features, top, field }
+        Entries { region, body, trampoline, memory, code, features, top, field, late: false }
     }
 
     /// Chooses a springboard for every entry, then a thunk for every call, then traps for the other probed heads.
@@ -61,6 +63,7 @@ impl<'a> Entries<'a> {
                 }
             }
         }
+        self.evict_late();
         for index in 0..self.body.thunks.len() {
             let call = self.body.thunks[index].0 as usize;
             // Without a probe it stays as it is, unless a springboard reaches into it.
@@ -95,7 +98,7 @@ impl<'a> Entries<'a> {
         self.field.original[bytes.clone()] != self.field.new[bytes]
     }
 
-    fn set_trap(&mut self, index: usize) {
+    pub(crate) fn set_trap(&mut self, index: usize) {
         let at = self.offset(index);
         self.field.new[at] = TRAP;
         self.field.bytes[at] = Byte::Is;

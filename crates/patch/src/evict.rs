@@ -10,7 +10,7 @@
 //!    at no head of the edit: it is let run until it has left. Where they do not, nothing is evicted.
 
 use incise_isa::Addr;
-use incise_isa::native::{Bound, SPRINGBOARD_LEN, Springboard, trap_displacements};
+use incise_isa::native::{Bound, Flow, SPRINGBOARD_LEN, Springboard, TRAP, trap_displacements};
 
 use crate::entries::Entries;
 use crate::field::Byte;
@@ -100,7 +100,7 @@ impl Entries<'_> {
     /// reaches into.
     fn is_host(&self, host: usize) -> bool {
         let from = self.offset(host);
-        if self.region.whole && !self.region.members[host].probed {
+        if self.region.whole && !self.region.members[host].probed && !self.is_idle(host) {
             return false;
         }
         if self.field.bytes[from] == Byte::Head {
@@ -119,6 +119,45 @@ impl Entries<'_> {
             && !self.field.slots.iter().any(holds)
             && self.region.members[host].insn.len() > SPRINGBOARD_LEN
             && alone()
+    }
+
+    /// Whether a member without a probe certainly is code, as a probed one goes on to it, and nothing is known to come to it in place
+    /// (which is known once all entries have been decided about).
+    fn is_idle(&self, host: usize) -> bool {
+        if !self.late || self.field.entered[host] {
+            return false;
+        }
+        let mut here = host;
+        while let Some(before) = self.region.before(here) {
+            let flow = before.insn.flow();
+            if before.kind == Kind::Call || !matches!(flow, Flow::Next | Flow::Branch(_)) {
+                return false;
+            }
+            if before.probed {
+                return true;
+            }
+            here -= 1;
+        }
+        false
+    }
+
+    /// Tries again where only traps fitted: there may be room among what is not probed.
+    pub(crate) fn evict_late(&mut self) {
+        self.late = true;
+        for index in 0..self.region.members.len() {
+            let at = self.offset(index);
+            let is_trap = self.field.tactics[index] == Some(Tactic::Trap) && self.field.new[at] == TRAP;
+            if !is_trap || self.region.members[index].kind != Kind::Displaced {
+                continue;
+            }
+            self.field.new[at] = self.field.original[at];
+            self.field.bytes[at] = Byte::Head;
+            self.field.tactics[index] = None;
+            if !self.evict(index) {
+                self.set_trap(index);
+                self.field.tactics[index] = Some(Tactic::Trap);
+            }
+        }
     }
 
     /// Takes the jump of a host back.

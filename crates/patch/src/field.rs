@@ -1,11 +1,12 @@
 //! The bytes of a region while springboards into it are chosen, and where control comes in.
 
 use incise_isa::Addr;
-use incise_isa::native::Flow;
+use incise_isa::native::{Flow, SPRINGBOARD_LEN, Springboard};
 
 use crate::body::Body;
 use crate::code::Code;
 use crate::edits::cut;
+use crate::entrances::Entrances;
 use crate::group::Group;
 use crate::region::{Kind, Region};
 use crate::tactic::Tactic;
@@ -37,6 +38,10 @@ pub(crate) struct Field {
     pub stubs: Vec<(Addr, u32)>,
     /// Jumps inside displaced instructions, each with the index of the member it is for.
     pub slots: Vec<(Addr, u32)>,
+    /// Calls inside which another instruction begins, as far as is known.
+    overlapped: Vec<usize>,
+    /// Trampolines whose entrances calls lead to.
+    calls: Vec<Addr>,
 }
 
 /// Whether the code between a member and the one before it goes on to it, as far as can be told.
@@ -81,6 +86,8 @@ impl Field {
             tactics: vec![None; count],
             stubs: Vec::new(),
             slots: Vec::new(),
+            overlapped: Vec::new(),
+            calls: Vec::new(),
         };
         field.mark(region, code, leads);
         field
@@ -112,6 +119,9 @@ impl Field {
                 self.entered[member] = true;
                 continue;
             }
+            if region.members[member].kind == Kind::Call {
+                self.overlapped.push(member);
+            }
             // Another instruction begins inside this one: its bytes stay, but for the head.
             let insn = &region.members[member].insn;
             let from = insn.addr().offset_from(region.extent.start) as usize;
@@ -137,6 +147,28 @@ impl Field {
         self.tactics[index].unwrap_or(Tactic::Group)
     }
 
+    /// Has calls that nothing else was decided about lead to entrances of other copies.
+    pub(crate) fn call_copies(&mut self, region: &Region, code: &Code, entrances: &Entrances) {
+        for (index, member) in region.members.iter().enumerate() {
+            let at = member.insn.addr().offset_from(region.extent.start) as usize;
+            let displacement = at + 1..at + SPRINGBOARD_LEN;
+            if member.kind != Kind::Call
+                || member.probed
+                || self.bytes[displacement.clone()].iter().any(|byte| *byte != Byte::Displacement)
+                || self.overlapped.contains(&index)
+            {
+                continue;
+            }
+            let Some((entrance, trampoline)) = entrances.find(code, &member.insn) else { continue };
+            let Some(jump) = Springboard::new(member.insn.addr(), 0).encode(entrance) else { continue };
+            self.new[displacement.clone()].copy_from_slice(&jump[1..]);
+            self.bytes[displacement].fill(Byte::Is);
+            self.calls.push(trampoline);
+        }
+        self.calls.sort_unstable();
+        self.calls.dedup();
+    }
+
     /// The group in place, whose trampoline is `body` at `trampoline`, of which `len` bytes are code.
     pub(crate) fn finish(mut self, region: &Region, (body, trampoline, len): (Body, Addr, usize)) -> Group {
         let start = region.extent.start;
@@ -155,6 +187,8 @@ impl Field {
             stubs: self.stubs.into_iter().collect(),
             slots: self.slots.into_iter().collect(),
             marks: body.built.marks,
+            entrance: body.entrance,
+            calls: self.calls.into_boxed_slice(),
             faults: body.built.faults,
             switches: body.built.switches,
             edits,

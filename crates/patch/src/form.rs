@@ -236,7 +236,8 @@ impl<'i, 'a> Former<'i, 'a> {
         let Some(mut range) = code.facts.function(head) else { return false };
         let probed = self.probed_in(&range, least);
         let insns = OnceCell::new();
-        let function = ProbedFunction { code, range: &range, probed: &probed, insns: &insns };
+        let entered = self.input.features.bytes;
+        let function = ProbedFunction { code, range: &range, probed: &probed, insns: &insns, entered };
         if probed.len() < least || instrumentation.layout(&function) == Layout::OutOfLine {
             self.out_of_line = range;
             return false;
@@ -258,7 +259,7 @@ impl<'i, 'a> Former<'i, 'a> {
         let from = shapes.max(regions).unwrap_or(range.start).max(range.start);
         let decoded = insns.get().map_or(&[][..], |insns| insns);
         self.form_region(head, &|code, head, wanted| {
-            let region = Region::whole(code, &range, from, &probed, (decoded, wanted))?;
+            let region = Region::whole(code, &range, from, &probed, (decoded, wanted, entered))?;
             region.index_of(head).is_some().then_some(region)
         })
     }

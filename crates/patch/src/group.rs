@@ -7,6 +7,7 @@ use incise_isa::native::SPRINGBOARD_LEN;
 use incise_space::{Displaced, Edit, Landing};
 use smallvec::SmallVec;
 
+use crate::entrances::Entrance;
 use crate::literals::{Faults, Switches};
 use crate::report::InstanceId;
 
@@ -69,6 +70,10 @@ pub(crate) struct Group {
     /// Jumps into the trampoline inside displaced instructions, each with the index of the head it is for.
     pub slots: SmallVec<[(Addr, u32); 1]>,
     pub marks: Marks,
+    /// Where calls of other groups come in.
+    pub entrance: Option<Entrance>,
+    /// Where the trampolines begin whose entrances calls of this group lead to, each once.
+    pub calls: Box<[Addr]>,
     /// Ascending.
     pub edits: SmallVec<[Edit; 1]>,
 }

@@ -122,7 +122,9 @@ impl Instrumentation for ByCost {
             end = at;
         }
         let probed = || function.probed().iter().copied().zip(&behind);
-        let entered = probed().filter(|(_, (call, first, _))| *call || *first);
+        // Calls of other copies come to the beginning of this one by themselves.
+        let springboard = |first: bool| first && !function.entered;
+        let entered = probed().filter(|(_, (call, first, _))| *call || springboard(*first));
         let in_line = function.len() / BYTES + entered.map(|(at, _)| weight(at)).sum::<u64>();
         let mut out_of_line = 0;
         for (at, (call, _, gap)) in probed() {
@@ -175,6 +177,8 @@ pub struct ProbedFunction<'a> {
     pub(crate) probed: &'a [Addr],
     /// Its instructions, once they were asked for.
     pub(crate) insns: &'a OnceCell<Vec<Insn>>,
+    /// Calls of other copies may lead to a copy of it.
+    pub(crate) entered: bool,
 }
 
 impl ProbedFunction<'_> {

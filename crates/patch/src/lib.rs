@@ -16,6 +16,7 @@ mod data;
 mod draft;
 mod edits;
 mod engine;
+mod entrances;
 mod entries;
 mod evict;
 mod field;
@@ -50,7 +51,7 @@ mod wanted;
 mod ways;
 mod whole;
 
-pub use code::{Facts, NoFacts};
+pub use code::{Facts, Linkage, NoFacts};
 pub use data::Data;
 pub use engine::{Atomicity, Batch, Engine, Policy, Position};
 pub use generate::{Argument, Effects, Generate, Output, PointContext, Vectors};

@@ -5,6 +5,8 @@ use incise_isa::Addr;
 use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
 
 use crate::body::{Body, Failure, Known, Maker, estimate};
+use crate::code::Code;
+use crate::entrances::Entrances;
 use crate::entries::Entries;
 use crate::field::Field;
 use crate::leads::Leads;
@@ -93,13 +95,19 @@ impl Placer<'_, '_> {
 
     /// Adds the groups of regions that are settled to the plan.
     fn add_settled(&mut self, regions: &[Region], settled: Vec<Settled>) {
+        let code: &Code = self.input.code;
+        let mut entrances = Entrances::default();
+        for Settled { body, at, .. } in &settled {
+            body.entrance.into_iter().for_each(|entrance| entrances.add(entrance, *at));
+        }
         let mut settled = settled.into_iter();
         let mut part = || settled.by_ref().take(TOGETHER).collect::<Vec<_>>();
         let parts = std::iter::from_fn(|| Some(part()).filter(|part| !part.is_empty())).collect();
         let finished = each(parts, self.input.threads, |part| {
             let (mut groups, mut carried) = (Vec::with_capacity(part.len()), Vec::new());
-            for Settled { index, field, body, at, len } in part {
+            for Settled { index, mut field, body, at, len } in part {
                 let region = &regions[index];
+                field.call_copies(region, code, &entrances);
                 let probed = region.members.iter().enumerate().filter(|(_, member)| member.probed);
                 carried.extend(probed.map(|(index, member)| (member.insn.addr(), field.tactic(index))));
                 groups.push(field.finish(region, (body, at, len)));

@@ -288,6 +288,8 @@ impl Shape {
             stubs: stub.map(|stub| (stub, 0)).into_iter().collect(),
             slots: SmallVec::new(),
             marks: built.marks,
+            entrance: None,
+            calls: Box::default(),
             edits: smallvec![Edit { at, old, new, heads }],
         });
         Some(built.code)

@@ -10,6 +10,7 @@ use incise_isa::Addr;
 use incise_isa::native::{Flow, Insn, SPRINGBOARD_LEN};
 
 use crate::code::Code;
+use crate::entrances::{called, head_of};
 use crate::reader::Reader;
 use crate::region::{Gap, INSNS_MAX, Kind, Member, Region, append_room, is_movable, kind};
 use crate::shape::overlapping;
@@ -20,7 +21,8 @@ impl Region {
     /// far as they are known. Nothing if it cannot be:
     /// it is too large, not all of it was read, a probe is not in step with its instructions, or has to be a trap.
     ///
-    /// Calls without probes stay as they are, and are not part of it unless a springboard may have to reach into them: indirect
+    /// Calls without probes stay as they are, and are not part of it unless a springboard may have to reach into them, or copies are
+    /// `entered` by calls of others and this one may be of a copy: indirect
     /// ones then run elsewhere, which costs the processor's return predictor its balance, but less than a trap. What else
     /// cannot move stays as well.
     pub(crate) fn whole(
@@ -28,7 +30,7 @@ impl Region {
         range: &Range<Addr>,
         from: Addr,
         probed: &[Addr],
-        (decoded, wanted): (&[Insn], &Wanted),
+        (decoded, wanted, entered): (&[Insn], &Wanted, bool),
     ) -> Option<Region> {
         let end = ends(code, range, from);
         let probed = probed.iter().filter(|&&at| from <= at && at < end);
@@ -53,7 +55,9 @@ impl Region {
                 _ if !is_movable(code, &insn) => continue,
                 Some(snippets) => kind(&insn, snippets),
                 None if is_call && insn.len() == SPRINGBOARD_LEN && insn.bytes()[0] == 0xE8 => {
-                    if !is_short_behind(&members, &insn) {
+                    let changes =
+                        is_short_behind(&members, &insn) || entered && calls_copy(code, &insn, wanted);
+                    if !changes {
                         continue;
                     }
                     Kind::Call
@@ -151,6 +155,11 @@ fn reached(
     }
     found.extend(others);
     Some(found)
+}
+
+/// Whether what `call` leads to is probed where it begins: it may become a copy.
+fn calls_copy(code: &Code, call: &Insn, wanted: &Wanted) -> bool {
+    call.flow().target().is_some_and(|target| wanted.contains(head_of(code, called(code, target))))
 }
 
 /// Whether a springboard at the instruction before `call` would cover part of it.

@@ -312,6 +312,18 @@ impl World {
         {
             at = relative(at, to);
         }
+        // The entrance of the copy of what is called: open it leads to the landing there, closed to what is there now.
+        if let [0x39, 0xE4, switch, back] = self.space.bytes(at, 4)[..]
+            && let Some(called) = called
+        {
+            let out = relative(at + 2, &[back]);
+            assert_eq!(relative(out, &self.space.bytes(out + 1, 4)), called);
+            match switch {
+                0x75 => assert_eq!(self.space.landing(self.behind_endbr(called)), Some(at + 4)),
+                closed => assert_eq!(closed, 0xEB),
+            }
+            return called;
+        }
         at
     }
 

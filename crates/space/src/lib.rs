@@ -92,6 +92,8 @@ pub struct Features {
     /// All threads stand still while code changes, and one that stands inside an edit but at no head is let run until it has
     /// left: springboards may be two jumps one after the other.
     pub still: bool,
+    /// Single bytes of trampolines can be changed while threads run them, by [`AddressSpace::write_byte`].
+    pub bytes: bool,
 }
 
 /// A place where code lives and can be changed.

@@ -23,6 +23,7 @@ impl Engine {
             sharing: self.sharing,
             counted: self.counted.clone(),
             retired: self.retired.clone(),
+            callers: self.callers.clone(),
             retired_landings: self.retired_landings.clone(),
             retired_bytes: self.retired_bytes,
             reclaim_at: self.reclaim_at,

@@ -2,6 +2,7 @@
 
 mod batch;
 mod counters;
+mod entrances;
 mod leave;
 mod prepare;
 mod present;
@@ -51,6 +52,8 @@ pub struct Engine {
     /// What each counter had counted when its memory was given back.
     counted: Vec<u64>,
     retired: Vec<Retired>,
+    /// Where trampolines begin whose entrances calls lead to, and of how many groups.
+    callers: FxHashMap<Addr, u32>,
     /// Traps of retired trampolines that a thread may just have run, each with the landing it had last.
     retired_landings: BTreeMap<Addr, Addr>,
     retired_bytes: u64,
@@ -114,7 +117,7 @@ impl Engine {
     /// 1. Plan: groups, trampolines, edits; nothing is touched.
     /// 2. Reserve memory, write the trampolines; no thread can reach them yet.
     /// 3. Publish the landings of the old and the new groups: every head that is or will be a trap is handled.
-    /// 4. Apply the edits.
+    /// 4. Close the entrances of copies that go, where calls stay that lead to them; apply the edits.
     /// 5. Retire what is no longer reachable; free it when no thread is inside.
     ///
     /// # Errors
@@ -173,6 +176,7 @@ impl Engine {
         let applied = match self.carry_out(space, &plan) {
             Ok(applied) => applied,
             Err((reached, error)) => {
+                self.reopen(space, &plan);
                 // Once edits were tried a thread may have entered a new trampoline.
                 if reached {
                     self.retire_unborn(&plan);
@@ -248,6 +252,7 @@ impl Engine {
         if !plan.added.is_empty() {
             space.publish_landings(&self.landings(&plan.added)).map_err(early)?;
         }
+        self.close(space, plan).map_err(early)?;
         if plan.edits.is_empty() {
             return Ok(incise_space::Applied::default());
         }
@@ -285,6 +290,9 @@ impl Engine {
             if let Some(group) = self.take_group(*start) {
                 self.retire(&group);
             }
+        }
+        for group in &plan.added {
+            self.count_calls(group);
         }
         let place = |group: &Group| {
             let start = group.start;

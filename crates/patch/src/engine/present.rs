@@ -68,6 +68,7 @@ impl Engine {
         for place in group.places() {
             self.places.remove(&place.start);
         }
+        self.uncount_calls(&group);
         Some(group)
     }
 

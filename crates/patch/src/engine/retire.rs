@@ -27,8 +27,9 @@ impl Engine {
         space.publish_landings(&self.landings(&[]))?;
         ranges.sort_by_key(|range| range.start);
         let quiet = space.quiescent(&ranges)?;
-        let busy: BTreeSet<Addr> =
-            ranges.iter().zip(&quiet).filter(|(_, quiet)| !**quiet).map(|(range, _)| range.start).collect();
+        let busy = ranges.iter().zip(&quiet).filter(|(_, quiet)| !**quiet).map(|(range, _)| range.start);
+        // A call that leads to an entrance may come at any time.
+        let busy: BTreeSet<Addr> = busy.chain(self.callers.keys().copied()).collect();
         let (stay, go): (Vec<Retired>, Vec<Retired>) = std::mem::take(&mut self.retired)
             .into_iter()
             .partition(|retired| retired.iter().any(|range| busy.contains(&range.start)));

@@ -31,6 +31,8 @@ pub struct FakeSpace {
     /// More bytes than this are not mapped at once, if it is not 0.
     pub bound: u64,
     pub shadow_stack: bool,
+    /// Trampolines cannot be changed byte by byte.
+    pub fixed: bool,
     /// Nothing can be read for now.
     pub unreadable: bool,
     /// The program may write to its code.
@@ -154,6 +156,13 @@ impl AddressSpace for FakeSpace {
         Ok(())
     }
 
+    fn write_byte(&mut self, at: Addr, byte: u8) -> Result<(), SpaceError> {
+        self.step()?;
+        assert!(self.mapped.iter().any(|r| r.contains(&at)), "{at} is not ours");
+        self.memory.insert(at.0, byte);
+        Ok(())
+    }
+
     fn publish_landings(&mut self, landings: &[Landing]) -> Result<(), SpaceError> {
         self.step()?;
         assert!(landings.windows(2).all(|w| w[0].trap < w[1].trap), "sorted, no duplicates");
@@ -194,6 +203,7 @@ impl AddressSpace for FakeSpace {
     }
 
     fn features(&self) -> Features {
-        Features { shadow_stack: self.shadow_stack, still: true, ..Features::default() }
+        let FakeSpace { shadow_stack, fixed, .. } = *self;
+        Features { shadow_stack, still: true, bytes: !fixed, ..Features::default() }
     }
 }

@@ -350,6 +350,7 @@ impl AddressSpace for RemoteSpace {
         let tracees = self.tracees.borrow();
         let status = tracees.live_thread(self.memory).ok().and_then(|tid| procfs::status(tid).ok());
         let shadow_stack = status.is_some_and(|status| status.shadow_stack);
-        Features { shadow_stack, bounded: sys::is_bounded(self.pid.0), still: true, ..Features::default() }
+        let bounded = sys::is_bounded(self.pid.0);
+        Features { shadow_stack, bounded, still: true, bytes: true, ..Features::default() }
     }
 }
