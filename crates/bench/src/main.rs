@@ -9,6 +9,7 @@ mod instructions;
 mod library;
 mod pair;
 mod parse;
+mod plot;
 mod rewrite;
 mod servers;
 mod stats;

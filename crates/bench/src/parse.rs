@@ -13,6 +13,7 @@ use incise_cfg::{Options as How, Parser};
 use serde::Serialize;
 
 use crate::Error;
+use crate::plot::{Dot, scatter};
 use crate::stats::median;
 use crate::table::Table;
 
@@ -27,6 +28,9 @@ pub(crate) struct Options {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    /// Draw processor time by size of `.text`, with some more programs, into this SVG file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Leave the first probe out
     #[arg(long)]
     no_start: bool,
@@ -42,6 +46,18 @@ const KNOWN: [Known; 6] = [
     ("/usr/lib/gcc/x86_64-linux-gnu/12/cc1", None, ""),
     ("/usr/bin/node", None, ""),
     ("/usr/lib/x86_64-linux-gnu/libLLVM-14.so.1", Some((5.0, 0.0)), "46 s, 55 %, 2,750 MB"),
+];
+
+/// Others for the plot, smaller and in between.
+const PLOTTED: [&str; 8] = [
+    "/usr/bin/ls",
+    "/usr/bin/xz",
+    "/usr/bin/bash",
+    "/usr/lib/x86_64-linux-gnu/libsqlite3.so.0",
+    "/usr/bin/git",
+    "/usr/bin/perl",
+    "/usr/lib/x86_64-linux-gnu/libcrypto.so.3",
+    "/usr/lib/gcc/x86_64-linux-gnu/12/lto1",
 ];
 
 #[derive(Serialize)]
@@ -81,13 +97,18 @@ pub(crate) fn run(options: &Options) -> Result<bool, Error> {
     let (mut met, mut out) = (true, std::io::stdout().lock());
     let known = KNOWN.map(|(path, bar, peer)| (PathBuf::from(path), bar, peer));
     let given = options.binaries.iter().map(|path| (path.clone(), None, ""));
-    let chosen = if options.binaries.is_empty() { known.to_vec() } else { given.collect() };
+    let mut chosen = if options.binaries.is_empty() { known.to_vec() } else { given.collect() };
+    if options.svg.is_some() {
+        chosen.extend(PLOTTED.map(|path| (PathBuf::from(path), None, "")));
+    }
+    let mut dots = Vec::new();
     for (path, bar, dyninst) in chosen.into_iter().filter(|(path, ..)| path.exists()) {
         let mut row = parse(&path, options.rounds)?;
         row.dyninst = dyninst;
         let time = row.two.min(row.processor);
         row.met = bar.is_none_or(|(seconds, share)| time <= seconds && row.covered + row.padding >= share);
         met &= row.met;
+        dots.push(Dot { label: row.program.clone(), x: row.text_mb, y: row.processor });
         if options.json {
             writeln!(out, "{}", serde_json::to_string(&row)?)?;
         }
@@ -109,6 +130,11 @@ pub(crate) fn run(options: &Options) -> Result<bool, Error> {
     }
     if !options.json {
         table.print(&mut out)?;
+    }
+    if let Some(file) = &options.svg {
+        let slope = median(&dots.iter().map(|dot| dot.y / dot.x).collect::<Vec<_>>());
+        let title = format!("Parsing: processor time by size of code, and {:.1} MB a second", 1.0 / slope);
+        std::fs::write(file, scatter(&title, (".text, MB", "processor time, s"), &dots, slope))?;
     }
     if !options.no_start && options.binaries.is_empty() {
         let (text, first) = start(options.rounds)?;
