@@ -118,6 +118,9 @@ pub struct CountArgs {
     /// Name trampolines in /tmp/perf-PID.map, where perf report looks for them.
     #[arg(long, conflicts_with = "list")]
     pub perf_map: bool,
+    /// Put trampolines with their code into /tmp/jit-PID.dump, for perf record -k mono and perf inject --jit.
+    #[arg(long, conflicts_with = "list")]
+    pub jit_dump: bool,
     /// Describe trampolines in /tmp/incise-PID.debug, for gdb: add-symbol-file FILE -o 0
     #[arg(long, conflicts_with = "list")]
     pub debug_file: bool,

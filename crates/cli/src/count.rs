@@ -24,6 +24,7 @@ pub(crate) fn run(args: &CountArgs) -> Result<ExitCode, Failure> {
         keep: args.keep,
         exact: args.exact,
         perf_map: args.perf_map,
+        jit_dump: args.jit_dump,
         layout: args.engine.into(),
         debug_file: args.debug_file,
         ..args.functions.options(target)

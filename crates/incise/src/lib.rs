@@ -32,6 +32,7 @@ mod file;
 mod filter;
 mod flow;
 mod images;
+mod jit_dump;
 mod leads;
 mod names;
 pub mod patching;

@@ -305,6 +305,9 @@ impl Counting {
         if self.options.perf_map {
             result = result.and_then(|()| process.write_perf_map(!self.launched));
         }
+        if self.options.jit_dump {
+            result = result.and_then(|()| process.write_jit_dump(&mut space));
+        }
         if self.options.debug_file {
             result = result.and_then(|()| process.write_debug_file(&space));
         }

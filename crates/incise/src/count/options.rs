@@ -31,6 +31,8 @@ pub struct CountOptions {
     pub keep: bool,
     /// Name the trampolines in /tmp/perf-PID.map, for perf(1).
     pub perf_map: bool,
+    /// Put the trampolines with their code into /tmp/jit-PID.dump, for `perf inject --jit`; the process maps that file.
+    pub jit_dump: bool,
     /// Describe the trampolines in /tmp/incise-PID.debug, for gdb's `add-symbol-file FILE -o 0`.
     pub debug_file: bool,
     /// What to do where only a trap fits.

@@ -1,5 +1,6 @@
 //! Memory that is mapped in the target: code only it sees, data that this process sees too.
 
+use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -113,6 +114,19 @@ impl Caller<'_> {
         Ok((self.call(action, libc::SYS_openat, arguments)?, file))
     }
 
+    /// Maps the first page of a file that the target opens.
+    fn map_page_of(&mut self, runtime: &Runtime, path: &CStr) -> Result<Addr, SpaceError> {
+        self.write_argument(runtime, path.to_bytes_with_nul())?;
+        let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as u64;
+        let arguments = [libc::AT_FDCWD as u64, runtime.arguments().0, flags, 0, 0, 0];
+        let fd = self.call("opening a file in the target", libc::SYS_openat, arguments)?;
+        let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        let arguments = [0, PAGE, protection, libc::MAP_PRIVATE as u64, fd, 0];
+        let mapped = self.call("mapping a file in the target", libc::SYS_mmap, arguments);
+        self.close(fd).or_else(|_| self.close(fd))?;
+        mapped.map(Addr)
+    }
+
     fn close(&mut self, fd: u64) -> Result<(), SpaceError> {
         self.call("closing a file in the target", libc::SYS_close, [fd, 0, 0, 0, 0, 0]).map(drop)
     }
@@ -162,6 +176,13 @@ impl Tracees {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         self.with_caller(memory, |caller, _| caller.map(at, len, protection))?;
         insert(&mut self.target_mut(memory)?.data, at.span(len));
+        Ok(())
+    }
+
+    /// Maps the first page of a file, as it is seen in the target.
+    pub(super) fn show_file(&mut self, memory: MemoryId, path: &CStr) -> Result<(), SpaceError> {
+        let at = self.with_caller(memory, |caller, runtime| caller.map_page_of(runtime, path))?;
+        insert(&mut self.target_mut(memory)?.data, at.span(PAGE));
         Ok(())
     }
 

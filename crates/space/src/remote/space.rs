@@ -1,6 +1,7 @@
 //! The address space of a traced process.
 
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -168,6 +169,15 @@ impl RemoteSpace {
         Rc::make_mut(&mut target.journal).forget(range);
         target.swapped.retain(|other| other.end <= range.start || other.start >= range.end);
         Ok(())
+    }
+
+    /// Maps the first page of the file at `path`, readable and executable, anywhere: profilers take note of such mappings. It goes with
+    /// [`remove`](Self::remove).
+    ///
+    /// # Errors
+    /// [`SpaceError::System`] if the process cannot open or map it, [`SpaceError::Gone`] if it ended.
+    pub fn show_file(&mut self, path: &CStr) -> Result<(), SpaceError> {
+        self.tracees.borrow_mut().show_file(self.memory, path)
     }
 
     /// Takes everything out again: the original code bytes and signal actions come back, and all memory that

@@ -21,6 +21,7 @@ use crate::count::left;
 use crate::count::resolvers::Resolvers;
 use crate::count::tally::{Key, Tally};
 use crate::images::Images;
+use crate::jit_dump::JitDump;
 use crate::perf_map::{self, PerfMap};
 use crate::point::{PointKind, Unresolved};
 use crate::program::Program;
@@ -52,6 +53,7 @@ pub(in crate::count) struct Process {
     /// All that is mapped at the start is mapped.
     pub loaded: bool,
     perf_map: Option<PerfMap>,
+    jit_dump: Option<JitDump>,
     /// What probes depend on.
     guards: Option<Guards>,
 }
@@ -92,6 +94,7 @@ impl Process {
             from_start: false,
             loaded: false,
             perf_map: None,
+            jit_dump: None,
             guards: condition.cloned().map(Guards::new),
         })
     }
@@ -170,6 +173,15 @@ impl Process {
         map.add(&self.engine, &self.program).map_err(failed)
     }
 
+    /// Puts the trampolines into a dump for perf.
+    pub(in crate::count) fn write_jit_dump(&mut self, space: &mut RemoteSpace) -> Result<(), Error> {
+        let dump = match &mut self.jit_dump {
+            Some(dump) => dump,
+            none => none.insert(JitDump::open(space)?),
+        };
+        dump.add(&self.engine, &self.program, space)
+    }
+
     /// Describes the trampolines for gdb.
     pub(in crate::count) fn write_debug_file(&self, space: &RemoteSpace) -> Result<(), Error> {
         let name = |site| format!("incise:{}", perf_map::name(&self.program, site));
@@ -207,6 +219,7 @@ impl Process {
             from_start: self.from_start,
             loaded: self.loaded,
             perf_map: None,
+            jit_dump: None,
             guards: self.guards.as_ref().map(Guards::again),
         }
     }
