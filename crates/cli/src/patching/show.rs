@@ -31,7 +31,7 @@ pub(super) fn row(at: Addr, row: &[u8]) -> String {
 /// What data of the length of a number is; of other lengths, what of it is text.
 fn value(data: &[u8]) -> String {
     let text = data.iter().position(|byte| *byte == 0).map_or(data, |end| &data[..end]);
-    let printable = |byte: &u8| (0x20..0x7f).contains(byte);
+    let printable = |byte: &u8| matches!(byte, 0x20..0x7f | b'\n' | b'\r' | b'\t');
     if text.len() > 1 && text.iter().all(printable) && data[text.len()..].iter().all(|byte| *byte == 0) {
         return format!("{:?}", String::from_utf8_lossy(text));
     }

@@ -175,11 +175,25 @@ fn join<'r, 'p>(
     runs.chunk_by(|a, b| widest.is_some_and(|widest| gap(a, b) <= widest) && is_free(a, b)).collect()
 }
 
-/// Tools (eu-elflint) take a section for one of the first segment that shows where it begins, so the first run of a segment
-/// is shown by no segment before it.
-fn may_overlap(a: &Run, b: &Run) -> bool {
-    let (low, high) = if a.at < b.at { (a, b) } else { (b, a) };
-    !(low.offset..low.offset + low.len).contains(&high.offset)
+/// A segment in its place in the pool, and where in the pool its runs begin.
+struct Placed {
+    whole: Run,
+    begins: Vec<u64>,
+}
+
+/// Tools (eu-elflint) take a section for one of the first segment that shows where it begins, and miss sections in segments
+/// that have none. So of each segment the beginning of one run at least is shown by no segment before it.
+fn all_have_sections(placed: &[Placed], new: &Placed) -> bool {
+    let shows = |segment: &Run, at: u64| (segment.offset..segment.offset + segment.len).contains(&at);
+    let before = |a: &Run, b: &Run| a.at < b.at;
+    let hidden = |by: &Placed, of: &Placed, at: u64| before(&by.whole, &of.whole) && shows(&by.whole, at);
+    let keeps = |one: &Placed| {
+        let stays = |at: &u64| !hidden(new, one, *at) && !placed.iter().any(|other| hidden(other, one, *at));
+        one.begins.iter().any(stays)
+    };
+    // Only those that it hides something of may lose their last one.
+    let touched = |one: &&Placed| one.begins.iter().any(|at| hidden(new, one, *at));
+    keeps(new) && placed.iter().filter(touched).all(keeps)
 }
 
 /// Finds places in a pool for all runs of each segment.
@@ -193,6 +207,7 @@ fn pack(segments: &[&[Stretch<'_>]]) -> Pool {
     });
     let mut shared: Vec<Shared> = Vec::new();
     let mut pool = Pool::default();
+    let mut known: Vec<Placed> = Vec::new();
     for segment in order {
         let first = segment[0][0].0;
         // Where each page lies in the segment, and which of its bytes belong to its run: all but before the first and
@@ -214,11 +229,19 @@ fn pack(segments: &[&[Stretch<'_>]]) -> Pool {
             offset: begin + from as u64 * PAGE - first * PAGE,
             len: end - begin,
         };
+        let place = |from: usize| {
+            let begin = |run: &Stretch<'_>| {
+                let at = run[0].0 * PAGE + run[0].1.used.start as u64;
+                at + from as u64 * PAGE - first * PAGE
+            };
+            Placed { whole: whole(from), begins: segment.iter().map(begin).collect() }
+        };
         let fits = |from: usize| {
             places.iter().all(|(n, _, used)| shared.get(from + n).is_none_or(|page| page.fits(used)))
-                && pool.segments.iter().all(|other| may_overlap(&whole(from), other))
+                && all_have_sections(&known, &place(from))
         };
         let from = (0..shared.len()).find(|&from| fits(from)).unwrap_or(shared.len());
+        known.push(place(from));
         for (n, page, used) in places {
             if from + n >= shared.len() {
                 shared.resize_with(from + n + 1, Shared::new);
@@ -324,6 +347,26 @@ mod tests {
         for run in &pool.runs {
             let expected = (run.at >> 13 & 7) as u8 + if run.at < 0x80_0000 { 0 } else { 8 };
             assert_eq!(shows(&pool, run), [expected; SIZE]);
+        }
+    }
+
+    /// Whatever is joined and shared, tools find a section for each segment.
+    #[test]
+    fn each_segment_has_a_run_that_none_before_it_shows() {
+        let mut random = 0x2545_F491_4F6C_DD1D_u64;
+        let mut code = Code::new(Addr(0x10_0000), 0x1000_0000);
+        for _ in 0..300 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = 0x10_0000 + (random >> 33) % 1200 * PAGE + (random >> 20) % 3000;
+            code.write(Addr(at), &[1; 30]);
+        }
+        let pool = pool(&[code], &[], [400, u64::MAX, 200]);
+        let shows = |segment: &Run, at: u64| (segment.offset..segment.offset + segment.len).contains(&at);
+        assert!(pool.segments.len() < pool.runs.len(), "{}", pool.segments.len());
+        for (n, segment) in pool.segments.iter().enumerate() {
+            let within = pool.runs.iter().filter(|run| segment.at <= run.at && run.end() <= segment.end());
+            let own = |run: &Run| !pool.segments[..n].iter().any(|before| shows(before, run.offset));
+            assert!(within.into_iter().any(own), "{segment:?}");
         }
     }
 
