@@ -230,7 +230,10 @@ impl<'r, 'a> Resolver<'r, 'a> {
                 // Where only 32 bits were ever written, a bound on those bounds all.
                 None if self.is_short(register, start) => {
                     let (low, high) = self.state.arena.range_of_low_half(value);
-                    return Some(Part::Index { value, low, high }).filter(|_| high - low < MOST_VALUES);
+                    return Some(Part::Index { value, low, high }).filter(|_| {
+                        // Where nothing is possible the highest value is below the lowest.
+                        high.checked_sub(low).is_some_and(|values| values < MOST_VALUES)
+                    });
                 }
                 None => None,
             },
