@@ -8,6 +8,7 @@ use std::ops::Range;
 use iced_x86::{Code as Opcode, Mnemonic};
 use incise_image::{Kind, LinkAddr};
 use incise_isa::native::{Flow, Insn};
+use rustc_hash::FxHashSet;
 
 use crate::code::Off;
 use crate::context::{Context, source};
@@ -18,6 +19,11 @@ pub(crate) struct Gap {
     pub range: Range<Off>,
     pub after_complete: bool,
 }
+
+/// Gaps in which no place begins a function, as their code tells: where they begin and end, whether the function before them is
+/// complete, and whether only what is certain was wanted. Each round asks again for most of them.
+#[derive(Default)]
+pub(crate) struct Barren(FxHashSet<(Off, Off, bool, bool)>);
 
 /// What speaks for an entry, besides how it looks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,9 +126,19 @@ pub(crate) fn by_name(
 }
 
 /// Entries in `gaps` behind padding.
-pub(crate) fn by_place(context: &Context<'_>, gaps: &[Gap], certain: bool) -> Vec<(Off, u8)> {
+pub(crate) fn by_place(
+    context: &Context<'_>,
+    gaps: &[Gap],
+    certain: bool,
+    barren: &mut Barren,
+) -> Vec<(Off, u8)> {
     let mut found = Vec::new();
     for gap in gaps {
+        let key = (gap.range.start, gap.range.end, gap.after_complete, certain);
+        if barren.0.contains(&key) {
+            continue;
+        }
+        let before = found.len();
         let mut at = gap.range.start;
         let places = std::iter::from_fn(|| {
             while at < gap.range.end {
@@ -145,6 +161,9 @@ pub(crate) fn by_place(context: &Context<'_>, gaps: &[Gap], certain: bool) -> Ve
             None
         });
         take(context, gap, places, (Evidence::Place, certain), &mut found);
+        if found.len() == before {
+            barren.0.insert(key);
+        }
     }
     found
 }

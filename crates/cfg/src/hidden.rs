@@ -6,7 +6,7 @@ use crate::body::{IMPORT, LocalEdge, NEW_ENTRY, TAIL};
 use crate::code::{NONE, Off};
 use crate::context::Context;
 use crate::edge::{EdgeKind, Reason};
-use crate::gaps::{self, Evidence, Gap};
+use crate::gaps::{self, Barren, Evidence, Gap};
 use crate::program::{Known, Parser};
 use crate::returning::Returning;
 use crate::runs::Scratch;
@@ -14,8 +14,14 @@ use crate::traverse::traverse;
 use crate::x86_64::skip_padding;
 
 impl Parser<'_> {
-    /// Entries in code that nothing is known of.
-    pub(crate) fn hidden(&self, known: &[Known], entries: &[Off], returning: &Returning) -> Vec<(Off, u8)> {
+    /// Entries in code that nothing is known of; `barren` remembers from round to round where there are none.
+    pub(crate) fn hidden(
+        &self,
+        known: &[Known],
+        entries: &[Off],
+        returning: &Returning,
+        barren: &mut Barren,
+    ) -> Vec<(Off, u8)> {
         if self.context.is_told() {
             return Vec::new();
         }
@@ -66,13 +72,13 @@ impl Parser<'_> {
         let all = [Evidence::Variable, Evidence::Code, Evidence::Data, Evidence::Place];
         let steps: Vec<_> =
             [true, false].into_iter().flat_map(|certain| all.map(|evidence| (evidence, certain))).collect();
-        let look = |gaps: &[Gap], step: (Evidence, bool), entries: &[Off]| {
-            let mut found = named.look(&self.context, gaps, step);
+        let mut look = |gaps: &[Gap], step: (Evidence, bool), entries: &[Off]| {
+            let mut found = named.look(&self.context, gaps, step, barren);
             found.retain(|(at, _)| entries.binary_search(at).is_err());
             found
         };
-        let found = steps.iter().enumerate().map(|(index, step)| (index, look(&gaps, *step, entries)));
-        let Some((last, mut found)) = found.into_iter().find(|(_, new)| !new.is_empty()) else {
+        let mut found = steps.iter().enumerate().map(|(index, step)| (index, look(&gaps, *step, entries)));
+        let Some((last, mut found)) = found.find(|(_, new)| !new.is_empty()) else {
             return Vec::new();
         };
         // What is left of a gap behind a function is looked at here and now: hand-written code would take a round for each of
@@ -108,12 +114,13 @@ impl Named<'_> {
         context: &Context<'_>,
         gaps: &[Gap],
         (evidence, certain): (Evidence, bool),
+        barren: &mut Barren,
     ) -> Vec<(Off, u8)> {
         match evidence {
             Evidence::Variable => gaps::by_name(context, gaps, self.in_variables, evidence, certain),
             Evidence::Code => gaps::by_name(context, gaps, self.in_code, evidence, certain),
             Evidence::Data => gaps::by_name(context, gaps, self.in_data, evidence, certain),
-            Evidence::Place => gaps::by_place(context, gaps, certain),
+            Evidence::Place => gaps::by_place(context, gaps, certain, barren),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::body::{Body, IMPORT, LocalEdge, NEW_ENTRY, TAIL};
 use crate::code::{NONE, Off};
 use crate::context::{Context, source};
 use crate::edge::{EdgeKind, ParseError};
+use crate::gaps::Barren;
 use crate::graph::Cfg;
 use crate::join::{Joined, join};
 use crate::padding;
@@ -78,6 +79,7 @@ impl<'a> Parser<'a> {
             .into_iter()
             .map(|(entry, source)| Known { entry, source, body: None })
             .collect();
+        let mut barren = Barren::default();
         for round in 0.. {
             self.follow(&mut known, options);
             if round == 0 && self.demote(&mut known) {
@@ -88,7 +90,7 @@ impl<'a> Parser<'a> {
             let returning = solve(context, &entries, &bodies, Unknown::Waits);
             let mut new = self.called(&known, &entries, &returning);
             if new.is_empty() && round < MOST_ROUNDS {
-                new = self.hidden(&known, &entries, &returning);
+                new = self.hidden(&known, &entries, &returning, &mut barren);
             }
             // Each function that is called adds a round at most; what has no end is a fault of ours.
             if new.is_empty() || round >= 2 * MOST_ROUNDS {
