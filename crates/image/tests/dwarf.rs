@@ -64,6 +64,22 @@ fn use_up(image: &Image, info: &DebugInfo) -> usize {
     answers + usize::from(info.enumerator("GREEN", None).is_some())
 }
 
+/// Functions whose sizes lead behind all addresses.
+#[test]
+fn a_function_that_ends_nowhere_has_no_code() {
+    let Some(mut file) = compiled("gcc", "values.c", &["-ggdb", "-O0"]) else { return };
+    let image = Image::parse(&file).expect("a program");
+    let mut found = 0;
+    for function in image.functions().iter().filter(|function| function.size > 0) {
+        let both = [function.addr.0.to_le_bytes(), function.size.to_le_bytes()].concat();
+        let places: Vec<usize> = (0..file.len() - 16).filter(|at| file[*at..*at + 16] == both).collect();
+        found += places.len();
+        places.into_iter().for_each(|at| file[at + 8..at + 16].fill(0xff));
+    }
+    assert!(found > 3, "{found}");
+    use_up(&image, &DebugInfo::parse(&file).expect("debugging information"));
+}
+
 #[test]
 fn damage_in_the_sections_does_no_harm() {
     let flags: [&[&str]; 3] = [&["-g", "-O0"], &["-gdwarf-4", "-O2"], &["-gdwarf-5", "-O2"]];

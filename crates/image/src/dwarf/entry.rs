@@ -70,12 +70,22 @@ impl<'d> View<'d> {
         self.inherited(located, |index, _, entry| self.reference(index, entry.attr_value(dw::DW_AT_type)?))
     }
 
+    /// The ranges of an entry; none of one that would end behind all addresses, which gimli adds up unchecked.
+    pub(super) fn ranges(&self, unit: &Unit<'d>, entry: &Entry<'d>) -> Option<gimli::RangeIter<Slice<'d>>> {
+        let low = entry.attr_value(dw::DW_AT_low_pc);
+        let low = low.and_then(|value| self.dwarf.attr_address(unit, value).ok().flatten());
+        if let (Some(low), Some(AttributeValue::Udata(size))) = (low, entry.attr_value(dw::DW_AT_high_pc)) {
+            low.checked_add(size)?;
+        }
+        self.dwarf.die_ranges(unit, entry).ok()
+    }
+
     /// Where the code of an entry is.
     pub(super) fn code(&self, unit: &Unit<'d>, entry: &Entry<'d>) -> Vec<Range<u64>> {
         /// Most ranges of one function.
         const RANGES: usize = 1024;
         let mut found = Vec::new();
-        let Ok(mut ranges) = self.dwarf.die_ranges(unit, entry) else { return found };
+        let Some(mut ranges) = self.ranges(unit, entry) else { return found };
         while let Ok(Some(range)) = ranges.next() {
             if range.begin != 0 && range.begin < range.end && found.len() < RANGES {
                 found.push(range.begin..range.end);

@@ -179,7 +179,12 @@ impl DebugInfo {
             let mut places: Vec<(Range<u64>, u32)> = Vec::new();
             for index in 0..self.units.len() {
                 let Some(unit) = view.unit(index) else { continue };
-                let Ok(mut ranges) = view.dwarf.unit_ranges(&unit) else { continue };
+                let mut entries = unit.entries();
+                if entries.next_dfs().is_err() {
+                    continue;
+                }
+                let Some(root) = entries.current() else { continue };
+                let Some(mut ranges) = view.ranges(&unit, root) else { continue };
                 while let Ok(Some(range)) = ranges.next() {
                     // Code that the linker left out lies at 0.
                     if range.begin != 0 && range.begin < range.end && places.len() < RANGES {
