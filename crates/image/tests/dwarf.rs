@@ -4,6 +4,7 @@ mod support;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use incise_image::dwarf::{DebugInfo, DwarfError, Location, Tag, TypeId, TypeKind, VariableKind};
@@ -13,7 +14,9 @@ use support::{Scratch, skip};
 
 /// Compiles a program of the snippet crate's tests; `None`, told, without the compiler.
 fn compiled(compiler: &str, source: &str, flags: &[&str]) -> Option<Vec<u8>> {
-    let scratch = Scratch::new(&format!("{compiler}{source}{}", flags.concat()));
+    // Several tests compile the same.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let scratch = Scratch::new(&format!("{compiler}{source}{}", COUNT.fetch_add(1, Ordering::Relaxed)));
     let sources = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../snippet/tests/programs"));
     let out = scratch.path("program");
     match Command::new(compiler).args(flags).arg("-o").arg(&out).arg(sources.join(source)).status() {
@@ -67,7 +70,7 @@ fn use_up(image: &Image, info: &DebugInfo) -> usize {
 /// Functions whose sizes lead behind all addresses.
 #[test]
 fn a_function_that_ends_nowhere_has_no_code() {
-    let Some(mut file) = compiled("gcc", "values.c", &["-ggdb", "-O0"]) else { return };
+    let Some(mut file) = compiled("gcc", "values.c", &["-g", "-O0"]) else { return };
     let image = Image::parse(&file).expect("a program");
     let mut found = 0;
     for function in image.functions().iter().filter(|function| function.size > 0) {
