@@ -40,8 +40,7 @@ pub(super) fn lines() -> Result<Vec<Line>, Error> {
         Line::new("two threads: incise, counter per thread, other process", || {
             PerThread::start("plain_per_thread", BETWEEN)
         })
-        .against(SHARED)
-        .at_most(0.2),
+        .against(SHARED),
         Line::new(AT_ONCE, shared(0)),
         Line::new("two threads, back to back: counter per CPU", per_cpu("plain_per_cpu_at_once", 0))
             .against(AT_ONCE),
