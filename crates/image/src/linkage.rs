@@ -5,9 +5,9 @@ use object::elf::{self, Rela64, Sym64};
 
 use crate::LinkAddr;
 use crate::addr::find_range;
-use crate::bytes::{Bytes, LE};
-use crate::dynamic::Dynamic;
-use crate::layout::Layout;
+use crate::elf::bytes::{Bytes, LE};
+use crate::elf::dynamic::Dynamic;
+use crate::elf::layout::Layout;
 
 /// A stub, and the function of the same module that its slot holds unless another module has one of the same name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -21,7 +21,7 @@ use incise_isa::native::{Assembler, Flow, Insn};
 use rustc_hash::FxHashMap;
 
 use crate::code::Code;
-use crate::lower::in_reach;
+use crate::trampoline::lower::in_reach;
 
 /// `jne rel8`, with which an entrance is open.
 pub(crate) const OPEN: u8 = 0x75;

@@ -6,9 +6,9 @@
 
 use incise_isa::native::{Assembler, Flow, Insn, MAX_RELOCATED_LEN, SPRINGBOARD_LEN};
 
-use crate::lower::{Ready, in_reach};
 use crate::region::{Kind, Region};
-use crate::sequences::Snippets;
+use crate::trampoline::lower::{Ready, in_reach};
+use crate::trampoline::sequences::Snippets;
 
 /// Bytes from the landing of each member on that the code before it cannot exceed.
 pub(crate) struct Spans(Vec<u32>);

@@ -5,7 +5,7 @@ use std::fmt;
 use incise_isa::Addr;
 use incise_isa::native::RelocateError;
 
-use crate::placement::Placement;
+use crate::snippet::placement::Placement;
 
 /// The way a site was patched.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

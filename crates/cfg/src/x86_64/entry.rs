@@ -4,8 +4,8 @@ use iced_x86::{Code as Opcode, Mnemonic, OpKind, Register};
 
 use incise_isa::native::{Flow, Gpr, GprSet, Insn, RegisterUses, abi};
 
-use crate::code::Off;
-use crate::context::Context;
+use crate::parse::code::Off;
+use crate::parse::context::Context;
 
 /// Whether the code at `at` begins as compilers begin functions.
 pub(crate) fn begins_function(context: &Context<'_>, at: Off) -> bool {

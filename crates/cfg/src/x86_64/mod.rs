@@ -13,7 +13,7 @@ use iced_x86::{Code as Opcode, Mnemonic, OpKind, Register};
 
 use incise_isa::native::Flow;
 
-use crate::code::{Code, Off};
+use crate::parse::code::{Code, Off};
 
 pub(crate) use entry::{begins_function, takes_over};
 pub(crate) use resolve::Resolver;

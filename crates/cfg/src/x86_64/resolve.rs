@@ -13,10 +13,10 @@ use super::expr::{Node, V};
 use super::state::State;
 use super::writes::Write;
 use super::{Indirect, stack};
-use crate::body::Body;
-use crate::code::Off;
-use crate::context::Context;
-use crate::edge::EdgeKind;
+use crate::graph::edge::EdgeKind;
+use crate::parse::body::Body;
+use crate::parse::code::Off;
+use crate::parse::context::Context;
 
 /// Most blocks of a path.
 const MOST_BLOCKS: usize = 10;
@@ -133,7 +133,7 @@ impl<'r, 'a> Resolver<'r, 'a> {
             Verdict::Table | Verdict::Other => {}
         }
         let first = path.last().map_or(0, |&(block, _)| block as usize);
-        let is_start = |b: &crate::body::LocalBlock| b.start == self.entry;
+        let is_start = |b: &crate::parse::body::LocalBlock| b.start == self.entry;
         let body = self.body;
         if body.blocks.get(first).is_none_or(is_start) || body.roots.contains(&(first as u32)) {
             return Err(());

@@ -3,9 +3,9 @@
 use iced_x86::{InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
 use incise_isa::native::Insn;
 
-use crate::body::Body;
-use crate::code::{Code, Off};
-use crate::edge::EdgeKind;
+use crate::graph::edge::EdgeKind;
+use crate::parse::body::Body;
+use crate::parse::code::{Code, Off};
 
 /// `rsp` and `rbp` relative to `rsp` at the entry, in bytes, where they are known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,7 +4,7 @@ use iced_x86::{ConditionCode, Instruction, Mnemonic, OpAccess, OpKind, Register}
 use iced_x86::{InstructionInfoFactory, InstructionInfoOptions};
 
 use super::expr::{Arena, Node, V};
-use crate::edge::EdgeKind;
+use crate::graph::edge::EdgeKind;
 
 /// What the flags were set by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

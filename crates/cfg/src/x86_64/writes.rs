@@ -5,7 +5,7 @@ use incise_isa::native::Insn;
 
 use super::resolve::Resolver;
 use super::stack;
-use crate::edge::EdgeKind;
+use crate::graph::edge::EdgeKind;
 
 /// What an instruction writes to a register.
 #[derive(Clone, Copy, PartialEq, Eq)]

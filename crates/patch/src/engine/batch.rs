@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::placement::Place;
-use crate::report::InstanceId;
+use crate::engine::report::InstanceId;
 use crate::snippet::Snippet;
+use crate::snippet::placement::Place;
 use crate::tactic::TrapPolicy;
 
 /// Whether a transaction may succeed in part.

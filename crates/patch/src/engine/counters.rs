@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use incise_isa::Addr;
 use incise_space::ThreadCells;
 
-use crate::draft::{Draft, Instance};
+use crate::engine::draft::{Draft, Instance};
 use crate::engine::{Batch, Engine};
-use crate::lower::{Callback, Placed, Ready, Switched};
-use crate::placement::Placement;
-use crate::sequences::Snippets;
+use crate::snippet::placement::Placement;
 use crate::snippet::{CounterId, CounterPlace, Snippet};
+use crate::trampoline::lower::{Callback, Placed, Ready, Switched};
+use crate::trampoline::sequences::Snippets;
 
 impl Engine {
     /// A new counter, zero. It gets memory when a probe first uses it.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use incise_isa::Addr;
 
 use crate::engine::Engine;
-use crate::placer::Shared;
+use crate::snippet::placer::Shared;
 
 impl Engine {
     /// What this engine knows, for a forked child: its patches are the child's too, and its counters are

@@ -1,5 +1,8 @@
 //! The engine: instances at points, and the transactions that make them so.
 
+mod draft;
+pub(crate) mod report;
+
 mod batch;
 mod counters;
 mod entrances;
@@ -19,15 +22,15 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::code::Facts;
-use crate::draft::{Draft, Instances};
+use crate::engine::draft::{Draft, Instances};
 use crate::engine::prepare::{Dry, Live};
+use crate::engine::report::{CommitError, InstanceId, Report};
+use crate::form::instrumentation::Instrumentation;
 use crate::group::Group;
-use crate::instrumentation::Instrumentation;
-use crate::lower;
 use crate::memory::Memory;
-use crate::placer::Shared;
 use crate::plan::Plan;
-use crate::report::{CommitError, InstanceId, Report};
+use crate::snippet::placer::Shared;
+use crate::trampoline::lower;
 
 pub use batch::{Atomicity, Batch, Policy, Position};
 

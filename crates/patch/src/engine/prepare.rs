@@ -6,16 +6,16 @@ use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
 use incise_space::{AddressSpace, Features, SpaceError, ThreadCells};
 
-use crate::arena::PAGE;
 use crate::code::{Code, Facts};
-use crate::draft::{Draft, Instance};
 use crate::engine::counters::ready;
+use crate::engine::draft::{Draft, Instance};
 use crate::engine::{Batch, Engine, Policy};
 use crate::form::form;
-use crate::instrumentation::Layout;
+use crate::form::instrumentation::Layout;
+use crate::memory::arena::PAGE;
 use crate::memory::{Memory, Reservations};
-use crate::placer::Placer;
 use crate::plan::{Input, Plan, place};
+use crate::snippet::placer::Placer;
 use crate::snippet::{Generated, Snippet};
 
 /// From so many bytes of trampolines without constraints on, they get an arena of their own.

@@ -5,9 +5,9 @@ use std::ops::Range;
 use incise_isa::Addr;
 
 use crate::engine::Engine;
+use crate::engine::report::InstanceId;
 use crate::group::Group;
-use crate::placement::Placement;
-use crate::report::InstanceId;
+use crate::snippet::placement::Placement;
 
 impl Engine {
     /// The instances at a point, in the order they run.
@@ -74,7 +74,7 @@ impl Engine {
 
     /// The memory reserved for trampolines.
     pub fn arenas(&self) -> impl Iterator<Item = Range<Addr>> + '_ {
-        self.memory.arenas.iter().map(crate::arena::Arena::range)
+        self.memory.arenas.iter().map(crate::memory::arena::Arena::range)
     }
 
     /// Whether `at` is in memory for trampolines.
