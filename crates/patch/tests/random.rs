@@ -384,6 +384,22 @@ fn a_change_that_shifts_all_groups_of_a_long_run_keeps_every_probe() {
     }
 }
 
+/// A trap that a jump before it has in its displacement is no place for a short jump of its own.
+#[test]
+fn a_trap_inside_a_jump_is_left_alone() {
+    let insns = [25, 6, 14, 22, 6, 6, 0, 22, 0, 10, 3, 10, 3, 7, 0, 9, 0];
+    let policy = Policy { atomicity: Atomicity::AllOrNothing, traps: TrapPolicy::Fallback };
+    for low in [false, true] {
+        let mut world = World::new(&insns, false, low);
+        world.step(&Step {
+            changes: vec![Change::Insert(12, false), Change::Fill(12, 9)],
+            policy,
+            fail: None,
+        });
+        world.end();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 

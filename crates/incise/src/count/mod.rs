@@ -239,7 +239,14 @@ impl Counting {
 
     /// Whether something failed because the process ends, or is not traced any more because it did.
     fn is_gone(&self, pid: ProcessId, error: &Error) -> bool {
-        is_gone(error) || self.tracer.is_ending(pid)
+        match error {
+            Error::Space(error) | Error::Commit(CommitError::Space(error)) => {
+                matches!(error, SpaceError::Gone { .. } | SpaceError::NoProcess { .. })
+                    || self.tracer.is_ending(pid)
+            }
+            // What we end a process for.
+            _ => false,
+        }
     }
 
     /// Lets a process go on that an event has reported stopped.
@@ -404,15 +411,5 @@ impl Counting {
         }
         self.left_behind += process.release(&mut space)?;
         Ok(())
-    }
-}
-
-/// Whether an error only says that a process ended, or is not traced any more because it did.
-fn is_gone(error: &Error) -> bool {
-    match error {
-        Error::Space(error) | Error::Commit(CommitError::Space(error)) => {
-            matches!(error, SpaceError::Gone { .. } | SpaceError::NoProcess { .. })
-        }
-        _ => false,
     }
 }

@@ -147,7 +147,7 @@ impl Entries<'_> {
         for index in 0..self.region.members.len() {
             let at = self.offset(index);
             let is_trap = self.field.tactics[index] == Some(Tactic::Trap) && self.field.new[at] == TRAP;
-            if !is_trap || self.region.members[index].kind != Kind::Displaced {
+            if !is_trap || self.region.members[index].kind != Kind::Displaced || self.is_relied_on(at) {
                 continue;
             }
             self.field.new[at] = self.field.original[at];
@@ -158,6 +158,22 @@ impl Entries<'_> {
                 self.field.tactics[index] = Some(Tactic::Trap);
             }
         }
+    }
+
+    /// Whether the byte at `at` is part of the displacement of a springboard, or of a slot.
+    fn is_relied_on(&self, at: usize) -> bool {
+        let start = self.region.extent.start;
+        let mut before = (1..SPRINGBOARD_LEN.min(at + 1)).filter_map(|back| {
+            let member = self.region.index_of(start + (at - back) as u64)?;
+            Some((back, self.field.tactics[member]?))
+        });
+        let reaches = |(back, tactic): (usize, Tactic)| match tactic {
+            Tactic::Trap => false,
+            Tactic::Evict => back < SHORT_LEN,
+            _ => true,
+        };
+        let mut slots = self.field.slots.iter().map(|(slot, _)| slot.offset_from(start) as usize);
+        before.any(reaches) || slots.any(|slot| (slot..slot + SPRINGBOARD_LEN).contains(&at))
     }
 
     /// Takes the jump of a host back.
