@@ -8,6 +8,7 @@ mod fuzz;
 mod generate;
 mod install;
 mod plan;
+#[path = "../../crates/bench/src/plot.rs"]
 mod plot;
 mod task;
 mod test;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build;
-use crate::plot;
+use crate::plot::{Dot, scatter};
 use crate::task::{self, Error};
 
 /// So many sites, as far as the program has them.
@@ -54,7 +54,11 @@ pub fn run(arguments: &[OsString]) -> Result<(), Error> {
     }
     if let Some(file) = picture {
         let name = program.file_name().unwrap_or_default().display();
-        let drawn = plot::svg(&format!("A plan of counters in {name}; dashed: in proportion"), &points);
+        let slope = points.last().map_or(1.0, |(most, longest)| longest / most);
+        let dot = |&(x, y): &(f64, f64)| Dot { label: format!("{y:.0} ms"), x, y };
+        let dots: Vec<Dot> = points.iter().map(dot).collect();
+        let title = format!("A plan of counters in {name}; dashed: in proportion");
+        let drawn = scatter(&title, ("sites", "ms"), &dots, slope);
         std::fs::write(&file, drawn)
             .map_err(|error| Error::Output(format!("{}: {error}", file.display())))?;
     }
