@@ -228,6 +228,10 @@ impl TargetArgs {
         for (fault, count) in &probes.faults {
             eprintln!("incise: --if could not be evaluated {count} times: {fault}");
         }
+        if probes.overwritten > 0 {
+            let n = probes.overwritten;
+            eprintln!("incise: the program has written over {n} patched places: its own code stays there");
+        }
         if !self.verbose {
             return;
         }

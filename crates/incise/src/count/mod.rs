@@ -47,6 +47,7 @@ pub struct Counting {
     images: Images,
     launched: bool,
     left_behind: u64,
+    overwritten: usize,
     /// What is put in instead of counters.
     probes: Option<Box<dyn Probes>>,
 }
@@ -114,6 +115,7 @@ impl Counting {
             images,
             launched,
             left_behind: 0,
+            overwritten: 0,
             probes: None,
         }
     }
@@ -205,6 +207,7 @@ impl Counting {
             mappings: self.tally.mappings,
             stop: self.tally.stop,
             left_behind: self.left_behind,
+            overwritten: self.overwritten,
             incomplete: std::mem::take(&mut self.tally.incomplete),
             unmatched,
             faults: std::mem::take(&mut self.tally.faults).into_iter().collect(),
@@ -409,7 +412,9 @@ impl Counting {
         if keep {
             return Ok(space.secure_handlers()?);
         }
-        self.left_behind += process.release(&mut space)?;
+        let (left_behind, overwritten) = process.release(&mut space)?;
+        self.left_behind += left_behind;
+        self.overwritten += overwritten;
         Ok(())
     }
 }

@@ -83,6 +83,8 @@ pub struct CountResult {
     pub stop: Duration,
     /// Trampoline bytes that had to stay in processes that run on: a thread was inside.
     pub left_behind: u64,
+    /// Runs of patched bytes that the program has overwritten or unmapped itself: there its own bytes stay.
+    pub overwritten: usize,
     /// Functions that may have more points of the kind that was asked for.
     pub incomplete: Vec<Incomplete>,
     /// Why patterns matched nothing to the end.

@@ -1,6 +1,7 @@
 //! Takes everything back that was put into a target.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
@@ -18,14 +19,18 @@ pub struct Left {
     pub mappings: usize,
     /// Their size in bytes.
     pub bytes: u64,
+    /// Runs of changed bytes that the program has overwritten itself since: its own bytes stay.
+    pub overwritten: usize,
 }
 
 impl Tracees {
     /// Restores the original code bytes and signal actions, and unmaps what no thread can be in.
     pub(super) fn remove_all(&mut self, memory: MemoryId) -> Result<Left, SpaceError> {
-        self.restore_code(memory)?;
+        let overwritten = self.restore_code(memory)?;
         let target = self.target(memory)?;
-        let Some(runtime) = target.runtime.clone() else { return Ok(Left::default()) };
+        let Some(runtime) = target.runtime.clone() else {
+            return Ok(Left { overwritten, ..Left::default() });
+        };
         let mut code: Vec<Range<Addr>> = target.code.clone();
         code.push(runtime.range());
         code.sort_by_key(|range| range.start);
@@ -37,26 +42,47 @@ impl Tracees {
             self.release(memory);
             match left {
                 Err(error) if is_busy(&error) && retries > 0 => retries -= 1,
-                left => return left,
+                left => return left.map(|left| Left { overwritten, ..left }),
             }
             thread::sleep(Duration::from_millis(1));
             self.take_reports_on(memory);
         }
     }
 
-    /// Puts the original code bytes back.
-    pub(super) fn restore_code(&mut self, memory: MemoryId) -> Result<(), SpaceError> {
-        let target = self.target(memory)?;
-        if target.journal.is_empty() {
-            return Ok(());
+    /// Puts the original code bytes back, and forgets those that are not ours any more. Returns how many runs of bytes
+    /// these are.
+    pub(super) fn restore_code(&mut self, memory: MemoryId) -> Result<usize, SpaceError> {
+        let mut overwritten = 0;
+        let mut retries = RETRIES;
+        loop {
+            let target = self.target(memory)?;
+            if target.journal.is_empty() {
+                return Ok(overwritten);
+            }
+            let mut edits = target.journal.restoring(|at| target.landing(at).is_some());
+            let map = self.memory_map(memory)?;
+            let mut lost: Vec<Range<Addr>> = Vec::new();
+            edits.retain(|edit| {
+                let mut now = vec![0; edit.new.len()];
+                let ours = match target.memory.read(edit.at, &mut now) {
+                    Ok(()) => now == *edit.old,
+                    Err(_) => map.find(edit.at).is_some(),
+                };
+                // What someone has put back already needs nothing either.
+                if !ours && now != *edit.new {
+                    lost.push(edit.at.span(edit.old.len() as u64));
+                }
+                ours
+            });
+            overwritten += lost.len();
+            let journal = Rc::make_mut(&mut self.target_mut(memory)?.journal);
+            lost.iter().for_each(|range| journal.forget(range));
+            match self.apply(memory, &edits, &|_| None) {
+                // The program may write while we look.
+                Err(SpaceError::Changed { .. }) if retries > 0 => retries -= 1,
+                done => return done.map(|_| overwritten),
+            }
         }
-        let mut edits = target.journal.restoring(|at| target.landing(at).is_some());
-        // What someone has put back already needs nothing.
-        edits.retain(|edit| {
-            let mut now = vec![0; edit.new.len()];
-            target.memory.read(edit.at, &mut now).is_err() || now != *edit.new
-        });
-        self.apply(memory, &edits, &|_| None).map(drop)
     }
 
     fn remove_stopped(&mut self, memory: MemoryId, code: &[Range<Addr>]) -> Result<Left, SpaceError> {
@@ -97,7 +123,7 @@ impl Tracees {
         target.code.retain(|range| !unmapped.contains(range));
         target.data.retain(|range| !unmapped.contains(range));
         result?;
-        Ok(Left { mappings: left.len(), bytes: left.iter().map(len).sum() })
+        Ok(Left { mappings: left.len(), bytes: left.iter().map(len).sum(), overwritten: 0 })
     }
 }
 

@@ -151,11 +151,13 @@ impl RemoteSpace {
         self.tracees.borrow_mut().wait_until_quiescent(self.memory, ranges)
     }
 
-    /// Puts every code byte back that [`apply`](AddressSpace::apply) has changed and not changed back.
+    /// Puts every code byte back that [`apply`](AddressSpace::apply) has changed and not changed back. Where the program has
+    /// written code of its own over ours since, that stays: returns how many such runs of bytes there are.
     ///
     /// # Errors
-    /// [`SpaceError::Changed`] if someone else has changed one of them since; then nothing is put back.
-    pub fn restore_code(&mut self) -> Result<(), SpaceError> {
+    /// [`SpaceError::Changed`] if someone goes on changing them meanwhile; then nothing is put back. Otherwise as for
+    /// [`apply`](AddressSpace::apply).
+    pub fn restore_code(&mut self) -> Result<usize, SpaceError> {
         self.tracees.borrow_mut().restore_code(self.memory)
     }
 

@@ -251,11 +251,11 @@ impl Process {
         Ok(())
     }
 
-    /// Gives the memory back, as far as no thread is inside. Returns the bytes of trampolines that had to stay.
-    pub(in crate::count) fn release(&mut self, space: &mut RemoteSpace) -> Result<u64, Error> {
+    /// Gives the memory back, as far as no thread is inside. Returns the bytes of trampolines that had to stay, and how many
+    /// runs of changed bytes the program has overwritten.
+    pub(in crate::count) fn release(&mut self, space: &mut RemoteSpace) -> Result<(u64, usize), Error> {
         let left = self.engine.release(space)?;
-        space.remove()?;
-        Ok(left)
+        Ok((left, space.remove()?.overwritten))
     }
 
     /// Adds what this process counted, unless another one still adds to the same counters.
