@@ -103,14 +103,8 @@ struct Row {
 }
 
 pub(crate) fn run(options: &Options) -> Result<bool, Error> {
-    let folder = std::env::temp_dir().join(format!("incise-bench-blocks-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let done = run_in(options, &folder);
-    std::fs::remove_dir_all(&folder)?;
-    done
-}
-
-fn run_in(options: &Options, folder: &Path) -> Result<bool, Error> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
     let input = folder.join("input");
     std::fs::write(&input, text(options.size << 20))?;
     let calls = folder.join("calls");

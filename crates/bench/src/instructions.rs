@@ -124,14 +124,8 @@ struct Row {
 }
 
 pub(crate) fn run(options: &Options) -> Result<bool, Error> {
-    let folder = std::env::temp_dir().join(format!("incise-bench-instructions-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let done = run_in(options, &folder);
-    std::fs::remove_dir_all(&folder)?;
-    done
-}
-
-fn run_in(options: &Options, folder: &Path) -> Result<bool, Error> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
     let input = text(4 << 20);
     std::fs::write(folder.join("lines"), &input[..input.len() / 2])?;
     std::fs::write(folder.join("input"), input)?;

@@ -72,11 +72,8 @@ impl Row {
 }
 
 pub(crate) fn run(options: &Options) -> Result<bool, Error> {
-    let folder = env::temp_dir().join(format!("incise-bench-{}", std::process::id()));
-    fs::create_dir(&folder)?;
-    let measured = measure(options, &folder);
-    fs::remove_dir_all(&folder)?;
-    let rows = measured?;
+    let folder = tempfile::tempdir()?;
+    let rows = measure(options, folder.path())?;
     let mut out = std::io::stdout().lock();
     if options.json {
         for row in &rows {

@@ -6,7 +6,9 @@
 mod server;
 mod tool;
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -103,20 +105,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, Error> {
 }
 
 fn measure(kind: Kind, options: &Options, incise: &Path, out: &mut dyn Write) -> Result<Vec<Row>, Error> {
-    let folder = std::env::temp_dir().join(format!("incise-bench-{}-{kind:?}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let measured = rounds(kind, options, incise, &folder, out);
-    let _ = std::fs::remove_dir_all(&folder);
-    measured
-}
-
-fn rounds(
-    kind: Kind,
-    options: &Options,
-    incise: &Path,
-    folder: &Path,
-    out: &mut dyn Write,
-) -> Result<Vec<Row>, Error> {
+    // Workers of servers run as other users.
+    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir()?;
+    let folder = folder.path();
     let server = Server::prepare(kind, folder)?;
     let ours = |tool: &Tool| !options.no_peers || matches!(tool, Tool::Nothing | Tool::Trace | Tool::Hist);
     let mut tools: Vec<(Tool, Samples)> =

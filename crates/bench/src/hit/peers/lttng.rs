@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use tempfile::TempDir;
 
 use crate::Error;
 use crate::hit::contender::{Contender, Line};
@@ -61,7 +62,7 @@ TRACEPOINT_EVENT(incise_bench, hit, TP_ARGS(unsigned, a, unsigned, b, unsigned, 
 "#;
 
 struct Lttng {
-    folder: PathBuf,
+    _folder: TempDir,
     session: String,
     daemon: Option<Child>,
     child: Child,
@@ -87,12 +88,12 @@ fn lttng(arguments: &[&str]) -> Result<(), Error> {
 impl Lttng {
     fn start() -> Result<Lttng, Error> {
         let session = format!("incise-bench-{}", std::process::id());
-        let folder = std::env::temp_dir().join(format!("{session}-lttng"));
-        fs::create_dir_all(&folder)?;
+        let scratch = tempfile::tempdir()?;
+        let folder = scratch.path();
         fs::write(folder.join("event.h"), EVENT)?;
         fs::write(folder.join("program.c"), PROGRAM)?;
         let mut compiler = Command::new("gcc");
-        compiler.current_dir(&folder);
+        compiler.current_dir(folder);
         quietly(compiler.args(["-O2", "-I.", "program.c", "-o", "program", "-llttng-ust", "-ldl"]))?;
         let daemon = match lttng(&["list"]) {
             Ok(()) => None,
@@ -116,7 +117,7 @@ impl Lttng {
             Command::new(folder.join("program")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let requests = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().ok_or("no standard output")?);
-        Ok(Lttng { folder, session, daemon, child, requests, answers })
+        Ok(Lttng { _folder: scratch, session, daemon, child, requests, answers })
     }
 }
 
@@ -141,6 +142,5 @@ impl Drop for Lttng {
             crate::servers::interrupt(daemon.id());
             let _ = daemon.wait();
         }
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,7 +1,8 @@
 //! uftrace: patches a function at start-up and records its entry and exit with time stamps.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
 
 use crate::Error;
 use crate::hit::contender::{Contender, Line};
@@ -16,17 +17,17 @@ pub(super) fn lines() -> Vec<Line> {
 
 struct Uftrace {
     target: Target,
-    data: PathBuf,
+    _data: TempDir,
 }
 
 impl Uftrace {
     fn start() -> Result<Uftrace, Error> {
         let quiet = Command::new("uftrace").arg("--version").stdout(Stdio::null()).status();
         quiet.map_err(|error| format!("uftrace: {error} (Debian package uftrace)"))?;
-        let data = std::env::temp_dir().join(format!("incise-bench-uftrace-{}", std::process::id()));
-        let place = data.to_str().ok_or("a temporary directory with a strange name")?;
+        let data = tempfile::tempdir()?;
+        let place = data.path().to_str().ok_or("a temporary directory with a strange name")?;
         let target = Target::start(&["uftrace", "record", "--no-libcall", "-d", place, "-P", SYMBOL])?;
-        let mut uftrace = Uftrace { target, data };
+        let mut uftrace = Uftrace { target, _data: data };
         // It says nothing if it cannot patch the function; a call costs as much as before then.
         let times: Vec<(f64, f64)> =
             (0..9).map(|_| uftrace.target.time(SYMBOL, 500)).collect::<Result<_, _>>()?;
@@ -46,6 +47,5 @@ impl Contender for Uftrace {
 impl Drop for Uftrace {
     fn drop(&mut self) {
         self.target.end();
-        let _ = std::fs::remove_dir_all(&self.data);
     }
 }
