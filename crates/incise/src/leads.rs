@@ -1,18 +1,24 @@
 //! Where control comes in ways that code does not show: targets of jumps through tables, and where exceptions are caught.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use incise_cfg::{Cfg, EdgeKind};
 use incise_image::{LinkAddr, Module};
+use rustc_hash::FxHashMap;
 
 use crate::flow::contents;
 use crate::program::Program;
 use crate::source::Binary;
 
-/// From this many functions on, all of the file is parsed.
-const MANY: usize = 16;
+/// So often files are read for some of their functions; then all is parsed.
+const READINGS: usize = 16;
+
+/// All is parsed where more than one in so many functions would be.
+const SHARE: usize = 4;
+
+/// Where code lies, and whether there are indirect jumps in it.
+pub(crate) type Asked = (Range<LinkAddr>, bool);
 
 /// What is known about the file of one module. Clones share it, as files are read and parsed for it.
 #[derive(Clone, Default)]
@@ -22,8 +28,15 @@ pub(crate) struct Leads(Arc<Known>);
 struct Known {
     /// All of them, ascending, once all of the file was parsed.
     whole: OnceLock<Vec<LinkAddr>>,
+    alone: Mutex<Alone>,
+}
+
+#[derive(Default)]
+struct Alone {
     /// Those in functions that were parsed alone, by entry.
-    alone: Mutex<BTreeMap<LinkAddr, Vec<LinkAddr>>>,
+    by_entry: FxHashMap<LinkAddr, Vec<LinkAddr>>,
+    /// How often the file was read for them.
+    readings: usize,
 }
 
 impl Leads {
@@ -32,38 +45,52 @@ impl Leads {
         self.0.whole.get_or_init(|| of(cfg));
     }
 
-    /// Those in `range`. Files are only parsed if there are indirect `jumps`.
-    pub(crate) fn within(
-        &self,
-        program: &Program,
-        module: &Module,
-        range: Range<LinkAddr>,
-        jumps: bool,
-    ) -> Vec<LinkAddr> {
-        let part = |all: &[LinkAddr]| {
+    /// Those in each range that is asked for. The file is only read for ranges with indirect jumps, once for all of them.
+    pub(crate) fn within(&self, program: &Program, module: &Module, asked: &[Asked]) -> Vec<Vec<LinkAddr>> {
+        let entry = |at| module.image.function_at(at).map_or(at, |function| function.addr);
+        let mut alone = self.0.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.whole.get().is_none() {
+            let with_jumps = asked.iter().filter(|(_, jumps)| *jumps).map(|(range, _)| entry(range.start));
+            let mut new: Vec<LinkAddr> =
+                with_jumps.filter(|entry| !alone.by_entry.contains_key(entry)).collect();
+            new.sort_unstable();
+            new.dedup();
+            self.find(program, module, &mut alone, &new);
+        }
+        let part = |all: &[LinkAddr], range: &Range<LinkAddr>| {
             let from = all.partition_point(|at| *at < range.start);
             all[from..].iter().take_while(|at| **at < range.end).copied().collect()
         };
-        if let Some(all) = self.0.whole.get() {
-            return part(all);
+        let whole = self.0.whole.get();
+        let of = |(range, jumps): &Asked| match whole {
+            Some(whole) => part(whole, range),
+            None if *jumps => {
+                alone.by_entry.get(&entry(range.start)).map(|all| part(all, range)).unwrap_or_default()
+            }
+            None => Vec::new(),
+        };
+        asked.iter().map(of).collect()
+    }
+
+    /// Looks at the functions that begin at `new`.
+    fn find(&self, program: &Program, module: &Module, alone: &mut Alone, new: &[LinkAddr]) {
+        if new.is_empty() {
+            return;
         }
-        if !jumps {
-            return Vec::new();
-        }
-        let entry = module.image.function_at(range.start).map_or(range.start, |function| function.addr);
-        let mut alone = self.0.alone.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_function) = alone.get(&entry) {
-            return part(of_function);
-        }
-        let Some(file) = contents(module, program.pid()) else { return Vec::new() };
+        alone.readings += 1;
+        let Some(file) = contents(module, program.pid()) else { return };
         let binary = Binary { path: &module.path, image: &module.image, file: &file };
-        let Ok(graphs) = program.cfg_source().open(binary) else { return Vec::new() };
-        if alone.len() >= MANY {
+        let Ok(graphs) = program.cfg_source().open(binary) else { return };
+        let share = (alone.by_entry.len() + new.len()) * SHARE;
+        if alone.readings > READINGS || share > module.image.functions().len().max(READINGS * SHARE) {
             let cfg = graphs.whole().ok();
-            return part(self.0.whole.get_or_init(|| cfg.as_deref().map(of).unwrap_or_default()));
+            self.0.whole.get_or_init(|| cfg.as_deref().map(of).unwrap_or_default());
+            return;
         }
-        let cfg = graphs.function(entry).ok().flatten();
-        part(alone.entry(entry).or_insert(cfg.as_deref().map(of).unwrap_or_default()))
+        for &entry in new {
+            let cfg = graphs.function_alone(entry).ok().flatten();
+            alone.by_entry.insert(entry, cfg.as_deref().map(of).unwrap_or_default());
+        }
     }
 }
 

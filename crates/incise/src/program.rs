@@ -1,5 +1,6 @@
 //! A program as it is mapped: its modules, and what planning wants to know about its code.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,7 +14,7 @@ use incise_space::{AddressSpace, SpaceError};
 
 use crate::callback::is_machinery;
 use crate::images::Images;
-use crate::leads::Leads;
+use crate::leads::{Asked, Leads};
 use crate::source::{CfgSource, Stored};
 
 /// No instruction of x86-64 is longer.
@@ -278,13 +279,26 @@ impl Facts for Program {
         module.to_link(at).is_some_and(|link| ranges.binary_search_by_key(&link, |range| range.start).is_ok())
     }
 
-    fn leads(&self, range: Range<Addr>, jumps: bool) -> Vec<Addr> {
-        let index = self.text.partition_point(|(text, _)| text.end <= range.start);
-        let Some((_, index)) = self.text.get(index) else { return Vec::new() };
-        let module = &self.modules[*index];
-        let link = |at: Addr| LinkAddr(at.0.wrapping_sub(module.bias));
-        let found = self.leads[*index].within(self, module, link(range.start)..link(range.end), jumps);
-        found.into_iter().map(|at| module.to_addr(at)).collect()
+    fn leads(&self, asked: &[(Range<Addr>, bool)]) -> Vec<Vec<Addr>> {
+        let module_of = |range: &Range<Addr>| {
+            self.text.get(self.text.partition_point(|(text, _)| text.end <= range.start)).map(|(_, m)| *m)
+        };
+        let mut found = vec![Vec::new(); asked.len()];
+        let mut by_module: BTreeMap<usize, (Vec<usize>, Vec<Asked>)> = BTreeMap::new();
+        for (index, (range, jumps)) in asked.iter().enumerate() {
+            let Some(module) = module_of(range) else { continue };
+            let link = |at: Addr| LinkAddr(at.0.wrapping_sub(self.modules[module].bias));
+            let (indices, asked) = by_module.entry(module).or_default();
+            indices.push(index);
+            asked.push((link(range.start)..link(range.end), *jumps));
+        }
+        for (index, (indices, asked)) in by_module {
+            let module = &self.modules[index];
+            for (index, leads) in indices.into_iter().zip(self.leads[index].within(self, module, &asked)) {
+                found[index] = leads.into_iter().map(|at| module.to_addr(at)).collect();
+            }
+        }
+        found
     }
 
     fn linkage(&self, stub: Addr) -> Option<Linkage> {

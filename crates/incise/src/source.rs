@@ -79,6 +79,15 @@ pub trait Graphs {
     /// As for [`CfgSource::open`].
     fn function(&self, entry: LinkAddr) -> Result<Option<Arc<Cfg>>, ParseError>;
 
+    /// As [`function`](Self::function), for someone who only asks where jumps of that function lead: what it calls need not be
+    /// looked at. [`function`](Self::function) unless it can be done quicker.
+    ///
+    /// # Errors
+    /// As for [`CfgSource::open`].
+    fn function_alone(&self, entry: LinkAddr) -> Result<Option<Arc<Cfg>>, ParseError> {
+        self.function(entry)
+    }
+
     /// That of the whole program.
     ///
     /// # Errors
@@ -110,11 +119,16 @@ impl Graphs for Parsed<'_> {
         Ok(self.parser.function(entry)?.map(Arc::new))
     }
 
+    fn function_alone(&self, entry: LinkAddr) -> Result<Option<Arc<Cfg>>, ParseError> {
+        Ok(self.parser.function_alone(entry)?.map(Arc::new))
+    }
+
     fn whole(&self) -> Result<Arc<Cfg>, ParseError> {
         if let Some(whole) = self.whole.get() {
             return Ok(Arc::clone(whole));
         }
-        let cfg = Arc::new(self.parser.parse(&Options::default())?);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let cfg = Arc::new(self.parser.parse(&Options { threads, ..Options::default() })?);
         Ok(Arc::clone(self.whole.get_or_init(|| cfg)))
     }
 }

@@ -4,6 +4,7 @@
 //! meanwhile; what they find is joined between rounds, in the order of addresses. So the result does not
 //! depend on how many threads there are, or which of them is faster.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +50,8 @@ pub struct Parser<'a> {
     pub(crate) context: Context<'a>,
     /// What [`Context::entries`] found.
     named: OnceLock<Vec<(Off, u8)>>,
+    /// Where these begin.
+    starts: OnceLock<Vec<Off>>,
 }
 
 /// A function that is known.
@@ -65,7 +68,7 @@ impl<'a> Parser<'a> {
     /// # Errors
     /// [`ParseError::TooFarApart`].
     pub fn new(image: &'a Image, file: &'a [u8]) -> Result<Parser<'a>, ParseError> {
-        Ok(Parser { context: Context::new(image, file)?, named: OnceLock::new() })
+        Ok(Parser { context: Context::new(image, file)?, named: OnceLock::new(), starts: OnceLock::new() })
     }
 
     /// Parses the whole program. The result is the same for any number of threads.
@@ -219,17 +222,32 @@ impl<'a> Parser<'a> {
     /// # Errors
     /// [`ParseError::TooMany`].
     pub fn function(&self, at: LinkAddr) -> Result<Option<Cfg>, ParseError> {
-        /// How deep calls are followed, and how many functions at most.
-        const BOUNDS: (usize, usize) = (5, 1500);
+        self.function_within(at, (5, 1500))
+    }
+
+    /// As [`function`](Self::function), but no callee is looked at: all calls count as returning.
+    ///
+    /// # Errors
+    /// As for [`function`](Self::function).
+    pub fn function_alone(&self, at: LinkAddr) -> Result<Option<Cfg>, ParseError> {
+        self.function_within(at, (0, 1))
+    }
+
+    /// `bounds`: how deep calls are followed, and how many functions at most.
+    fn function_within(&self, at: LinkAddr, bounds: (usize, usize)) -> Result<Option<Cfg>, ParseError> {
         let context = &self.context;
         let Some(entry) = context.code.offset(at.0).filter(|&at| context.code.insn(at).is_some()) else {
             return Ok(None);
         };
-        let named = self.named.get_or_init(|| context.entries());
-        let mut entries: Vec<Off> = named.iter().map(|(at, _)| *at).collect();
-        if let Err(place) = entries.binary_search(&entry) {
-            entries.insert(place, entry);
-        }
+        let named = self.named();
+        let entries = match self.starts().binary_search(&entry) {
+            Ok(_) => Cow::Borrowed(self.starts()),
+            Err(place) => {
+                let mut entries = self.starts().to_vec();
+                entries.insert(place, entry);
+                Cow::Owned(entries)
+            }
+        };
         let source_of = |at: Off| {
             let known = named.binary_search_by_key(&at, |n| n.0).ok().and_then(|i| named.get(i));
             known.map_or(source::CALLED, |n| n.1)
@@ -244,7 +262,7 @@ impl<'a> Parser<'a> {
             let bodies: Vec<&Body> = known.iter().filter_map(|k| k.body.as_ref()).collect();
             let returning = solve(context, &here, &bodies, Unknown::Returns);
             let new = self.callees(&known, &here, &returning);
-            if depth >= BOUNDS.0 || new.is_empty() || known.len() + new.len() > BOUNDS.1 {
+            if depth >= bounds.0 || new.is_empty() || known.len() + new.len() > bounds.1 {
                 let joined: Vec<Joined<'_>> = known
                     .iter()
                     .filter_map(|k| {
@@ -258,6 +276,15 @@ impl<'a> Parser<'a> {
             known.sort_by_key(|k| k.entry);
         }
         Ok(None)
+    }
+
+    /// Where the functions of [`named`](Self::named) begin.
+    fn starts(&self) -> &[Off] {
+        self.starts.get_or_init(|| self.named().iter().map(|(at, _)| *at).collect())
+    }
+
+    fn named(&self) -> &[(Off, u8)] {
+        self.named.get_or_init(|| self.context.entries())
     }
 
     /// Functions that reached code calls or jumps to, and that are not among `here`.

@@ -43,11 +43,11 @@ pub trait Facts: Sync {
     fn begins(&self, _at: Addr) -> bool {
         false
     }
-    /// Addresses in `range` to which control comes in ways that the code does not show: targets of jumps through tables,
-    /// and where exceptions are caught. In any order, perhaps more than once. `jumps` tells that there are indirect jumps
-    /// in the range, so that it is worth while to find out.
-    fn leads(&self, _range: Range<Addr>, _jumps: bool) -> Vec<Addr> {
-        Vec::new()
+    /// For each range that is `asked` for, addresses in it to which control comes in ways that the code does not show: targets of
+    /// jumps through tables, and where exceptions are caught. In any order, perhaps more than once. With each range goes
+    /// whether there are indirect jumps in it, so that it is worth while to find out.
+    fn leads(&self, asked: &[(Range<Addr>, bool)]) -> Vec<Vec<Addr>> {
+        vec![Vec::new(); asked.len()]
     }
     /// What the linkage stub at `stub` leads to, if it is one that leads to a function of its own module unless another module has
     /// one of the same name. It is relied on that the stub does nothing but jump to what its slot holds.

@@ -117,10 +117,11 @@ impl Region {
             })
     }
 
-    /// Where control comes in by ways that code does not show.
-    pub(crate) fn leads_hidden(&self, code: &Code) -> Vec<Addr> {
-        let jumps = self.members.iter().any(|member| member.insn.flow() == Flow::IndirectJump);
-        code.facts.leads(self.extent.clone(), jumps)
+    /// Where control comes into each of `regions` by ways that code does not show.
+    pub(crate) fn leads_hidden(regions: &[Region], code: &Code) -> Vec<Vec<Addr>> {
+        let jumps = |member: &Member| member.insn.flow() == Flow::IndirectJump;
+        let asked = |region: &Region| (region.extent.clone(), region.members.iter().any(jumps));
+        code.facts.leads(&regions.iter().map(asked).collect::<Vec<_>>())
     }
 
     /// The region that begins at `head`, if enough is probed there.

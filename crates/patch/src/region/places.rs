@@ -79,7 +79,7 @@ impl Placer<'_, '_> {
     ) -> Vec<Option<Field>> {
         let code = self.input.code;
         // What is known of other code may depend on the order in which it is asked for.
-        let hidden: Vec<Vec<Addr>> = regions.iter().map(|region| region.leads_hidden(code)).collect();
+        let hidden = Region::leads_hidden(regions, code);
         let fields = |from: usize| {
             let here = from..regions.len().min(from + TOGETHER);
             let field = |index: usize| {
@@ -186,7 +186,8 @@ impl Placer<'_, '_> {
                 continue;
             }
             self.memory.shrink(at, len, needed);
-            let hidden = region.leads_hidden(self.input.code);
+            let hidden = Region::leads_hidden(std::slice::from_ref(region), self.input.code);
+            let hidden = hidden.into_iter().flatten();
             let field = Field::of(region, self.input.code, leads.into(index, region).chain(hidden));
             if let Some(settled) = self.settle(index, region, field, at, body) {
                 return Some(settled);
