@@ -7,6 +7,7 @@ use std::ops::Range;
 use common::FakeSpace;
 use common::function::{BEST, FUNCTION, TEXT, count_at, heads, remove_all};
 use incise_isa::Addr;
+use incise_isa::native::{TRAP, is_illegal};
 use incise_patch::{Batch, Engine, Facts, Outcome, Policy, Position, Refusal, Snippet, Tactic, TrapPolicy};
 
 #[test]
@@ -194,5 +195,23 @@ fn what_fits_does_not_depend_on_where_things_are_loaded() {
         let text = 0x7e00_0000_0000 + (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 36 << 12);
         let distance = 0xC8_0000 + (n << 16);
         assert_eq!(planned(text, distance), expected, "{text:#x}, {distance:#x}");
+    }
+}
+
+#[test]
+fn branches_from_afar_are_seen_where_planning_has_time() {
+    // xor eax, eax; add rsp, 40; ret, far before the second function, whose code ends with a jump to the add.
+    let mut code = vec![0x31, 0xC0, 0x48, 0x83, 0xC4, 0x28, 0xC3];
+    code.resize(0x2_0000, 0xCC);
+    let back = (2 - (code.len() as i32 + 9)).to_le_bytes();
+    code.extend([0x48, 0x83, 0xEC, 0x28, 0xE9].into_iter().chain(back));
+    code.resize(0x2_1000, 0xCC);
+    for packed in [false, true] {
+        let (mut engine, mut space) = (Engine::new(), FakeSpace::new(TEXT, &code));
+        space.packed = packed;
+        let forbid = Policy { traps: TrapPolicy::Forbid, ..BEST };
+        count_at(&mut engine, &mut space, &[TEXT, TEXT + 0x2_0000], forbid);
+        let target = space.bytes(TEXT + 2, 1)[0];
+        assert_eq!(target == TRAP || is_illegal(target), !packed, "{target:#x} is where the jump leads");
     }
 }

@@ -102,7 +102,7 @@ fn next_matching(from: u32, mask: u32, value: u32) -> Option<u32> {
 }
 
 /// What a byte of a springboard's displacement may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Bound {
     /// Anything.
     Free,
@@ -172,6 +172,21 @@ impl Springboard {
         self.site
     }
 
+    /// The address displacements are counted from.
+    pub fn base(&self) -> Addr {
+        self.site + SPRINGBOARD_LEN as u64
+    }
+
+    /// What byte `index` (0 to 3) of the displacement has to be.
+    pub fn bound_at(&self, index: usize) -> Bound {
+        let (mask, value) = self.kept;
+        match self.heads & (2 << index) {
+            _ if (mask >> (8 * index)) as u8 != 0 => Bound::Is((value >> (8 * index)) as u8),
+            0 => Bound::Free,
+            _ => Bound::Trap,
+        }
+    }
+
     /// Whether the byte at `offset` (1 to 4) is not the springboard's to choose.
     pub fn keeps(&self, offset: usize) -> bool {
         offset > 0 && (self.kept.0 >> (8 * (offset - 1))) as u8 != 0
@@ -194,7 +209,7 @@ impl Springboard {
     /// trampoline is: `int3` there means 816 to 832 MiB below the site, and the bytes that are illegal
     /// in 64-bit mode give windows of 16 MiB above it.
     pub fn placements(&self) -> impl Iterator<Item = Placement> + use<> {
-        let base = self.site + SPRINGBOARD_LEN as u64;
+        let base = self.base();
         let (mut mask, mut value) = self.kept;
         for head in 1..4 {
             if self.heads & (1 << head) != 0 {
@@ -219,7 +234,7 @@ impl Springboard {
     /// The lowest address not below `from`, and below `end`, at which the trampoline may begin. Unlike in
     /// [`placements`](Self::placements), every head may be any byte that traps: that is many more places.
     pub fn next(&self, from: Addr, end: Addr) -> Option<Addr> {
-        let base = self.site + SPRINGBOARD_LEN as u64;
+        let base = self.base();
         let lowest = base.0.saturating_sub(1 << 31);
         // As in `Placement::next`: the topmost byte is biased, so that order is that of addresses.
         let biased = from.0.max(lowest).wrapping_sub(base.0) as i64 + (1 << 31);
@@ -271,7 +286,7 @@ impl Springboard {
 
     /// The five bytes of `jmp trampoline`, or nothing if a head would not be a trap.
     pub fn encode(&self, trampoline: Addr) -> Option<[u8; SPRINGBOARD_LEN]> {
-        let base = self.site + SPRINGBOARD_LEN as u64;
+        let base = self.base();
         let displacement = (trampoline.offset_from(base) as i32).to_le_bytes();
         let allowed = (0..4).all(|index| self.allows(index, displacement[index]));
         (allowed && trampoline.in_rel32_of(base)).then(|| jump(self.site, trampoline))

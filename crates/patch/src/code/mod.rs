@@ -99,8 +99,10 @@ impl Facts for NoFacts {
     }
 }
 
-/// Stretches closer than this many pages are read at once.
+/// Stretches closer than this many pages are read at once: branches from one into another are not seen.
 const MERGE: u64 = 4;
+/// The same where planning has time.
+const MERGE_WIDELY: u64 = 4096;
 
 /// Snapshots of the code around the sites of one transaction, with our own patches taken back.
 pub(crate) struct Code<'a> {
@@ -128,7 +130,8 @@ struct Stretch {
 }
 
 impl<'a> Code<'a> {
-    /// Reads the pages around `sites` (ascending) and takes `groups` back in the copy.
+    /// Reads the pages around `sites` (ascending) and takes `groups` back in the copy; `widely` the code between sites
+    /// far apart as well.
     ///
     /// # Errors
     /// [`SpaceError::Unreadable`] if code cannot be read that groups are in: they are not gone, so nothing can be planned.
@@ -138,13 +141,15 @@ impl<'a> Code<'a> {
         sites: &[Addr],
         groups: &BTreeMap<Addr, Group>,
         (facts, threads): (&'a dyn Facts, usize),
+        widely: bool,
     ) -> Result<Code<'a>, SpaceError> {
+        let merge = PAGE * if widely { MERGE_WIDELY } else { MERGE };
         let mut wanted: Vec<Range<Addr>> = Vec::new();
         for &site in sites {
             let low = Addr(site.0.saturating_sub(AROUND)).align_down(PAGE);
             let high = (site + AROUND).align_up(PAGE);
             match wanted.last_mut() {
-                Some(last) if low <= last.end + MERGE * PAGE => last.end = last.end.max(high),
+                Some(last) if low <= last.end + merge => last.end = last.end.max(high),
                 _ => wanted.push(low..high),
             }
         }

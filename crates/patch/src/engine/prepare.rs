@@ -54,8 +54,8 @@ impl Engine {
     ) -> Result<(Draft, Plan, usize), SpaceError> {
         let mut sites = self.sites(batch);
         let seen = (facts, self.threads.max(1));
-        let mut code =
-            Code::read(&|at, into: &mut [u8]| source.read(at, into), map, &sites, &self.groups, seen)?;
+        let read = |at: Addr, into: &mut [u8]| source.read(at, into);
+        let mut code = Code::read(&read, map, &sites, &self.groups, seen, features.packed)?;
         let next = Draft::new(self, batch, &code);
         let counters = self.unplaced(&next);
         let counters = self.place_in_cells(counters);
@@ -100,7 +100,7 @@ impl Engine {
                 self.widen(&mut sites, &formed.unread, widened);
                 widened += 1;
                 let read = |at: Addr, into: &mut [u8]| source.read(at, into);
-                code = Code::read(&read, map, &sites, &self.groups, seen)?;
+                code = Code::read(&read, map, &sites, &self.groups, seen, features.packed)?;
                 continue;
             }
             let lacking = formed.lacking(&self.memory);

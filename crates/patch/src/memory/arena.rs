@@ -10,6 +10,7 @@ use std::ops::Range;
 use incise_isa::Addr;
 use incise_isa::native::{Placement, Springboard};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -35,7 +36,11 @@ pub(crate) struct Arena {
 struct Page {
     bits: [u64; PAGE as usize / 64],
     used: u32,
+    /// The most bytes in a row that are not in use; `UNKNOWN` if bytes were taken or freed since that was found.
+    longest_free: u32,
 }
+
+const UNKNOWN: u32 = u32::MAX;
 
 impl Arena {
     /// An empty arena over `range`, which begins and ends on page boundaries.
@@ -80,10 +85,19 @@ impl Arena {
         }
     }
 
-    /// Takes `len` bytes on a page that [`allocate_on_fresh`](Self::allocate_on_fresh) gave before.
-    pub(crate) fn allocate_on_used(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
-        let used = |page: &u64| self.pages.get(page).map_or(0, |page| u64::from(page.used));
-        let pages = self.open.iter().filter(|page| used(page) + len <= PAGE);
+    /// Takes `len` bytes on a page in `range` that is in use by packed trampolines.
+    pub(crate) fn allocate_on_used(
+        &mut self,
+        board: &Springboard,
+        len: u64,
+        range: &Range<Addr>,
+    ) -> Option<Addr> {
+        let in_range = |page: &u64| range.start.0 / PAGE <= *page && page * PAGE < range.end.0;
+        let all = &mut self.pages;
+        let mut room = |page: &u64| all.get_mut(page).map_or(PAGE, |page| page.longest_free());
+        let open: SmallVec<[u64; 32]> =
+            self.open.iter().copied().filter(|page| in_range(page) && len <= room(page)).collect();
+        let pages = open.iter();
         let at = pages.map(|page| Addr(page * PAGE)).find_map(|page| {
             let end = page + (PAGE - len + 1);
             let mut at = board.next(page, end)?;
@@ -104,9 +118,29 @@ impl Arena {
     pub(crate) fn allocate_on_fresh(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
         let home = self.open.iter().min().map_or(self.range.start, |page| Addr(page * PAGE));
         let end = self.range.end - len;
-        let mut at = board.next(home, end).or_else(|| board.next(self.range.start, end))?;
-        while let Some(used) = self.last_used(at.span(len)) {
-            at = board.next(self.first_free(used + 1), end)?;
+        let from = if board.next(home, end).is_some() { home } else { self.range.start };
+        self.allocate_within(board, len, &(from..self.range.end))
+    }
+
+    /// Takes `len` bytes at the lowest suitable address in `range`, as far as that is of this arena.
+    pub(crate) fn allocate_within(
+        &mut self,
+        board: &Springboard,
+        len: u64,
+        range: &Range<Addr>,
+    ) -> Option<Addr> {
+        let end = Addr(range.end.min(self.range.end).0.checked_sub(len)?);
+        let mut at = board.next(range.start.max(self.range.start), end)?;
+        loop {
+            let page = self.pages.get_mut(&(at.0 / PAGE));
+            let next = if page.is_some_and(|page| page.longest_free() < len.min(PAGE)) {
+                (at + 1).align_up(PAGE)
+            } else if let Some(used) = self.last_used(at.span(len)) {
+                self.first_free(used + 1)
+            } else {
+                break;
+            };
+            at = board.next(next, end)?;
         }
         self.mark(at.span(len), true);
         for page in at.0 / PAGE..=(at.0 + len - 1) / PAGE {
@@ -188,10 +222,7 @@ impl Arena {
         let mut start = range.start.0;
         while start < range.end.0 {
             let end = range.end.0.min((start | (PAGE - 1)) + 1);
-            let page = self
-                .pages
-                .entry(start / PAGE)
-                .or_insert_with(|| Box::new(Page { bits: [0; PAGE as usize / 64], used: 0 }));
+            let page = self.pages.entry(start / PAGE).or_insert_with(|| Box::new(Page::default()));
             page.mark(start % PAGE, end - start, used);
             if page.used == 0 {
                 self.pages.remove(&(start / PAGE));
@@ -201,7 +232,36 @@ impl Arena {
     }
 }
 
+impl Default for Page {
+    fn default() -> Page {
+        Page { bits: [0; PAGE as usize / 64], used: 0, longest_free: UNKNOWN }
+    }
+}
+
 impl Page {
+    /// The most bytes in a row that are not in use.
+    fn longest_free(&mut self) -> u64 {
+        if self.longest_free == UNKNOWN {
+            let (mut longest, mut run) = (0, 0);
+            for mut word in self.bits {
+                let mut left = 64;
+                while left > 0 {
+                    let free = word.trailing_zeros().min(left);
+                    run += free;
+                    longest = longest.max(run);
+                    (word, left) = (word.checked_shr(free).unwrap_or(0), left - free);
+                    let used = word.trailing_ones().min(left);
+                    if used > 0 {
+                        run = 0;
+                    }
+                    (word, left) = (word.checked_shr(used).unwrap_or(0), left - used);
+                }
+            }
+            self.longest_free = longest;
+        }
+        u64::from(self.longest_free)
+    }
+
     fn first_free(&self, start: u64) -> Option<u64> {
         if u64::from(self.used) == PAGE {
             return None;
@@ -234,6 +294,7 @@ impl Page {
             let bits = &mut self.bits[word as usize];
             *bits = if used { *bits | mask(low, high) } else { *bits & !mask(low, high) };
         }
+        self.longest_free = UNKNOWN;
         self.used = if used { self.used + len as u32 } else { self.used - len as u32 };
     }
 }
@@ -281,6 +342,20 @@ mod tests {
         }
         assert_eq!(arena.used(), 0);
         assert!(arena.pages.is_empty());
+    }
+
+    #[test]
+    fn the_longest_free_run_crosses_words() {
+        let mut page = Page::default();
+        assert_eq!(page.longest_free(), PAGE);
+        page.mark(0, 60, true);
+        page.mark(200, PAGE - 200, true);
+        assert_eq!(page.longest_free(), 140);
+        page.mark(100, 1, true);
+        assert_eq!(page.longest_free(), 99);
+        page.mark(60, 40, true);
+        page.mark(101, 99, true);
+        assert_eq!(page.longest_free(), 0);
     }
 
     #[test]

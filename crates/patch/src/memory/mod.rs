@@ -4,6 +4,7 @@ pub(crate) mod arena;
 pub(crate) mod data;
 mod holes;
 mod pool;
+mod windows;
 
 use std::ops::Range;
 
@@ -17,6 +18,7 @@ use crate::memory::holes::{
     HIGHEST, LOWEST, choose_arena, clusters, far_arena, len, nearest_hole, overlap, serves,
 };
 use crate::memory::pool::Pool;
+use crate::memory::windows::{Window, windows};
 
 /// Bytes reserved for counters at a time.
 const DATA_LEN: u64 = 4 << 20;
@@ -37,6 +39,8 @@ pub(crate) struct Memory {
     pub data: Pool,
     /// Stretches of sites that have the best arena there was.
     served: Vec<Range<Addr>>,
+    /// Where packed trampolines lie before others.
+    windows: Vec<Window>,
 }
 
 /// New reservations that a plan needs.
@@ -186,9 +190,23 @@ impl Memory {
         })
     }
 
-    /// The same on as few pages as can be: any trap byte will do, and a page that is in use comes first.
+    /// Finds windows for packed trampolines of `boards`, each with its likely length.
+    pub(crate) fn prepare_packed(&mut self, boards: impl Iterator<Item = (Springboard, u64)>) {
+        self.windows = windows(boards, &self.arenas);
+    }
+
+    /// The same on as few pages as can be: any trap byte will do. A window comes first, then a page that is in use.
     pub(crate) fn allocate_packed(&mut self, board: &Springboard, len: u64) -> Option<Addr> {
-        let used = self.arenas.iter_mut().find_map(|arena| arena.allocate_on_used(board, len));
+        let arenas = &mut self.arenas;
+        for fresh in [false, true] {
+            let windows = self.windows.iter_mut();
+            let at = windows.filter_map(|window| window.allocate(arenas, board, len, fresh)).next();
+            if at.is_some() {
+                return at;
+            }
+        }
+        let everywhere = LOWEST..HIGHEST;
+        let used = self.arenas.iter_mut().find_map(|arena| arena.allocate_on_used(board, len, &everywhere));
         used.or_else(|| self.arenas.iter_mut().find_map(|arena| arena.allocate_on_fresh(board, len)))
     }
 
@@ -218,7 +236,12 @@ impl Memory {
 
     /// The same for a forked child: trampolines are its own copies, data is shared and counts as full.
     pub(crate) fn for_child(&self) -> Memory {
-        Memory { arenas: self.arenas.clone(), data: self.data.for_child(), served: self.served.clone() }
+        Memory {
+            arenas: self.arenas.clone(),
+            data: self.data.for_child(),
+            served: self.served.clone(),
+            windows: Vec::new(),
+        }
     }
 
     /// Whether the bytes from the first to the last of `range` are of one arena.

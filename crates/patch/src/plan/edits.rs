@@ -234,7 +234,7 @@ mod tests {
                     into.copy_from_slice(&memory[at.offset_from(START) as usize..][..into.len()]);
                     true
                 };
-                let code = Code::read(&read, &map, &[START], &groups, (&NoFacts, 1)).expect("code");
+                let code = Code::read(&read, &map, &[START], &groups, (&NoFacts, 1), false).expect("code");
                 let edits = edits(&code, &groups, (&[START], &[new]), 1);
                 let present: Vec<u64> = edits
                     .iter()

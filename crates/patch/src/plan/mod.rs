@@ -67,6 +67,14 @@ pub(crate) fn place(input: &Input, formed: Formed, memory: &mut Memory) -> Plan 
     let mut plan = Plan { removed, refused, ..Plan::default() };
     plan.added.reserve(shapes.len());
     plan.carried.reserve(shapes.len());
+    if input.features.packed {
+        let snippets = |at: Addr| wanted.get(at);
+        let board = |shape: &Shape| match shape.board {
+            Board::Jump(board) | Board::Pun(board) => Some((board, estimate(shape, &snippets))),
+            _ => None,
+        };
+        memory.prepare_packed(shapes.iter().filter_map(board));
+    }
     let mut placer = Placer { input, wanted: &wanted, memory, plan, failed: Vec::new() };
     for index in most_constrained_first(&shapes) {
         placer.place(&shapes[index]);

@@ -35,6 +35,8 @@ pub struct FakeSpace {
     pub fixed: bool,
     /// Nothing can be read for now.
     pub unreadable: bool,
+    /// Trampolines shall lie close together.
+    pub packed: bool,
     /// The program may write to its code.
     pub writable: bool,
     pub busy: BTreeSet<Addr>,
@@ -203,7 +205,7 @@ impl AddressSpace for FakeSpace {
     }
 
     fn features(&self) -> Features {
-        let FakeSpace { shadow_stack, fixed, .. } = *self;
-        Features { shadow_stack, still: true, bytes: !fixed, ..Features::default() }
+        let FakeSpace { shadow_stack, fixed, packed, .. } = *self;
+        Features { shadow_stack, packed, still: true, bytes: !fixed, ..Features::default() }
     }
 }
