@@ -135,6 +135,11 @@ impl Active {
         self.snippets.get_or_insert_with(|| Snippets::new(session.language()))
     }
 
+    /// Lets stacks be walked through libraries that are loaded now.
+    pub fn follow_modules(&self) -> Result<(), Error> {
+        self.snippets.as_ref().map_or(Ok(()), |snippets| Ok(snippets.language.follow_modules()?))
+    }
+
     fn map(&mut self, name: &str) -> Result<MapContents, Error> {
         let name = name.strip_prefix('@').unwrap_or(name);
         let map = self.snippets.as_ref().and_then(|snippets| snippets.language.map(name));

@@ -21,6 +21,7 @@ mod rings;
 mod tree;
 mod tree_flow;
 mod tree_maps;
+mod tree_records;
 
 pub use data::{patch_clear_map, patch_read_map, patch_read_text, patch_run_once};
 pub use exports::{
@@ -42,4 +43,7 @@ pub use tree_flow::{
 };
 pub use tree_maps::{
     patch_map, patch_map_delete, patch_map_has, patch_map_update, patch_map_value, patch_read_tree_map,
+};
+pub use tree_records::{
+    patch_command, patch_emit, patch_read_rings, patch_rings_new, patch_stack, patch_text,
 };

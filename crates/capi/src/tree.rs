@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::exports::status;
 use crate::lock::lock;
 use crate::operation::{Operation, What};
+use crate::tree_records::Rings;
 
 /// `patch_tree`: what was made in it; a piece is its place here, from 1.
 #[derive(Default)]
@@ -29,6 +30,7 @@ pub struct Tree {
     stmts: Vec<Stmt>,
     variables: Vec<Var>,
     maps: Vec<Map>,
+    rings: Vec<Rings>,
     /// What is declared for one run.
     pub locals: ProgramBuilder,
 }
@@ -43,7 +45,7 @@ pub enum Var {
     Array(LocalArray),
 }
 
-/// `patch_expr`, `patch_stmt`, `patch_var`, `patch_table`.
+/// `patch_expr`, `patch_stmt`, `patch_var`, `patch_table`, `patch_rings`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Piece {
@@ -147,6 +149,20 @@ impl Tree {
     /// A map of this tree.
     pub fn map(&self, piece: Piece) -> Result<&Map, TreeError> {
         at(&self.maps, piece).ok_or_else(|| unknown("maps of this tree", piece.id.into(), self.maps.len()))
+    }
+
+    /// Rings of this tree.
+    pub fn rings(&self, piece: Piece) -> Result<&Rings, TreeError> {
+        at(&self.rings, piece).ok_or_else(|| unknown("rings of this tree", piece.id.into(), self.rings.len()))
+    }
+
+    pub fn rings_mut(&mut self, piece: Piece) -> Result<&mut Rings, TreeError> {
+        let (index, most) = ((piece.id as usize).wrapping_sub(1), self.rings.len());
+        self.rings.get_mut(index).ok_or_else(|| unknown("rings of this tree", piece.id.into(), most))
+    }
+
+    pub fn keep_rings(&mut self, rings: Rings) -> Piece {
+        keep(&mut self.rings, rings)
     }
 
     pub fn keep_variable(&mut self, variable: Var) -> Piece {
@@ -385,6 +401,7 @@ pub unsafe extern "C" fn patch_queue_tree(flags: u64, op: *mut Op, tree: *const 
         library.check_active()?;
         // SAFETY: the caller's.
         let (op, tree) = unsafe { (op.as_mut().ok_or(Error::Null("`op`"))?, given(tree)?) };
+        library.active()?.follow_modules()?;
         let what = What::Tree(tree.program(body)?);
         // SAFETY: the caller's.
         let operation = unsafe { Operation::read_tree(flags, op, what) }?;
@@ -404,6 +421,7 @@ pub unsafe extern "C" fn patch_run_tree(tree: *const Tree, body: Piece, value: *
         library.check_active()?;
         // SAFETY: the caller's.
         let program = unsafe { given(tree) }?.program(body)?;
+        library.active()?.follow_modules()?;
         let ran = library.active()?.session.once(&program)?;
         // SAFETY: the caller's.
         unsafe { store_value(ran, value) }

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::exports::status;
 use crate::lock::lock;
 use crate::tree::{Piece, Tree, expr, given, name, of_type, pieces, stmt};
+use crate::tree_records::of_key;
 
 /// Keys that a map has room for.
 const CAPACITY: u32 = 4096;
@@ -56,7 +57,7 @@ pub unsafe extern "C" fn patch_map(
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts(keys, count) }
     };
-    let types: Result<Vec<Type>, _> = keys.iter().map(|key| of_type(*key)).collect();
+    let types: Result<Vec<Type>, _> = keys.iter().map(|key| of_key(*key)).collect();
     let (Ok(types), Some(aggregate)) = (types, gathers(how, ty)) else { return Piece::NONE };
     let capacity = if types.is_empty() { 32 } else { CAPACITY };
     // SAFETY: the caller's.

@@ -29,6 +29,7 @@ typedef struct { uint32_t id; } patch_expr;
 typedef struct { uint32_t id; } patch_stmt;
 typedef struct { uint32_t id; } patch_var;
 typedef struct { uint32_t id; } patch_table;
+typedef struct { uint32_t id; } patch_rings;
 
 #ifdef __cplusplus
 #define PATCH_NOTHING (patch_stmt())
@@ -40,8 +41,14 @@ typedef struct { uint32_t id; } patch_table;
 
 typedef enum {
 	PATCH_BOOL = 0, PATCH_I8, PATCH_I16, PATCH_I32, PATCH_I64, PATCH_U8, PATCH_U16, PATCH_U32, PATCH_U64,
-	PATCH_F32, PATCH_F64, PATCH_POINTER
+	PATCH_F32, PATCH_F64, PATCH_POINTER,
+	/* Of keys of maps only: PATCH_TEXT(bytes), PATCH_FRAMES(depth). */
+	PATCH_TEXTS = 0x10000, PATCH_STACKS = 0x20000
 } patch_type;
+
+/* At most so many bytes, to 488; at most so many return addresses, to 61. */
+#define PATCH_TEXT(bytes) ((patch_type)(PATCH_TEXTS | (bytes)))
+#define PATCH_FRAMES(depth) ((patch_type)(PATCH_STACKS | (depth)))
 
 typedef enum {
 	/* One value. */
@@ -122,6 +129,14 @@ patch_expr patch_bits(patch_tree *tree, patch_type type, patch_expr value);
 /* Change memory of the program at once, under any number of threads. The value before. */
 patch_expr patch_atomic(patch_tree *tree, patch_atomic_op op, patch_type type, patch_expr address, patch_expr value);
 patch_expr patch_compare_exchange(patch_tree *tree, patch_type type, patch_expr address, patch_expr expected, patch_expr value);
+/*
+ * Keys of maps and fields of records beside numbers. The text at an address up to a zero, at most `most` bytes (1 to 488); the name of
+ * the thread (16 bytes); its return addresses, the direct caller's first, at most `depth` (1 to 61), found by the unwind tables of what
+ * was loaded at the last patch_stack(), patch_queue_tree() or patch_run_tree(): after patch_init() only. Zeros are behind the last.
+ */
+patch_expr patch_text(patch_tree *tree, patch_expr address, unsigned most);
+patch_expr patch_command(patch_tree *tree);
+patch_expr patch_stack(patch_tree *tree, unsigned depth);
 /* A function of this program that gives a PATCH_U64, and up to six integers for it. */
 patch_expr patch_call(patch_tree *tree, uintptr_t function, const patch_expr *arguments, size_t count);
 
@@ -171,6 +186,13 @@ patch_expr patch_map_value(patch_tree *tree, patch_table map, const patch_expr *
 patch_expr patch_map_has(patch_tree *tree, patch_table map, const patch_expr *key);
 
 /*
+ * Rings of records, one for each CPU with room for `records` (16 to 65536) that were not read; one that finds no room is dropped and
+ * counted. patch_emit() leaves a record of `kind` (to 65535), all of which have fields of the same types, 61 quadwords at most.
+ */
+patch_rings patch_rings_new(patch_tree *tree, unsigned records);
+patch_stmt patch_emit(patch_tree *tree, patch_rings rings, unsigned kind, const patch_expr *fields, size_t count);
+
+/*
  * Queues a tree, as patch_queue() does an operation of type PATCH_OP_SNIPPET; `op->snippet` is NULL. It may be changed
  * afterwards: what is queued stays as it was.
  *
@@ -194,6 +216,15 @@ patch_err patch_read_variable(const patch_tree *tree, patch_var variable, uint64
  * PATCH_ERR_NOT_INIT, PATCH_ERR_NULL; PATCH_ERR_SNIPPET: the tree has no such map.
  */
 patch_err patch_read_tree_map(const patch_tree *tree, patch_table map, patch_visit visit, void *data, uint64_t *dropped);
+
+/*
+ * Shows `take` every record that is finished and was not read, by rising time stamps: its kind, the time stamp counter, then its
+ * fields, each in as many quadwords as it takes. `take` may call functions of libpatch. `*dropped` (if it is not NULL) is set to how
+ * many found no room so far.
+ *
+ * PATCH_ERR_NOT_INIT, PATCH_ERR_NULL; PATCH_ERR_SNIPPET: the tree has no such rings.
+ */
+patch_err patch_read_rings(const patch_tree *tree, patch_rings rings, patch_take take, void *data, uint64_t *dropped);
 
 #ifdef __cplusplus
 }

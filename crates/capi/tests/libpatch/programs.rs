@@ -56,6 +56,13 @@ fn snippets_are_built_as_trees() {
     Program::new("trees.c").flags("-std=c11 -O2 -Wall -Wextra -Werror").check("", &[]);
 }
 
+#[test]
+fn trees_leave_records_with_texts_and_stacks() {
+    let program =
+        Program::new("records.c").flags("-std=gnu11 -O1 -Wall -Wextra -Werror -pthread -rdynamic -ldl");
+    program.check("", &[]);
+}
+
 /// The rings of a writer that is not there any more.
 #[test]
 fn rings_are_read() {

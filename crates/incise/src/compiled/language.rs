@@ -25,7 +25,7 @@ use incise_snippet::language::{
     Action, Compiler, Diagnostic, Diagnostics, Span, parse_expression, parse_snippet,
 };
 use incise_snippet::show::{entries, print_map};
-use incise_snippet::tree::Program as Tree;
+use incise_snippet::tree::{Block, Program as Tree};
 use incise_space::AddressSpace;
 use incise_space::remote::RemoteSpace;
 
@@ -155,6 +155,15 @@ impl<S: AddressSpace> Language<S> {
             self.session.data(&table).with(|words| walk::refill(words, rows.into_iter()));
         }
         Ok(())
+    }
+
+    /// The table by which programs walk stacks ([`Expr::stack_by`](incise_snippet::tree::Expr::stack_by)).
+    ///
+    /// # Errors
+    /// If the program cannot be looked at.
+    pub fn stack_table(&self) -> Result<Block, Error> {
+        self.follow_modules()?;
+        self.session.with_program(|program, _| Ok(self.frames.table(program)))
     }
 
     /// What a map holds, by its name without `@`.

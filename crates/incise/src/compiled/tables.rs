@@ -1,11 +1,11 @@
-//! Maps of programs, from outside.
+//! Maps and rings of programs, from outside.
 
 use std::collections::BTreeMap;
 
 use incise_snippet::data::operation::MapReader;
-use incise_snippet::data::tables::map_layout;
-use incise_snippet::data::{Aggregate, Value, Words};
-use incise_snippet::tree::Map;
+use incise_snippet::data::tables::{map_layout, ring_layout};
+use incise_snippet::data::{Aggregate, RingReader, Value, Words};
+use incise_snippet::tree::{Map, Ring};
 use incise_space::AddressSpace;
 
 use crate::session::Session;
@@ -51,5 +51,22 @@ impl<S: AddressSpace> Session<S> {
         if let Some(layout) = map_layout(map) {
             self.data(map.block()).with(|words| layout.clear(words));
         }
+    }
+
+    /// Takes the records in a ring of programs of this session that are finished and were not read, by rising time stamps: each is its
+    /// number, the time stamp, its fields, and what else is in its slot. Also how many found no room so far.
+    ///
+    /// # Panics
+    /// If [`tables::ring`](incise_snippet::data::tables::ring) did not make it.
+    pub fn records(&self, ring: &Ring) -> (Vec<Box<[u64]>>, u64) {
+        let layout = ring_layout(ring).expect("a ring with its layout");
+        let mut records: Vec<Box<[u64]>> = Vec::new();
+        let dropped = self.data(ring.block()).with(|words| {
+            let mut reader = RingReader::new(layout, words);
+            reader.drain(words, 0, &mut |record| records.push(record.into()));
+            reader.dropped(words)
+        });
+        records.sort_by_key(|record| record[1]);
+        (records, dropped)
     }
 }

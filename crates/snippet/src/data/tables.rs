@@ -11,6 +11,9 @@ const SLOT: usize = 63;
 /// Quadwords of a record before its fields.
 pub const HEADER: usize = 2;
 
+/// Quadwords that the fields of a record may take.
+pub const RECORD_WORDS: usize = SLOT - HEADER;
+
 /// How a map gathers values, as its memory does.
 fn gathers(aggregate: &tree::Aggregate) -> Option<Aggregate> {
     Some(match *aggregate {
