@@ -1,7 +1,7 @@
 //! One-liners as users of bpftrace type them: those of its tutorial that concern programs, and others, on real programs.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use incise_tests::build::incise;
 use incise_tests::command::run;
@@ -11,11 +11,16 @@ use incise_tests::skip::need_program;
 
 /// A program with debugging information, in a folder of its own (targets/scripted.c).
 fn compiled() -> Option<(Scratch, PathBuf)> {
+    compiled_of("scripted")
+}
+
+/// The program of a source in `targets`.
+fn compiled_of(name: &str) -> Option<(Scratch, PathBuf)> {
     need_program("gcc")?;
     let scratch = Scratch::new();
-    let program = scratch.file("scripted");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/targets/scripted.c");
-    let built = run(Command::new("gcc").args(["-O2", "-g", source, "-o"]).arg(&program));
+    let program = scratch.file(name);
+    let source = format!("{}/targets/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let built = run(Command::new("gcc").args(["-O2", "-g", &source, "-o"]).arg(&program));
     assert_eq!(built.ending, Ending::Exited(0), "{}", built.error_text());
     Some((scratch, program))
 }
@@ -117,6 +122,20 @@ fn what_users_of_bpftrace_type_is_what_they_get() {
             "    3|3    |ff|A|   ab|cd   |",
         ),
         ("uprobe:scripted:length_of { @[ustack(perf, 1)] = count(); }", "    main+"),
+        (
+            "uprobe:scripted:put { @a[arg1] = 1; delete(@a, arg1); $x = *uptr((char *)arg0); @c[$x, sizeof(uint64)] = count(); }",
+            "\n@c[115, 8]: 4\n@c[97, 8]: 7\n",
+        ),
+        (
+            "uprobe:scripted:step_by /arg0 == 5/ { printf(\"%s %s|\", ntop(0x0100007f), ntop(2, 5)); @[ntop(arg0)] = count(); }",
+            "127.0.0.1 5.0.0.0|\n@[5.0.0.0]: 1\n",
+        ),
+        ("BEGIN { printf(\"%s %d\", strftime(\"%Y|\", nsecs), $#); }", "| 0"),
+        ("interval:10ms { @ = count(); exit(); }", ""),
+        (
+            "uprobe:scripted:put { @[arg1] = hist(arg1); } END { print(@, 1); clear(@); }",
+            "\n@[1024]: \n[1K, 2K)                1 |",
+        ),
     ] {
         let text = shown_by(&program, script);
         assert!(text.contains(wanted), "{script}\nwanted:\n{wanted}\nshown:\n{text}");
@@ -211,4 +230,102 @@ fn stacks_go_through_libraries_that_are_loaded_later() {
     assert!(frames[0].contains("through+") && frames[1].contains("main+"), "{text}");
     assert!(frames.last().is_some_and(|last| last.contains("_start")), "{text}");
     assert!(loaded.ends_with("]: 3\n"), "{text}");
+}
+
+/// `uprobe:FILE:0x…` is the address in the file, wherever that is mapped.
+#[test]
+fn places_of_files_are_named_by_their_addresses() {
+    let Some((_scratch, program)) = compiled() else { return };
+    if need_program("nm").is_none() {
+        return;
+    }
+    let symbols = String::from_utf8(run(Command::new("nm").arg(&program)).stdout).expect("text");
+    let line = symbols.lines().find(|line| line.ends_with(" T step_by")).expect("the function");
+    let at = line.split(' ').next().expect("an address").trim_start_matches('0');
+    for module in ["scripted", program.to_str().expect("a path")] {
+        let script = format!("uprobe:{module}:0x{at} {{ @[func, arg0] = count(); }}");
+        let text = shown_by(&program, &script);
+        assert!(text.contains("@[step_by, 0]: 2\n"), "{script}\n{text}");
+    }
+}
+
+/// What is misspelt gets a suggestion, or the cause is told.
+#[test]
+fn slips_are_answered_with_what_was_meant() {
+    let Some((_scratch, program)) = compiled() else { return };
+    for (script, wanted) in [
+        ("function:step_by:ext { @ = count(); }", "did you mean `function:step_by:exit`?"),
+        ("function:step_by:foo { @ = count(); }", "`foo` is no place in the function `step_by`"),
+        ("uprobe:scripted:step_by { @ = mood == ANGYR; }", "did you mean `ANGRY`?"),
+        ("uprobe:scripted:step_by { @ = totla; }", "did you mean `total`?"),
+        ("uprobe:scripted:length_of { @ = args.lits->number; }", "did you mean `list`?"),
+        ("uprobe:scripted:length_of { @ = list->nxet; }", "did you mean `next`?"),
+        ("uprobe:scripted:length_of { @ = ((struct itme *)arg0)->number; }", "did you mean `item`?"),
+        ("uprobe:scripted:step_by { @bytes = count(); @x = @byets; }", "did you mean `@bytes`?"),
+        ("uprobe:scripted:step_by { @bytes = count(); } END { clear(@btyes); }", "did you mean `@bytes`?"),
+        ("uprobe:scripted:step_by { print(@nothing); }", "nothing is put into @nothing anywhere"),
+        ("uprobe:scripted:step_by { $start = 3; @ = $strat; }", "did you mean `$start`?"),
+        ("uprobe:scripted:step_by { @[ppid] = count(); }", "inf`getppid()"),
+        ("uprobe:scripted:step_by { @ = nsecs(boot); }", "leave out the brackets"),
+        ("uprobe:scripted:step_by { @[strftime(\"%S\", nsecs)] = count(); }", "as a key take the number"),
+        ("uprobe:scripted:step_by { printf(\"%s\", ntop(10, arg0)); }", "AF_INET"),
+        ("fn f() { }", "written in each"),
+    ] {
+        let mut command = Command::new(incise());
+        let outcome = run(command.args(["run", "-e", script, "--"]).arg(&program));
+        assert_eq!(outcome.ending, Ending::Exited(125), "{script}\n{}", outcome.error_text());
+        assert!(outcome.error_text().contains(wanted), "{script}\n{}", outcome.error_text());
+        assert_eq!(outcome.stdout, b"", "{script}: the program does not run");
+    }
+}
+
+/// Probes of the programmer, with and without a counter that switches them.
+#[test]
+fn probes_of_programmers_have_arguments() {
+    let Some((_scratch, program)) = compiled_of("noted") else { return };
+    for (script, wanted) in [
+        (
+            "usdt:./noted:noted:step { @[str(arg1), arg0] = sum(arg2); }",
+            "\n@[even, -2]: 70\n@[even, 0]: 70\n@[odd, -1]: 70\n@[odd, 1]: 70\n",
+        ),
+        ("usdt:noted:plain { printf(\"%d %d,\", arg0, (int32)arg1); }", "-5 -2,-5 -1,-5 0,-5 1,"),
+        ("U:*:noted:st* { @[probe] = count(); }", "@[usdt:noted:noted:step]: 4\n"),
+    ] {
+        let mut text = shown_by(&program, script);
+        if script.contains("str(") {
+            let mut lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+            lines.sort_unstable();
+            text = format!("\n{}\n", lines.join("\n"));
+        }
+        assert!(text.contains(wanted), "{script}\n{text}");
+    }
+    for (script, wanted) in [
+        ("usdt:noted:stpe { @ = count(); }", "did you mean `step`?"),
+        ("usdt:noted:none { @ = count(); }", "there are noted:plain, noted:step"),
+        ("usdt:libc:none { @ = count(); }", "has no notes"),
+        ("usdt:none:none { @ = count(); }", "usdt:none:none: the program had no such probe"),
+        ("usdt:noted:step { @ = arg3; }", "no argument `arg3`"),
+    ] {
+        let outcome = run(Command::new(incise()).args(["run", "-e", script, "--"]).arg(&program));
+        // A library that is not there may still be loaded.
+        let code = if script.contains("none:none") { 0 } else { 125 };
+        assert_eq!(outcome.ending, Ending::Exited(code), "{script}");
+        assert!(outcome.error_text().contains(wanted), "{script}\n{}", outcome.error_text());
+    }
+}
+
+/// The counter that switches a probe is what it was when nobody looks any more.
+#[test]
+fn counters_of_probes_are_put_back() {
+    let Some((_scratch, program)) = compiled_of("noted") else { return };
+    let mut command = Command::new(program);
+    let mut noted = command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
+    let pid = noted.id().to_string();
+    let script = "usdt:noted:step { @ = count(); if (@ == 1) { exit(); } }";
+    let outcome = run(Command::new(incise()).args(["run", "-e", script, "-p", &pid]));
+    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    assert!(String::from_utf8_lossy(&outcome.stdout).starts_with("\n@: "), "{outcome:?}");
+    drop(noted.stdin.take());
+    let said = noted.wait_with_output().expect("its output").stdout;
+    assert!(String::from_utf8_lossy(&said).ends_with(", watched 0\n"), "{said:?}");
 }

@@ -23,6 +23,7 @@ pub use elf::rseq::CriticalSection;
 pub use elf::symbols::{Dropped, Function, FunctionKind, Name};
 pub use elf::tables::Contents;
 pub use elf::unwind::{CallerRule, Saved};
+pub use elf::usdt::{UsdtProbe, usdt_probes};
 pub use elf::{Image, Kind};
 pub use error::ImageError;
 pub use linkage::Linkage;

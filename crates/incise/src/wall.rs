@@ -16,6 +16,16 @@ pub(crate) fn nanoseconds() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// Seconds since 1970 at a time of CLOCK_MONOTONIC.
+pub(crate) fn seconds(monotonic: u64) -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it fills a value of ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut now) };
+    let now = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    let then = now - i128::from(nanoseconds()) + i128::from(monotonic);
+    then.div_euclid(1_000_000_000) as i64
+}
+
 /// `seconds` since 1970 with a format of strftime(3); empty if the format is too long.
 pub(crate) fn format(seconds: i64, format: &str) -> String {
     let Ok(format) = CString::new(format) else { return String::new() };

@@ -134,6 +134,7 @@ fn read(
                 traps: TrapPolicy::Fallback,
                 records: 64,
                 keys: 4096,
+                rows: incise::data::walk::SPARE,
                 dry_run: false,
                 awaiting: None,
             };

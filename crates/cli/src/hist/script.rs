@@ -34,6 +34,7 @@ pub(super) fn measure(args: &HistArgs) -> Result<Option<Measured>, Failure> {
         traps: target.trap.into(),
         records: 16,
         keys: KEYS,
+        rows: incise::data::walk::SPARE,
         dry_run: false,
         awaiting: target.awaiting(),
     };

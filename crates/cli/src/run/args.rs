@@ -40,10 +40,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 4096)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1 << 16))]
     pub buffer: u32,
-    /// Room for N keys in each map.
+    /// Room for N keys in each map, and N / 4 in one of histograms.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     pub keys: u32,
+    /// Room for N rows of unwind tables of libraries that are loaded later, for `ustack`.
+    #[arg(long, value_name = "N", default_value_t = 1 << 16)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub unwind_rows: u32,
     /// The program.
     #[command(flatten)]
     pub target: TargetArgs,

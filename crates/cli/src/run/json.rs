@@ -48,9 +48,10 @@ pub(super) fn totals(totals: &ScriptTotals, out: &mut dyn Write) -> io::Result<(
         .iter()
         .map(|(fault, count)| json!({ "reason": fault.to_string(), "runs": count }))
         .collect();
-    let ScriptTotals { lost, dropped, left_out, .. } = totals;
+    let ScriptTotals { lost, dropped, left_out, rows_left_out, .. } = totals;
     let line = json!({
         "type": "summary", "lost": lost, "dropped": dropped, "left_out": left_out, "ended_early": faults,
+        "unwind_rows_left_out": rows_left_out,
     });
     writeln!(out, "{line}")
 }

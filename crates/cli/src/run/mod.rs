@@ -59,6 +59,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         traps: target.trap.into(),
         records: args.buffer as usize,
         keys: args.keys,
+        rows: args.unwind_rows as usize,
         dry_run: args.dry_run,
         awaiting: target.awaiting(),
     };
@@ -122,6 +123,15 @@ pub(crate) fn told(totals: &ScriptTotals) {
     }
     if totals.dropped > 0 {
         eprintln!("incise: {} values found no room in their maps; --keys makes more", totals.dropped);
+    }
+    for probe in &totals.not_found {
+        eprintln!("incise: {probe}: the program had no such probe of <sys/sdt.h>");
+    }
+    if totals.rows_left_out > 0 {
+        let rows = totals.rows_left_out;
+        eprintln!(
+            "incise: stacks may end early: {rows} rows of unwind tables found no room; --unwind-rows makes more"
+        );
     }
     for (fault, count) in &totals.faults {
         eprintln!("incise: {count} runs ended early: {fault}");

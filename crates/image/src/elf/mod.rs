@@ -15,6 +15,7 @@ pub(crate) mod symbols;
 mod symtab;
 pub(crate) mod tables;
 pub(crate) mod unwind;
+pub(crate) mod usdt;
 mod versions;
 
 use std::fmt;

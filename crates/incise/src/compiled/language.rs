@@ -61,7 +61,7 @@ impl<S: AddressSpace> Session<S> {
             reader: None,
             symbols: Names::default(),
             texts: RefCell::new(None),
-            frames: Frames::default(),
+            frames: Frames::new(walk::SPARE),
         }
     }
 
@@ -152,6 +152,7 @@ impl<S: AddressSpace> Language<S> {
     pub fn follow_modules(&self) -> Result<(), Error> {
         let outdated = self.session.with_program(|program, _| Ok(self.frames.outdated(program)))?;
         if let Some((table, rows)) = outdated {
+            // Those left out are of what came last: stacks end there.
             self.session.data(&table).with(|words| walk::refill(words, rows.into_iter()));
         }
         Ok(())

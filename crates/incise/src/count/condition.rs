@@ -86,7 +86,7 @@ impl Guards {
     pub(super) fn guard(&mut self, found: &Found<'_>, then: Snippet) -> Result<Snippet, Diagnostics> {
         let Found { point, program, memory, .. } = *found;
         // What is said of stacks is not followed: no condition asks for one.
-        let frames = &Frames::default();
+        let frames = &Frames::new(incise_snippet::data::walk::SPARE);
         let scope = PointScope {
             shared: &self.shared,
             point,

@@ -17,21 +17,29 @@ type Mapped = Vec<(u64, Range<Addr>)>;
 pub(crate) type Rows = Vec<(u64, FrameRule)>;
 
 /// The table of a process, once a snippet walks stacks in it.
-#[derive(Default)]
-pub(crate) struct Frames(RefCell<Option<(Mapped, Block)>>);
+pub(crate) struct Frames {
+    known: RefCell<Option<(Mapped, Block)>>,
+    /// Room for so many rows of what is loaded later.
+    spare: usize,
+}
 
 impl Frames {
+    /// No table yet; one will have room for `spare` rows of what is loaded later.
+    pub(crate) fn new(spare: usize) -> Frames {
+        Frames { known: RefCell::new(None), spare }
+    }
+
     /// The table; made if there is none yet.
     pub(crate) fn table(&self, program: &Program) -> Block {
-        let mut known = self.0.borrow_mut();
-        let (_, table) =
-            known.get_or_insert_with(|| (mapped(program), walk::table(rows(program).into_iter())));
+        let mut known = self.known.borrow_mut();
+        let (_, table) = known
+            .get_or_insert_with(|| (mapped(program), walk::table(rows(program).into_iter(), self.spare)));
         table.clone()
     }
 
     /// The table and what it has to tell now ([`refill`](walk::refill)), if there is one and the modules of `program` are others than before.
     pub(crate) fn outdated(&self, program: &Program) -> Option<(Block, Rows)> {
-        let mut known = self.0.borrow_mut();
+        let mut known = self.known.borrow_mut();
         let (before, table) = known.as_mut()?;
         let now = mapped(program);
         if *before == now {

@@ -7,9 +7,11 @@ mod memory;
 mod names;
 mod probes;
 mod scope;
+mod slips;
 mod state;
 mod texts;
 mod tool;
+mod usdt;
 mod wanted;
 
 use std::cell::RefCell;
@@ -23,7 +25,7 @@ use incise_image::PatternError;
 use incise_patch::TrapPolicy;
 use incise_snippet::data::Aggregate;
 use incise_snippet::language::ast::ProbeKind;
-use incise_snippet::language::{Diagnostics, Type, parse_script};
+use incise_snippet::language::{Diagnostics, Type, check_maps, parse_script};
 use incise_snippet::show::{Entry, Shown, Symbols};
 use incise_snippet::tree::{Fault, Program};
 
@@ -70,8 +72,10 @@ pub struct ScriptOptions {
     pub traps: TrapPolicy,
     /// Room for so many records on each CPU.
     pub records: usize,
-    /// Room for so many keys in each map.
+    /// Room for so many keys in each map, and a quarter of them in one of histograms.
     pub keys: u32,
+    /// Room for so many rows of unwind tables of libraries that are loaded later.
+    pub rows: usize,
     /// Tell which points there are and what would run there, and change nothing.
     pub dry_run: bool,
     /// Gets probes that name nothing yet; see [`CountOptions::awaiting`].
@@ -143,6 +147,10 @@ pub struct ScriptTotals {
     pub faults: Vec<(Fault, u64)>,
     /// Points at which a clause could not be compiled.
     pub left_out: usize,
+    /// Rows of unwind tables that found no room: stacks end in the libraries they are of.
+    pub rows_left_out: usize,
+    /// Probes of programmers that no program had, as they are written.
+    pub not_found: Vec<String>,
 }
 
 /// The result of a script.
@@ -166,8 +174,10 @@ impl Scripting {
         sink: impl FnMut(&ScriptEvent<'_>) -> io::Result<()> + 'static,
     ) -> Result<Rc<RefCell<State>>, Error> {
         let script = parse_script(&options.name, &options.source).map_err(ScriptError::Source)?;
+        check_maps(&options.name, &options.source, &script).map_err(ScriptError::Source)?;
         let arguments = options.arguments.clone();
-        let shared = Shared { arguments, ..Shared::new(options.records, options.keys) };
+        let rows = options.rows;
+        let shared = Shared { arguments, rows, ..Shared::new(options.records, options.keys) };
         let mut state =
             State::new(&options.name, &options.source, script, shared, options.dry_run, Box::new(sink));
         state.run_tool(&ProbeKind::Begin)?;
@@ -205,8 +215,12 @@ impl Scripting {
         sink: impl FnMut(&ScriptEvent<'_>) -> io::Result<()> + 'static,
     ) -> Result<Scripting, Error> {
         let state = Scripting::state(options, sink)?;
+        state.borrow_mut().attached = !options.follow;
         let probes = Box::new(Rc::clone(&state));
-        let counting = Counting::attach_with(pid, Scripting::counting(options), Some(probes))?;
+        let counting = Counting::attach_with(pid, Scripting::counting(options), Some(probes));
+        let slip = state.borrow_mut().slip.take();
+        let counting =
+            counting.map_err(|error| slip.map_or(error, |wrong| ScriptError::Source(wrong).into()))?;
         Ok(Scripting { counting: Some(counting), state })
     }
 

@@ -2,7 +2,7 @@
 
 use incise_image::Module;
 use incise_isa::Addr;
-use incise_snippet::language::{Action, RecordInfo};
+use incise_snippet::language::{Action, RecordInfo, Type};
 use incise_snippet::show::{Shown, decode, printf};
 
 use crate::names::Place as NamedPlace;
@@ -32,7 +32,12 @@ pub(crate) fn shown(
     let mut at = 0;
     for ty in &info.fields {
         let (value, taken) = decode(ty, fields.get(at..).unwrap_or_default());
-        values.push(value);
+        values.push(match ty {
+            Type::Time(format) => {
+                Shown::Text(crate::wall::format(crate::wall::seconds(value.bits()), format))
+            }
+            _ => value,
+        });
         at += taken;
     }
     let text = match &info.action {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use incise_isa::Addr;
 use incise_patch::Snippet;
 use incise_snippet::data::walk;
 use incise_space::AddressSpace;
@@ -21,7 +22,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 impl Probes for Rc<RefCell<State>> {
     fn searches(&self, _: &CountOptions) -> Vec<Search> {
-        self.borrow().searches.clone()
+        let state = self.borrow();
+        state.searches.iter().chain(&state.usdt_searches).cloned().collect()
     }
 
     /// Clauses may call functions of libraries.
@@ -44,14 +46,18 @@ impl Probes for Rc<RefCell<State>> {
         Ok(())
     }
 
-    fn ready(&mut self, pid: ProcessId, _: &mut RemoteSpace, program: &Program) {
+    fn ready(&mut self, pid: ProcessId, space: &mut RemoteSpace, program: &Program) {
         let state = &mut *self.borrow_mut();
         state.symbols.set(program.modules());
+        let memory = |at: Addr, into: &mut [u8]| space.read(at, into).is_ok();
+        state.note_slip(program, &memory);
+        state.look_for_usdt(program, pid, space);
         let part = state.of.get(&pid).and_then(|index| state.parts.get_mut(*index));
         if let Some(Part { memory, frames, .. }) = part
             && let Some((table, rows)) = frames.outdated(program)
         {
-            memory.with(&table, |words| walk::refill(words, rows.into_iter()));
+            let left = memory.with(&table, |words| walk::refill(words, rows.into_iter()));
+            state.rows_left_out = state.rows_left_out.max(left);
         }
     }
 
@@ -60,10 +66,13 @@ impl Probes for Rc<RefCell<State>> {
         if let Some(&part) = state.of.get(&parent) {
             state.of.insert(child, part);
         }
+        state.shared.usdt.borrow_mut().forked(parent, child);
     }
 
     fn ended(&mut self, pid: ProcessId) {
-        self.borrow_mut().of.remove(&pid);
+        let state = &mut *self.borrow_mut();
+        state.of.remove(&pid);
+        state.shared.usdt.borrow_mut().ended(pid);
     }
 
     fn snippet(&mut self, found: &Found<'_>) -> Option<Snippet> {
@@ -81,6 +90,9 @@ impl Probes for Rc<RefCell<State>> {
         let state = &mut *self.borrow_mut();
         if let Some(error) = state.failed.take() {
             return Err(error);
+        }
+        if let Some(wrong) = state.slip.take().or_else(|| state.no_usdt.take()).filter(|_| whole) {
+            return Err(ScriptError::Source(wrong).into());
         }
         // A clause that fits nowhere is a mistake; so is one that fits no place so far, if there are places.
         let nowhere = state.wrong.iter().find(|(clause, _)| !state.compiled[**clause]);

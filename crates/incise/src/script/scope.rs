@@ -1,11 +1,12 @@
 //! What names mean at one point of a program.
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use incise_image::dwarf::DebugInfo;
-use incise_image::{LinkAddr, MemoryReader, Module, suggest};
-use incise_snippet::data::tables;
+use incise_image::{LinkAddr, MemoryReader, Module, UsdtProbe, suggest};
+use incise_snippet::data::{tables, walk};
 use incise_snippet::debug::Debug;
 use incise_snippet::language::ast::{Domain, Place, Tag};
 use incise_snippet::language::{Function, PointInfo, ProgramVariable, Scope, Type};
@@ -14,6 +15,7 @@ use incise_snippet::tree::{self, Aggregate, Block, Callee, Map, Ring};
 use super::debug::DebugFiles;
 use super::frames::Frames;
 use super::texts::Texts;
+use super::usdt::{Usdt, argument};
 use crate::point::{Point, Query};
 use crate::program::Program;
 
@@ -27,7 +29,13 @@ pub(crate) struct Shared {
     pub records: usize,
     /// Room for so many keys in each map.
     pub keys: u32,
+    /// Room for so many rows of unwind tables of what is loaded later.
+    pub rows: usize,
     pub debug: RefCell<DebugFiles>,
+    /// Names near to one that was not found, by the module of the point and the name.
+    pub near: RefCell<HashMap<(String, String), Vec<String>>>,
+    /// Probes of programmers.
+    pub usdt: RefCell<Usdt>,
     /// CLOCK_MONOTONIC when the script began.
     pub began: u64,
 }
@@ -40,16 +48,19 @@ impl Shared {
             ring: OnceCell::new(),
             records: records.clamp(16, 1 << 16),
             keys: keys.clamp(16, 1 << 20),
+            rows: walk::SPARE,
             debug: RefCell::default(),
+            near: RefCell::default(),
+            usdt: RefCell::default(),
             began: crate::wall::nanoseconds(),
         }
     }
 
     fn map(&self, name: &str, keys: &[tree::Type], aggregate: &Aggregate) -> Option<Map> {
-        // A histogram takes much more room than another value.
+        // A histogram takes much more room than another value: 1,024 of them unless other room was asked for.
         let capacity = match aggregate {
             _ if keys.is_empty() => 32,
-            Aggregate::Histogram | Aggregate::Linear { .. } => self.keys.min(1024),
+            Aggregate::Histogram | Aggregate::Linear { .. } => (self.keys / 4).max(16),
             _ => self.keys,
         };
         tables::map(name, keys, aggregate, capacity)
@@ -140,18 +151,67 @@ impl PointScope<'_> {
     }
 }
 
+impl PointScope<'_> {
+    /// What `make` makes of the probe of a programmer at the point, if that is meant.
+    fn with_usdt<T>(&self, make: impl FnOnce(&UsdtProbe, &Module) -> T) -> Option<T> {
+        if self.place != Place::Instruction {
+            return None;
+        }
+        let module = self.program.modules().iter().find(|module| module.range.contains(&self.point.addr))?;
+        let usdt = self.shared.usdt.borrow();
+        let probe = usdt.at(&module.path, module.to_link(self.point.addr)?)?;
+        Some(make(probe, module))
+    }
+
+    /// Names that are nearest to `name` among those that all points see: variables, types, enumerators, functions. Kept, as each of many
+    /// points may ask.
+    fn everywhere(&self, name: &str) -> Vec<String> {
+        let key = (self.point.module.clone(), name.to_owned());
+        if let Some(known) = self.shared.near.borrow().get(&key) {
+            return known.clone();
+        }
+        let mut near = Vec::new();
+        for (number, module) in self.modules() {
+            let mut names: Vec<String> = Vec::new();
+            let close = name.len().div_ceil(3);
+            if let Some(info) = self.info(module) {
+                self.debug(&info, number, module).each_global_name(&mut |known| {
+                    if known.len().abs_diff(name.len()) <= close {
+                        names.push(known.to_owned());
+                    }
+                });
+            }
+            near.extend(suggest::nearest(name, names.iter().map(String::as_str)));
+            let image = &module.image;
+            let functions = image.functions().iter().map(|function| image.name(function));
+            near.extend(suggest::nearest(name, functions));
+        }
+        near.dedup();
+        self.shared.near.borrow_mut().insert(key, near.clone());
+        near
+    }
+}
+
 impl Scope for PointScope<'_> {
     fn point(&self) -> Option<PointInfo> {
         let point = self.point;
         let word = Place::WORDS.iter().find(|(_, place)| *place == self.place).map(|(word, _)| *word);
         let ending = word.filter(|_| self.place != Place::Entry).map(|word| format!(":{word}"));
         let function = point.display_name.split('+').next().unwrap_or_default();
+        let usdt =
+            self.with_usdt(|probe, module| format!("usdt:{}:{}:{}", module.name, probe.provider, probe.name));
         Some(PointInfo {
             function: function.to_owned(),
             module: point.module.clone(),
-            probe: format!("function:{}:{}{}", point.module, function, ending.unwrap_or_default()),
+            probe: usdt.unwrap_or_else(|| {
+                format!("function:{}:{}{}", point.module, function, ending.unwrap_or_default())
+            }),
             place: self.place,
         })
+    }
+
+    fn probe_argument(&self, number: u8) -> Option<Option<tree::Expr>> {
+        self.with_usdt(|probe, module| argument(probe, number, module))
     }
 
     fn function(&self, name: &str) -> Option<Function> {
@@ -198,13 +258,7 @@ impl Scope for PointScope<'_> {
     fn suggest(&self, name: &str) -> Vec<String> {
         let locals = self.ask(|debug| Some(debug.local_names())).unwrap_or_default();
         let mut near = suggest::nearest(name, locals.iter().map(String::as_str));
-        for (_, module) in self.modules() {
-            let image = &module.image;
-            near.extend(suggest::nearest(
-                name,
-                image.functions().iter().map(|function| image.name(function)),
-            ));
-        }
+        near.extend(self.everywhere(name));
         near.truncate(3);
         near
     }

@@ -1,18 +1,19 @@
 //! What a script knows while it runs.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
+use incise_image::suggest;
 use incise_patch::Snippet;
 use incise_snippet::data::tables::{HEADER, map_layout};
 use incise_snippet::interpret;
-use incise_snippet::language::ast::{Place, ProbeKind, ScriptSyntax};
-use incise_snippet::language::{Action, Compiler, Diagnostics, MapInfo};
+use incise_snippet::language::ast::{Place, ProbeKind, ScriptSyntax, UsdtSyntax};
+use incise_snippet::language::{Action, Compiler, Diagnostic, Diagnostics, MapInfo};
 use incise_snippet::show::{entries, print_map};
 use incise_snippet::tree::Fault;
-use incise_space::remote::ProcessId;
+use incise_space::remote::{ProcessId, RemoteSpace};
 
 use super::frames::Frames;
 use super::memory::Memory;
@@ -20,10 +21,11 @@ use super::names::{Symbols, shown};
 use super::scope::{PointScope, Shared, ToolScope};
 use super::texts::Texts;
 use super::tool::Tool;
-use super::wanted::{Group, wanted};
+use super::wanted::{Group, Wanted, wanted};
 use super::{ScriptError, ScriptEvent, ScriptPoint};
 use crate::count::{Found, Search};
 use crate::point::PointKind;
+use crate::program::Program;
 use crate::session::Error;
 
 /// Where events go.
@@ -45,6 +47,16 @@ pub(super) struct State {
     compiler: Compiler,
     pub searches: Vec<Search>,
     groups: Vec<Group>,
+    /// Probes of programmers that are wanted, each with its group.
+    pub wanted_usdt: Vec<(UsdtSyntax, usize)>,
+    /// The searches for those in the process at hand.
+    pub usdt_searches: Vec<Search>,
+    /// Why one that is wanted is not there and cannot come.
+    pub no_usdt: Option<Diagnostics>,
+    /// Those that were found, as they are written.
+    usdt_found: HashSet<String>,
+    /// The program runs already: it has what it has.
+    pub attached: bool,
     pub parts: Vec<Part>,
     pub of: HashMap<ProcessId, usize>,
     /// Records with their times, until nothing older can come.
@@ -56,14 +68,25 @@ pub(super) struct State {
     pub compiled: Vec<bool>,
     /// The first thing that is wrong with each clause.
     pub wrong: BTreeMap<usize, Diagnostics>,
+    /// A probe whose module is a function.
+    pub slip: Option<Diagnostics>,
     /// Why the script cannot go on.
     pub failed: Option<Error>,
     /// Points at which a clause could not be compiled.
     pub left_out: usize,
+    /// Rows of unwind tables that found no room, in the process where those were most.
+    pub rows_left_out: usize,
     sink: Sink,
     pub symbols: Symbols,
     /// The script asked for its end.
     pub over: bool,
+}
+
+/// The first of many names.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 12;
+    let more = if names.len() > MOST { format!(" and {} more", names.len() - MOST) } else { String::new() };
+    format!("{}{more}", names[..names.len().min(MOST)].join(", "))
 }
 
 impl State {
@@ -75,7 +98,7 @@ impl State {
         dry_run: bool,
         sink: Sink,
     ) -> State {
-        let (searches, groups) = wanted(&script);
+        let Wanted { searches, usdt, groups } = wanted(&script);
         let now = Instant::now();
         let intervals = script.clauses.iter().enumerate().flat_map(|(index, clause)| {
             clause.probes.iter().filter_map(move |probe| match probe.kind {
@@ -89,6 +112,11 @@ impl State {
             compiler: Compiler::new(&script.structures),
             searches,
             groups,
+            wanted_usdt: usdt,
+            usdt_searches: Vec::new(),
+            no_usdt: None,
+            usdt_found: HashSet::new(),
+            attached: false,
             parts: Vec::new(),
             of: HashMap::new(),
             waiting: Vec::new(),
@@ -96,8 +124,10 @@ impl State {
             intervals: intervals.collect(),
             compiled: vec![false; script.clauses.len()],
             wrong: BTreeMap::new(),
+            slip: None,
             failed: None,
             left_out: 0,
+            rows_left_out: 0,
             sink,
             symbols: Symbols::default(),
             over: false,
@@ -109,7 +139,50 @@ impl State {
 
     /// Whether anything is to be probed.
     pub(super) fn has_points(&self) -> bool {
-        !self.searches.is_empty()
+        !self.searches.is_empty() || !self.wanted_usdt.is_empty()
+    }
+
+    /// Looks for probes of programmers in a process, and has it prepare them.
+    pub(super) fn look_for_usdt(&mut self, program: &Program, pid: ProcessId, space: &mut RemoteSpace) {
+        if self.wanted_usdt.is_empty() {
+            return;
+        }
+        let mut usdt = self.shared.usdt.borrow_mut();
+        self.usdt_searches = usdt.searches(&self.wanted_usdt, program);
+        if !self.dry_run {
+            usdt.raise(&self.wanted_usdt, program, pid, space);
+        }
+        self.no_usdt = None;
+        for probe in self.script.clauses.iter().flat_map(|clause| &clause.probes) {
+            let ProbeKind::Usdt(wanted) = &probe.kind else { continue };
+            if !usdt.searches(&[(wanted.clone(), 0)], program).is_empty() {
+                self.usdt_found.insert(probe.text.clone());
+                continue;
+            }
+            // A library that is to have it may still come.
+            let names = usdt.names(wanted, program);
+            let may_come = wanted.module.is_none() || !usdt.is_there(wanted, program);
+            if may_come && !self.attached {
+                continue;
+            }
+            let error = Diagnostic::error(probe.span, "the program has no such probe");
+            let near = suggest::nearest(&wanted.name, names.iter().filter_map(|name| name.split(':').nth(1)));
+            let mut wrong = Diagnostics::new(&self.name, &self.source);
+            wrong.push(match (&near[..], &names[..]) {
+                ([], []) => error
+                    .help("what is meant has no notes of <sys/sdt.h>; probe functions: function:MODULE:NAME"),
+                ([], names) => error.help(format!("there are {}", some(names))),
+                (near, _) => error.did_you_mean(near),
+            });
+            self.no_usdt.get_or_insert(wrong);
+        }
+    }
+
+    /// Probes of programmers that no program had.
+    fn usdt_not_found(&self) -> Vec<String> {
+        let probes = self.script.clauses.iter().flat_map(|clause| &clause.probes);
+        let wanted = probes.filter(|probe| matches!(probe.kind, ProbeKind::Usdt(_)));
+        wanted.map(|probe| probe.text.clone()).filter(|text| !self.usdt_found.contains(text)).collect()
     }
 
     pub(super) fn has_intervals(&self) -> bool {
@@ -119,7 +192,8 @@ impl State {
     /// The part of a process; the first one is there before any process, for what `begin` puts into maps.
     pub(super) fn part(&mut self, index: usize) -> &mut Part {
         while self.parts.len() <= index {
-            let (memory, texts, frames) = (Memory::default(), RefCell::new(None), Frames::default());
+            let (memory, texts, frames) =
+                (Memory::default(), RefCell::new(None), Frames::new(self.shared.rows));
             self.parts.push(Part { memory, texts, frames });
         }
         &mut self.parts[index]
@@ -291,8 +365,9 @@ impl State {
 
     /// The end: what is left in rings, the clauses of `end`, the maps.
     pub(super) fn finish(&mut self) -> Result<super::ScriptTotals, Error> {
+        self.shared.usdt.borrow_mut().lower();
         self.drain(true)?;
-        if !self.dry_run || self.searches.is_empty() {
+        if !self.dry_run || !self.has_points() {
             self.run_tool(&ProbeKind::End)?;
         }
         if !self.dry_run {
@@ -311,6 +386,8 @@ impl State {
             dropped,
             faults: faults.into_values().collect(),
             left_out: self.left_out,
+            rows_left_out: self.rows_left_out,
+            not_found: self.usdt_not_found(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! From the probes of a script to points.
 
-use incise_snippet::language::ast::{FunctionProbe, Place, ProbeKind, ScriptSyntax};
+use incise_snippet::language::ast::{FunctionProbe, Place, ProbeKind, ScriptSyntax, UsdtSyntax};
 
 use crate::count::Search;
 use crate::point::{Point, PointKind};
@@ -46,27 +46,51 @@ pub(crate) fn place_of(point: &Point) -> Place {
     }
 }
 
-/// The searches for all probes of a script, and the groups they belong to.
-pub(super) fn wanted(script: &ScriptSyntax) -> (Vec<Search>, Vec<Group>) {
-    let (mut searches, mut groups) = (Vec::new(), Vec::new());
+/// What a script probes.
+pub(super) struct Wanted {
+    /// The searches for points of functions.
+    pub searches: Vec<Search>,
+    /// Probes of programmers, each with its group.
+    pub usdt: Vec<(UsdtSyntax, usize)>,
+    /// The groups.
+    pub groups: Vec<Group>,
+}
+
+/// All probes of a script, and the groups they belong to.
+pub(super) fn wanted(script: &ScriptSyntax) -> Wanted {
+    let (mut searches, mut usdt, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for (clause, syntax) in script.clauses.iter().enumerate() {
         for probe in &syntax.probes {
-            if let ProbeKind::Function(probe) = &probe.kind {
-                searches.push(search(probe, clause, &mut groups));
+            match &probe.kind {
+                ProbeKind::Function(probe) => searches.push(search(probe, clause, &mut groups)),
+                ProbeKind::Usdt(probe) => {
+                    usdt.push((probe.clone(), group(clause, Place::Instruction, &mut groups)));
+                }
+                _ => {}
             }
         }
     }
-    (searches, groups)
+    Wanted { searches, usdt, groups }
+}
+
+/// The group of a clause at a place; made if there is none.
+fn group(clause: usize, place: Place, groups: &mut Vec<Group>) -> usize {
+    let group = Group { clause, place };
+    groups.iter().position(|known| *known == group).unwrap_or_else(|| {
+        groups.push(group);
+        groups.len() - 1
+    })
 }
 
 fn search(probe: &FunctionProbe, clause: usize, groups: &mut Vec<Group>) -> Search {
-    let group = Group { clause, place: probe.place };
-    let index = groups.iter().position(|known| *known == group).unwrap_or_else(|| {
-        groups.push(group);
-        groups.len() - 1
-    });
+    let index = group(clause, probe.place, groups);
+    let pattern = match (&probe.module, probe.function.starts_with('*')) {
+        // An address in the file of a module.
+        (Some(of), true) if probe.place == Place::Entry => format!("{}!{}", module(of), probe.function),
+        _ => probe.function.clone(),
+    };
     Search {
-        pattern: probe.function.clone(),
+        pattern,
         module: probe.module.as_deref().map(module),
         kind: kind(probe.place),
         group: index,
@@ -76,7 +100,7 @@ fn search(probe: &FunctionProbe, clause: usize, groups: &mut Vec<Group>) -> Sear
 }
 
 /// The file name of a module; a path may be that of a symbolic link.
-fn module(pattern: &str) -> String {
+pub(super) fn module(pattern: &str) -> String {
     if !pattern.contains('/') {
         return pattern.to_owned();
     }

@@ -17,8 +17,8 @@ const OUTERMOST: u8 = 1;
 const BY_RSP: u8 = 2;
 const BY_RBP: u8 = 3;
 
-/// Rows that there is room for beside those at first: what is loaded later.
-const SPARE: usize = 1 << 16;
+/// Rows that there is room for beside those at first unless more was asked for: what is loaded later.
+pub const SPARE: usize = 1 << 16;
 
 /// A row as two quadwords.
 fn words_of((at, rule): (u64, FrameRule)) -> [u64; 2] {
@@ -32,29 +32,30 @@ fn words_of((at, rule): (u64, FrameRule)) -> [u64; 2] {
     [at, word]
 }
 
-/// A table of rows, which have to ascend by address.
-pub fn table(rows: impl Iterator<Item = (u64, FrameRule)>) -> Block {
+/// A table of rows, which have to ascend by address, with room for `spare` more.
+pub fn table(rows: impl Iterator<Item = (u64, FrameRule)>, spare: usize) -> Block {
     let mut words = vec![8, 0];
     words.extend(rows.flat_map(words_of));
     let count = words.len() / 2 - 1;
     words[1] = count as u64;
-    let size = 8 + 2 * 8 * (1 + 2 * (count + SPARE));
+    let size = 8 + 2 * 8 * (1 + 2 * (count + spare));
     let bytes = words.into_iter().flat_map(u64::to_le_bytes).collect();
     Block::new(size as u64, 64, bytes)
 }
 
-/// Has a table, which the program may be reading, tell of other rows. What has no room is left out.
-pub fn refill(table: &Words, rows: impl Iterator<Item = (u64, FrameRule)>) {
+/// Has a table, which the program may be reading, tell of other rows. What has no room is left out; how many those are.
+pub fn refill(table: &Words, mut rows: impl Iterator<Item = (u64, FrameRule)>) -> usize {
     let lot = (table.len() - 1) / 2;
     let inactive = if table[0].load(Ordering::Relaxed) == 8 { 1 + lot } else { 1 };
     let room = &table[inactive..inactive + lot];
     let mut count = 0;
-    for (words, row) in room[1..].chunks_exact(2).zip(rows) {
+    for (words, row) in room[1..].chunks_exact(2).zip(&mut rows) {
         words.iter().zip(words_of(row)).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
         count += 1;
     }
     room[0].store(count, Ordering::Relaxed);
     table[0].store(8 * inactive as u64, Ordering::Release);
+    rows.count()
 }
 
 /// A function that writes up to `rdx` return addresses to `rsi`. In: `rdi` and `rcx` are the thread's `rbp` and `rsp` at the instruction
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn another_lot_of_rows_takes_the_place_of_the_first() {
         let row = |at| (at, FrameRule::Caller { by_rbp: true, frame: 16, rbp: -16 });
-        let block = table([row(0x10), row(0x20)].into_iter());
+        let block = table([row(0x10), row(0x20)].into_iter(), SPARE);
         let mut words: Vec<std::sync::atomic::AtomicU64> = block
             .initial()
             .chunks(8)
@@ -145,11 +146,11 @@ mod tests {
         };
         assert_eq!(in_force(), [0x10, 0x20]);
         for more in [3, 1, 5] {
-            refill(&words, (0..more).map(|n| row(0x100 * n)));
+            assert_eq!(refill(&words, (0..more).map(|n| row(0x100 * n))), 0);
             assert_eq!(in_force(), (0..more).map(|n| 0x100 * n).collect::<Vec<_>>());
         }
         // What has no room is left out.
-        refill(&words, (0..200_000).map(row));
+        assert_eq!(refill(&words, (0..200_000).map(row)), 200_000 - 2 - SPARE);
         assert_eq!(in_force().len(), 2 + SPARE);
     }
 

@@ -61,6 +61,11 @@ impl Debug<'_> {
         variables.into_iter().map(|variable| variable.name).collect()
     }
 
+    /// Calls `tell` with the name of each global variable, type and enumerator of the module.
+    pub fn each_global_name(&self, tell: &mut dyn FnMut(&str)) {
+        self.info.each_name(tell);
+    }
+
     fn found(
         &self,
         variable: &DebugVariable,

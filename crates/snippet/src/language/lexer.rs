@@ -19,6 +19,8 @@ pub(super) enum Token<'s> {
     Scratch(&'s str),
     /// `$1`
     Positional(u32),
+    /// `$#`
+    ArgumentCount,
     /// `@name`
     Map(&'s str),
     /// An operator or a bracket.
@@ -141,6 +143,10 @@ impl<'s> Lexer<'s> {
 
     fn scratch(&mut self) -> Result<Token<'s>, Diagnostic> {
         let start = self.at;
+        if self.rest().starts_with("$#") {
+            self.at += 2;
+            return Ok(Token::ArgumentCount);
+        }
         let name = self.word(1);
         let span = Span::new(start, self.at);
         match name.chars().next() {

@@ -12,6 +12,7 @@ mod parser;
 mod scope;
 mod span;
 mod types;
+mod unset;
 
 use incise_image::suggest;
 
@@ -22,3 +23,4 @@ pub use parser::{parse_expression, parse_script, parse_snippet};
 pub use scope::{Function, Home, Part, PointInfo, ProgramVariable, Scope};
 pub use span::Span;
 pub use types::{Member, ProgramType, Structure, Type};
+pub use unset::check_maps;

@@ -40,6 +40,12 @@ pub trait Scope {
         None
     }
 
+    /// The argument `argN` of a probe that a programmer has put at the point, as 64 bits with its sign or without: `None` if there is no such probe, `Some(None)` if
+    /// it has no such argument.
+    fn probe_argument(&self, _number: u8) -> Option<Option<tree::Expr>> {
+        None
+    }
+
     /// Names that are nearest to one that was not found.
     fn suggest(&self, _name: &str) -> Vec<String> {
         Vec::new()

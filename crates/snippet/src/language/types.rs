@@ -40,6 +40,10 @@ pub enum Type {
     Symbol,
     /// So many return addresses.
     Frames(u8),
+    /// An address of IPv4, the first byte lowest.
+    Inet,
+    /// Nanoseconds of CLOCK_MONOTONIC that are shown as a time of day, in this format of strftime(3).
+    Time(Arc<str>),
 }
 
 /// A structure, union or class of the program.
@@ -138,6 +142,8 @@ impl Type {
             Type::Pointer(_) | Type::Symbol => tree::Type::Pointer,
             Type::Text(len) => tree::Type::Text(len),
             Type::Frames(count) => tree::Type::Frames(count),
+            Type::Inet => tree::Type::U32,
+            Type::Time(_) => tree::Type::U64,
             Type::Void | Type::Array(..) | Type::Structure(_) | Type::Named(..) | Type::Program(_) => {
                 return None;
             }
@@ -173,6 +179,8 @@ impl fmt::Display for Type {
             Type::Text(_) => f.write_str("text"),
             Type::Symbol => f.write_str("symbol"),
             Type::Frames(_) => f.write_str("stack"),
+            Type::Inet => f.write_str("internet address"),
+            Type::Time(_) => f.write_str("time of day"),
         }
     }
 }

@@ -33,6 +33,8 @@ pub fn decode(ty: &Type, words: &[u64]) -> (Shown, usize) {
         Type::Double => Shown::Float(f64::from_bits(first)),
         Type::Pointer(_) => Shown::Pointer(first),
         Type::Symbol => Shown::Symbol(first),
+        Type::Inet => Shown::Text(std::net::Ipv4Addr::from((first as u32).to_le_bytes()).to_string()),
+        Type::Time(_) => Shown::Unsigned(first),
         Type::Text(len) => {
             let count = usize::from(*len).div_ceil(8);
             let bytes: Vec<u8> = words.iter().take(count).flat_map(|word| word.to_le_bytes()).collect();

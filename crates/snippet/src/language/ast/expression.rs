@@ -44,6 +44,8 @@ pub enum ExprKind {
     Scratch(String),
     /// `$1`: an argument of the script.
     Positional(u32),
+    /// `$#`: how many arguments the script has.
+    ArgumentCount,
     /// `@name[KEY, …]`
     Map {
         /// The name; empty for `@`.

@@ -46,12 +46,25 @@ pub struct Probe {
 pub enum ProbeKind {
     /// At points of functions.
     Function(FunctionProbe),
+    /// At probes that programmers have put into the program (`<sys/sdt.h>`).
+    Usdt(UsdtSyntax),
     /// Once, before the program goes on.
     Begin,
     /// Once, when the program or the tracing has ended.
     End,
     /// Again and again, in the tool.
     Interval(Duration),
+}
+
+/// `usdt:MODULE:PROVIDER:NAME`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UsdtSyntax {
+    /// A pattern on modules, as in [`FunctionProbe`]; `None` means all.
+    pub module: Option<String>,
+    /// A pattern on who provides the probe; `None` means all.
+    pub provider: Option<String>,
+    /// A pattern on its name.
+    pub name: String,
 }
 
 /// Points of functions.

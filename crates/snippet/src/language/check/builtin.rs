@@ -26,6 +26,14 @@ impl Check<'_> {
         let int = |bytes, expr| Value { ty: Type::Int { bytes, signed: false }, expr };
         let fixed = |expr| Ok(Some(Value { ty: Type::UNSIGNED_LONG, expr }));
         if let Some(n) = word.strip_prefix("arg").and_then(|n| n.parse::<u8>().ok()) {
+            match self.scope.probe_argument(n) {
+                Some(Some(expr)) => {
+                    let signed = expr.ty().is_signed();
+                    return Ok(Some(Value { ty: Type::Int { bytes: 8, signed }, expr }));
+                }
+                Some(None) => return self.error(span, format!("this probe has no argument `{word}`")),
+                None => {}
+            }
             self.at_entry(word, span)?;
             return fixed(tree::arg(n));
         }

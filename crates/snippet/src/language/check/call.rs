@@ -12,10 +12,10 @@ use crate::tree::{self, Replaced, Stmt};
 const STRING: u16 = 64;
 
 /// The functions of the language.
-const FUNCTIONS: [&str; 29] = [
+const FUNCTIONS: [&str; 32] = [
     "printf", "print", "clear", "zero", "delete", "exit", "time", "str", "usym", "sym", "ustack", "has_key",
     "strncmp", "count", "sum", "min", "max", "avg", "stats", "hist", "lhist", "abs", "popcount", "clz",
-    "ctz", "bswap", "sqrt", "reg", "override",
+    "ctz", "bswap", "sqrt", "reg", "override", "uptr", "ntop", "strftime",
 ];
 
 /// How a function is called.
@@ -25,7 +25,7 @@ fn usage(name: &str) -> &'static str {
         "print" => "print(@map), print(@map, 5), print(value)",
         "clear" => "clear(@map)",
         "zero" => "zero(@map)",
-        "delete" => "delete(@map[key])",
+        "delete" => "delete(@map[key]), delete(@map, key)",
         "exit" => "exit()",
         "time" => "time(), time(\"%H:%M:%S\\n\")",
         "str" => "str(address), str(address, bytes)",
@@ -33,6 +33,9 @@ fn usage(name: &str) -> &'static str {
         "ustack" => "ustack, ustack(frames)",
         "has_key" => "has_key(@map, key)",
         "strncmp" => "strncmp(text, text, bytes)",
+        "ntop" => "ntop(number), ntop(pointer), ntop(2, either)",
+        "strftime" => "strftime(\"%H:%M:%S\", nsecs)",
+        "uptr" => "uptr(pointer)",
         "reg" => "reg(\"di\")",
         "override" => "override(value)",
         _ => "one number",
@@ -170,6 +173,17 @@ impl Check<'_> {
                 nothing(result)
             }
             ("delete", [argument]) => nothing(self.map_delete(argument)),
+            ("delete", [map, keys @ ..]) if !keys.is_empty() => nothing(match &map.kind {
+                ExprKind::Map { name, keys: none } if none.is_empty() => {
+                    self.map_delete_key(name, keys, map.span)
+                }
+                _ => self.error(map.span, "a map is expected here, and its keys behind it"),
+            }),
+            // All memory is the program's.
+            ("uptr", [pointer]) => Some(self.value(pointer)),
+            ("ntop", [address]) => Some(self.internet_address(address)),
+            ("ntop", [family, address]) => Some(self.of_family(family, address)),
+            ("strftime", [format, time]) => Some(self.local_time(format, time)),
             ("has_key", [map, keys @ ..]) => Some(self.map_has(map, keys, span)),
             ("exit", [] | [_]) => {
                 let result = self.emit("exit", Action::Exit, Vec::new(), span);
@@ -214,6 +228,40 @@ impl Check<'_> {
             }
             _ => None,
         }
+    }
+
+    /// `ntop(2, x)`: the family is AF_INET.
+    fn of_family(&mut self, family: &Expr, address: &Expr) -> Checked<Value> {
+        match self.constant_integer(family)? {
+            2 => self.internet_address(address),
+            _ => {
+                let error =
+                    Diagnostic::error(family.span, "only addresses of the family 2, AF_INET, are shown");
+                Err(error.help("of one of IPv6, tell the parts: printf(\"%x\", bswap(*(uint32 *)p))"))
+            }
+        }
+    }
+
+    /// An address of IPv4 as it lies in memory: a number, or where it is.
+    fn internet_address(&mut self, address: &Expr) -> Checked<Value> {
+        let value = self.value(address)?;
+        let word = Type::Int { bytes: 4, signed: false };
+        let expr = match &value.ty {
+            Type::Pointer(_) => self.sound(value.expr.load(tree::Type::U32), address.span)?,
+            _ => self.converted(value, &word, address.span)?.expr,
+        };
+        Ok(Value { ty: Type::Inet, expr })
+    }
+
+    /// `strftime(format, nsecs)`: it is shown by whoever reads the record.
+    fn local_time(&mut self, format: &Expr, time: &Expr) -> Checked<Value> {
+        let ExprKind::Str(text) = &format.kind else {
+            let error = Diagnostic::error(format.span, "strftime() takes a literal format");
+            return Err(error.help("such as strftime(\"%H:%M:%S\", nsecs)"));
+        };
+        let value = self.value(time)?;
+        let value = self.converted(value, &Type::UNSIGNED_LONG, time.span)?;
+        Ok(Value { ty: Type::Time(String::from_utf8_lossy(text).into()), expr: value.expr })
     }
 
     /// The function at whose entry this is, or the call before which it is, gives a value and does not run.

@@ -40,6 +40,10 @@ impl Check<'_> {
             ExprKind::Char(byte) => Ok(literal((*byte).into(), false, false)),
             ExprKind::Str(text) => self.text(text, expr.span),
             ExprKind::Positional(n) => self.positional(*n, expr.span),
+            ExprKind::ArgumentCount => {
+                let count = (1..).take_while(|n| self.scope.argument(*n).is_some()).count();
+                Ok(literal(count as u64, false, true))
+            }
             ExprKind::Binary(op, left, right) => self.binary(*op, left, right, expr.span),
             ExprKind::Unary(UnaryOp::AddressOf, operand) => self.address_of(operand),
             ExprKind::Unary(UnaryOp::Not, operand) => {

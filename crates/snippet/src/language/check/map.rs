@@ -6,7 +6,7 @@ use super::{Check, Checked, Value};
 use crate::language::ast::{BinaryOp, Expr, ExprKind};
 use crate::language::output::MapInfo;
 use crate::language::types::Type;
-use crate::language::{Diagnostic, Span};
+use crate::language::{Diagnostic, Span, suggest};
 use crate::tree::{self, Aggregate, Map, Update};
 
 /// Bytes of a text that is a key; longer ones are cut.
@@ -90,6 +90,10 @@ impl Check<'_> {
             Type::Float | Type::Double => {
                 self.error(span, "a float is no key").map_err(|e| e.help("convert it: (long)x"))
             }
+            Type::Time(_) => {
+                let error = Diagnostic::error(span, "strftime() is shown by printf() and print() only");
+                Err(error.help("as a key take the number: @[nsecs / 1000000000]"))
+            }
             _ => self.widened(value, span),
         }
     }
@@ -143,6 +147,10 @@ impl Check<'_> {
                 self.shared.output.maps.iter().map(|map| format!("@{}", map.name)).collect();
             if names.is_empty() {
                 return error.help(format!("such as @{name} = count();"));
+            }
+            let near = suggest::nearest(&format!("@{name}"), names.iter().map(String::as_str));
+            if !near.is_empty() {
+                return error.did_you_mean(&near);
             }
             error.help(format!("maps are known from their first use on: {}", names.join(", ")))
         })
@@ -401,10 +409,15 @@ impl Check<'_> {
         let ExprKind::Map { name, keys } = &argument.kind else {
             return self.error(argument.span, "a map with its keys is expected here");
         };
-        let (exprs, types) = self.keys(name, keys, argument.span)?;
+        self.map_delete_key(name, keys, argument.span)
+    }
+
+    /// `delete(@x, key)`
+    pub(super) fn map_delete_key(&mut self, name: &str, keys: &[Expr], span: Span) -> Checked<()> {
+        let (exprs, types) = self.keys(name, keys, span)?;
         let map = match self.index_of(name) {
             Some(index) => self.shared.output.maps[index].map.clone(),
-            None => self.map(name, &types, Aggregate::Plain(tree::Type::I64), Type::LONG, argument.span)?,
+            None => self.map(name, &types, Aggregate::Plain(tree::Type::I64), Type::LONG, span)?,
         };
         self.out.push(map.delete(exprs));
         Ok(())

@@ -217,7 +217,11 @@ impl Check<'_> {
             if error.help.is_some() && !error.message.contains("not known") {
                 return error;
             }
+            let near = error.help.filter(|help| help.starts_with("did you mean"));
             let error = Diagnostic::error(span, format!("no parameter `{field}` is known here"));
+            if let Some(near) = near {
+                return error.help(near);
+            }
             error.help(
                 "names come from the program's debugging information; without it there are arg0, arg1, …",
             )

@@ -103,7 +103,10 @@ impl Check<'_> {
             }
             let value = self.widened(value?, argument.span)?;
             let fits = match conversion {
-                's' => matches!(value.ty, Type::Text(_) | Type::Symbol | Type::Frames(_)),
+                's' => matches!(
+                    value.ty,
+                    Type::Text(_) | Type::Symbol | Type::Frames(_) | Type::Inet | Type::Time(_)
+                ),
                 'f' | 'e' | 'g' => value.ty.is_float(),
                 _ => value.ty.is_integral() || value.ty.is_address(),
             };
@@ -114,7 +117,9 @@ impl Check<'_> {
                     ('s', Type::Pointer(_)) => "the text a pointer points to is str(p)",
                     ('s', ty) if ty.is_float() => "floats are shown with %f",
                     ('s', _) => "numbers are shown with %d; the text a pointer points to is str(p)",
-                    (_, Type::Text(_) | Type::Frames(_)) => "texts are shown with %s",
+                    (_, Type::Text(_) | Type::Frames(_) | Type::Inet | Type::Time(_)) => {
+                        "texts are shown with %s"
+                    }
                     (_, ty) if ty.is_float() => "floats are shown with %f",
                     _ => "convert it: (double)x",
                 };

@@ -126,7 +126,7 @@ impl<'s> Parser<'s> {
     }
 
     fn at_type_in_brackets(&mut self) -> bool {
-        matches!(self.peek_at(1).0, Token::Word(word) if word.ends_with("_t"))
+        matches!(self.peek_at(1).0, Token::Word(word) if word.ends_with("_t") || types::begins_type(word))
             && matches!(self.peek_at(2).0, Token::Punct(")" | "*" | "["))
     }
 
@@ -200,6 +200,7 @@ impl<'s> Parser<'s> {
             Token::Char(byte) => ExprKind::Char(byte),
             Token::Scratch(name) => ExprKind::Scratch(name.to_owned()),
             Token::Positional(number) => ExprKind::Positional(number),
+            Token::ArgumentCount => ExprKind::ArgumentCount,
             Token::Str(_) => return self.strings(),
             Token::Map(name) => {
                 self.take();

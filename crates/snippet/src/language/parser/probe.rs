@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{Parsed, Parser};
-use crate::language::ast::{FunctionProbe, Place, Probe, ProbeKind};
+use crate::language::ast::{FunctionProbe, Place, Probe, ProbeKind, UsdtSyntax};
 use crate::language::lexer::Token;
 use crate::language::{Diagnostic, Span, suggest};
 
 /// The words probes begin with.
-const KINDS: [&str; 20] = [
+const KINDS: [&str; 21] = [
     "function",
     "block",
     "edge",
@@ -16,6 +16,7 @@ const KINDS: [&str; 20] = [
     "instruction",
     "uprobe",
     "uretprobe",
+    "usdt",
     "begin",
     "end",
     "interval",
@@ -32,7 +33,7 @@ const KINDS: [&str; 20] = [
 ];
 
 /// Probes of bpftrace that are not about programs, and what to do instead.
-const OTHERS: [(&str, &str); 15] = [
+const OTHERS: [(&str, &str); 19] = [
     ("kprobe", "probes are in programs, not in the kernel; for the program's side use function:libc:read"),
     (
         "kretprobe",
@@ -70,7 +71,17 @@ const OTHERS: [(&str, &str); 15] = [
         "asyncwatchpoint",
         "probe the instructions that write: function:NAME:instruction /point`effective_address == …/",
     ),
-    ("usdt", "probe the function around it: function:MODULE:NAME"),
+    ("self", "signals are sent to the program: a function that handles them is probed as any other"),
+    ("config", "options are those of the command: incise run --help"),
+    ("fn", "what clauses have in common is written in each; functions of the program are called inf`name(…)"),
+    (
+        "macro",
+        "what clauses have in common is written in each; functions of the program are called inf`name(…)",
+    ),
+    (
+        "import",
+        "what clauses have in common is written in each; functions of the program are called inf`name(…)",
+    ),
     ("iter", "there are no iterators of the kernel; probe functions"),
 ];
 
@@ -208,6 +219,13 @@ fn kind(parts: &Parts, span: Span) -> Parsed<ProbeKind> {
         ("function" | "f", _) => function(rest, span).map(ProbeKind::Function),
         ("uprobe" | "u", [_, _]) => Ok(ProbeKind::Function(alias(rest, Place::Entry))),
         ("uretprobe" | "ur", [_, _]) => Ok(ProbeKind::Function(alias(rest, Place::Exit))),
+        ("usdt" | "U", [_, _] | [_, _, _]) => Ok(ProbeKind::Usdt(usdt(rest))),
+        ("usdt" | "U", _) => {
+            let error = Diagnostic::error(span, "this probe has a module, who provides it, and its name");
+            Err(error.help(
+                "such as usdt:/usr/bin/postgres:postgresql:query__start, or usdt:postgres:query__start",
+            ))
+        }
         ("block", [_] | [_, _]) => Ok(ProbeKind::Function(inside(rest, Place::Block))),
         ("edge", [_] | [_, _]) => Ok(ProbeKind::Function(inside(rest, Place::Edge))),
         ("call", [_] | [_, _]) => Ok(ProbeKind::Function(inside(rest, Place::Call))),
@@ -275,6 +293,14 @@ fn alias(rest: &[Part], place: Place) -> FunctionProbe {
     FunctionProbe { module, function, place, otherwise: None }
 }
 
+/// `usdt:MODULE:NAME` or `usdt:MODULE:PROVIDER:NAME`
+fn usdt(rest: &[Part]) -> UsdtSyntax {
+    let any = |part: &Part| Some(part.text.clone()).filter(|text| !text.is_empty() && text != "*");
+    let provider = if rest.len() == 3 { any(&rest[1]) } else { None };
+    let name = rest.last().map(|part| part.text.clone()).unwrap_or_default();
+    UsdtSyntax { module: rest.first().and_then(any), provider, name }
+}
+
 /// `KIND:FUNCTION` or `KIND:MODULE:FUNCTION`.
 fn inside(rest: &[Part], place: Place) -> FunctionProbe {
     let (module, function) = match rest {
@@ -337,9 +363,17 @@ fn function(rest: &[Part], span: Span) -> Parsed<FunctionProbe> {
 fn interval(rest: &[Part], span: Span) -> Parsed<ProbeKind> {
     let help = "such as interval:s:1, interval:ms:100 or interval:hz:10";
     let wrong = || Diagnostic::error(span, "an interval has a unit and a number").help(help);
-    let [unit, number] = rest else { return Err(wrong()) };
-    let number: u32 = number.text.parse().map_err(|_| wrong())?;
-    let every = match unit.text.as_str() {
+    let (unit, number) = match rest {
+        [unit, number] => (unit.text.as_str(), number.text.as_str()),
+        // `interval:100ms`
+        [both] => {
+            let digits = both.text.bytes().take_while(u8::is_ascii_digit).count();
+            (&both.text[digits..], &both.text[..digits])
+        }
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let every = match unit {
         "s" => Duration::from_secs(number.into()),
         "ms" => Duration::from_millis(number.into()),
         "us" => Duration::from_micros(number.into()),

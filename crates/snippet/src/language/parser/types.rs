@@ -55,7 +55,7 @@ fn fixed(word: &str) -> Option<Type> {
 }
 
 /// Whether `word` begins a type wherever it stands.
-fn begins_type(word: &str) -> bool {
+pub(super) fn begins_type(word: &str) -> bool {
     let words = [
         "const", "volatile", "struct", "union", "enum", "class", "void", "bool", "_Bool", "char", "short",
         "int", "long", "signed", "unsigned", "float", "double",
