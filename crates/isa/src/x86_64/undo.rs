@@ -20,6 +20,8 @@ pub struct Undo {
     saved: Saved,
     /// Where the status flags are.
     pub flags: KeptFlags,
+    /// The instruction before is a call: what was called may have changed the registers that functions may change.
+    pub called: bool,
 }
 
 impl Undo {
@@ -93,6 +95,8 @@ struct State {
     flags: KeptFlags,
     /// The last instruction was `lahf`.
     half: bool,
+    /// The last instruction was a call.
+    called: bool,
 }
 
 /// So many branches may be on their way at once. (Signal handlers ask: nothing is allocated, little stack is used.)
@@ -147,6 +151,7 @@ fn walk(code: &[u8], at: Addr, step: &mut dyn FnMut(Addr, &State) -> bool) -> Ad
         if code[here.offset_from(at) as usize..].starts_with(&CALL_OVER) {
             // It is there for its own sake, and goes on behind the trap with what it has pushed.
             now.stack -= 8;
+            now.called = false;
             (state, here) = (Some(now), here + CALL_OVER.len() as u64);
             continue;
         }
@@ -176,7 +181,7 @@ impl State {
             KeptFlags::Pushed(slot) => KeptFlags::Pushed(from_now(slot)),
             other => other,
         };
-        Undo { stack: -self.stack, saved: self.saved, flags }
+        Undo { stack: -self.stack, saved: self.saved, flags, called: self.called }
     }
 
     fn restored(&mut self, register: Gpr) {
@@ -188,6 +193,7 @@ impl State {
     fn run(&mut self, insn: &Insn) -> Option<()> {
         let iced = insn.iced();
         let half = std::mem::replace(&mut self.half, iced.mnemonic() == Mnemonic::Lahf);
+        self.called = false;
         match iced.code() {
             Code::Push_r64 => {
                 self.stack -= 8;
@@ -244,7 +250,7 @@ impl State {
                 }
             }
             // What is called comes back.
-            _ if matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall) => {}
+            _ if matches!(insn.flow(), Flow::Call(_) | Flow::IndirectCall) => self.called = true,
             _ => {
                 let moved = iced.stack_pointer_increment();
                 self.stack += i64::from(moved);
@@ -380,6 +386,13 @@ mod tests {
         let stack = |at: u64| undo(&code, AT, AT + at).map(|undo| undo.stack);
         assert_eq!([0, 6, 11, 17].map(stack), [Some(0), Some(8), Some(0), Some(8)]);
         assert_eq!(stack(5), None, "the trap is no place to be");
+    }
+
+    #[test]
+    fn behind_a_call_functions_have_run() {
+        // push rax; call rcx; pop rax
+        let called: Vec<_> = all(&hex("50 ff d1 58")).iter().map(|row| row.expect("known").called).collect();
+        assert_eq!(called, [false, false, true, false]);
     }
 
     #[test]

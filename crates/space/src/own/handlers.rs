@@ -102,13 +102,6 @@ pub(super) fn original_ip(ip: Addr) -> Option<Addr> {
     TRAMPOLINES.with(|trampolines| trampolines.original_ip(ip, &Own)).flatten()
 }
 
-/// What is noted of trampolines in `ranges`.
-pub(super) fn displaced_in(ranges: &[Range<Addr>]) -> Vec<Displaced> {
-    let found =
-        TRAMPOLINES.with(|trampolines| ranges.iter().flat_map(|range| trampolines.within(range)).collect());
-    found.unwrap_or_default()
-}
-
 /// What a trampoline that is in place holds.
 pub(super) fn piece(displaced: &Displaced) -> Piece {
     // SAFETY: written, and nobody writes to it while it is noted.

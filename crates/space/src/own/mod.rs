@@ -254,10 +254,10 @@ impl AddressSpace for OwnSpace {
         handlers::note_displaced(displaced);
         const SMALL: usize = 1000;
         match self.settings.unwinding {
-            Unwinding::Auto if displaced.len() <= SMALL => unwind::describe(displaced, false),
+            Unwinding::Auto if displaced.len() <= SMALL => unwind::describe(displaced, &self.reserved, false),
             Unwinding::Auto | Unwinding::Nobody => unwind::replace(displaced),
-            Unwinding::Debuggers => unwind::describe(displaced, false),
-            Unwinding::Everybody => unwind::describe(displaced, true),
+            Unwinding::Debuggers => unwind::describe(displaced, &self.reserved, false),
+            Unwinding::Everybody => unwind::describe(displaced, &self.reserved, true),
         }
     }
 

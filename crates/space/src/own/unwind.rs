@@ -1,28 +1,27 @@
 //! The unwinder of this process and debuggers know its trampolines.
 //!
-//! What a transaction writes becomes one or a few *units*, each with one `.eh_frame`, inside an ELF file in memory. The
-//! unwinder (libgcc's or LLVM's) is told by `__register_frame`, gdb by its interface for just-in-time compilers. A unit goes
-//! when other trampolines take its memory; what is left of it becomes a new one. Its bytes go when no thread can be
-//! reading them: as with trampolines, when no register and no stack points into them.
+//! Each arena has one table, inside an ELF file in memory, that serves whatever trampolines it holds: it reads *slots*
+//! (`unwind/slots.rs`), of which those of an arena are written before anybody runs what they are for. The unwinder (libgcc's or
+//! LLVM's) is told of the table by `__register_frame`, gdb by its interface for just-in-time compilers, when the arena gets the
+//! first trampolines that are described. It goes when the arena does; its memory when no thread can be reading it: as
+//! with trampolines, when no register and no stack points into it.
 //!
 //! # Safety
-//! A unit's bytes never move, and outlive its registrations.
+//! What a table reads never moves, and outlives its registrations. Slots are written by single stores.
 
 #![allow(unsafe_code, reason = "tells the unwinder and debuggers of code")]
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use incise_isa::Addr;
 
-use super::handlers;
+use super::{PAGE, handlers};
 use crate::Displaced;
-use crate::unwind::{Expressed, Piece, object, table};
-
-/// At most so many displaced instructions in a unit.
-const UNIT: usize = 4096;
+use crate::unwind::{BLOCK, NOWHERE, SHAPES, Shape, arena_table, fits, object, shape, slot};
 
 unsafe extern "C" {
     fn __register_frame(begin: *const u8);
@@ -77,167 +76,219 @@ unsafe extern "C" {
     static mut __jit_debug_descriptor: Descriptor;
 }
 
-/// Registered unwind information.
-struct Unit {
+/// The slots of a page of code.
+type Block = [AtomicU64; BLOCK];
+
+/// The block of pages that hold nothing described.
+static BLANK: Block = [const { AtomicU64::new(0) }; BLOCK];
+
+/// The shapes that slots number. The first is that of blank slots.
+static SHAPES_KNOWN: [[AtomicI64; size_of::<Shape>() / 8]; SHAPES] =
+    [const { [const { AtomicI64::new(0) }; size_of::<Shape>() / 8] }; SHAPES];
+
+/// An arena that is described.
+struct Arena {
+    end: Addr,
     /// The ELF file.
     file: Box<[u8]>,
     /// Where `.eh_frame` begins in it.
     frames: usize,
+    /// The block of each page.
+    index: Box<[AtomicPtr<Block>]>,
     /// In gdb's list.
     entry: *mut Entry,
-    /// Its runs lie here, others may too.
-    range: Range<Addr>,
     /// The unwinder knows it.
     registered: bool,
 }
 
-// SAFETY: the entry is used under the lock of `UNITS` only.
-unsafe impl Send for Unit {}
+// SAFETY: the entry is used under the lock of `ARENAS` only.
+unsafe impl Send for Arena {}
 
 #[derive(Default)]
-struct Units {
-    units: BTreeMap<u64, Unit>,
-    next: u64,
-    /// The described runs of trampolines: where each begins, its end, its unit.
-    runs: BTreeMap<Addr, (Addr, u64)>,
-    /// Bytes that a thread may still be reading.
-    retired: Vec<Box<[u8]>>,
+struct Arenas {
+    /// By where they begin.
+    present: BTreeMap<Addr, Arena>,
+    /// Those in [`SHAPES_KNOWN`].
+    shapes: Vec<Shape>,
+    /// Arenas that are gone, whose tables a thread may still be reading.
+    retired: Vec<Arena>,
 }
 
-static UNITS: Mutex<Option<Units>> = Mutex::new(None);
+static ARENAS: Mutex<Option<Arenas>> = Mutex::new(None);
 
-fn with<R>(work: impl FnOnce(&mut Units) -> R) -> R {
-    work(UNITS.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+fn with<R>(work: impl FnOnce(&mut Arenas) -> R) -> R {
+    work(ARENAS.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
 }
 
-/// Describes trampolines that were just written, and no longer what was in their memory before.
-/// `unwinder` tells whether the unwinder of this process is told, too.
-pub(super) fn describe(displaced: &[Displaced], unwinder: bool) {
-    let displaced = sorted(displaced);
-    with(|units| {
-        units.replace(&displaced);
-        for chunk in displaced.chunks(UNIT) {
-            units.add(chunk, unwinder);
+/// Describes trampolines that were just written, and no longer what was in their memory before. `arenas` are the memory they
+/// lie in, of whole pages; `unwinder` tells whether the unwinder of this process is told, too.
+pub(super) fn describe(displaced: &[Displaced], arenas: &[Range<Addr>], unwinder: bool) {
+    with(|known| {
+        let mut arena: Option<&Range<Addr>> = None;
+        for displaced in displaced {
+            if arena.is_none_or(|arena| !arena.contains(&displaced.landing)) {
+                arena = arenas.iter().find(|arena| arena.contains(&displaced.landing));
+                if let Some(arena) = arena {
+                    known.introduce(arena, unwinder);
+                }
+            }
+            if arena.is_some() {
+                known.describe(displaced);
+            }
         }
     });
 }
 
 /// Trampolines that were just written are not described, and no longer what was in their memory before.
 pub(super) fn replace(displaced: &[Displaced]) {
-    with(|units| {
-        if !units.runs.is_empty() {
-            units.replace(&sorted(displaced));
+    with(|known| {
+        if !known.present.is_empty() {
+            displaced.iter().for_each(|displaced| known.forget(displaced));
         }
     });
 }
 
-fn sorted(displaced: &[Displaced]) -> Vec<Displaced> {
-    let mut displaced = displaced.to_vec();
-    displaced.sort_unstable_by_key(|displaced| displaced.landing);
-    displaced
-}
-
-/// What lies in `range` is gone.
+/// What lies in `range`, an arena, is gone.
 pub(super) fn forget(range: Range<Addr>) {
-    with(|units| units.forget(range));
+    with(|known| {
+        if let Some(arena) = known.present.remove(&range.start) {
+            // SAFETY: registered and linked by `introduce`.
+            unsafe {
+                if arena.registered {
+                    __deregister_frame(arena.file.as_ptr().add(arena.frames));
+                }
+                unlink(arena.entry);
+                drop(Box::from_raw(arena.entry));
+            }
+            known.retired.push(arena);
+        }
+    });
 }
 
-/// Bytes that are in nobody's way, but may be read by an unwinder.
+/// Tables that are in nobody's way, but may be read by an unwinder.
 pub(super) fn retired() -> Vec<Range<Addr>> {
     let range = |bytes: &[u8]| Addr(bytes.as_ptr() as u64).span(bytes.len() as u64);
-    with(|units| units.retired.iter().map(|bytes| range(bytes)).collect())
+    with(|known| known.retired.iter().map(|arena| range(&arena.file)).collect())
 }
 
 /// Frees those that nobody reads: `idle` belongs to what [`retired`] has told.
 pub(super) fn free_retired(ranges: &[Range<Addr>], idle: &[bool]) {
-    let idle = |bytes: &[u8]| {
-        let at = Addr(bytes.as_ptr() as u64);
+    let idle = |arena: &Arena| {
+        let at = Addr(arena.file.as_ptr() as u64);
         ranges.iter().zip(idle).any(|(range, idle)| range.start == at && *idle)
     };
-    with(|units| units.retired.retain(|bytes| !idle(bytes)));
+    with(|known| known.retired.retain(|arena| !idle(arena)));
 }
 
-fn end(displaced: &Displaced) -> Addr {
-    displaced.landing + u64::from(displaced.len)
-}
+impl Arenas {
+    /// Sees to it that an arena has a table, and that the unwinder knows it if it is to.
+    fn introduce(&mut self, range: &Range<Addr>, unwinder: bool) {
+        if self.shapes.is_empty() {
+            self.number(NOWHERE);
+        }
+        let arena = self.present.entry(range.start).or_insert_with(|| Arena::new(range));
+        if unwinder && !arena.registered {
+            arena.registered = true;
+            // SAFETY: a complete table, whose arena is nobody else's.
+            unsafe { __register_frame(arena.file.as_ptr().add(arena.frames)) };
+        }
+    }
 
-impl Units {
-    /// Describes no longer what was where these are, which are sorted.
-    fn replace(&mut self, displaced: &[Displaced]) {
-        for run in displaced.chunk_by(|left, right| end(left) == right.landing) {
-            if let (Some(first), Some(last)) = (run.first(), run.last()) {
-                self.forget(first.landing..end(last));
+    fn describe(&mut self, displaced: &Displaced) {
+        self.forget(displaced);
+        let piece = handlers::piece(displaced);
+        for row in &piece.rows {
+            // With a shape too many, it is not described there.
+            if let Some(original) = row.original.filter(|original| fits(*original))
+                && let Some(number) = self.number(shape(row))
+            {
+                self.set(row.at, slot(original, number));
             }
         }
     }
 
-    /// Describes no longer what lies in `range`.
-    fn forget(&mut self, range: Range<Addr>) {
-        let before = self.runs.range(..range.start).next_back().filter(|(_, (end, _))| *end > range.start);
-        let first = before.map_or(range.start, |(start, _)| *start);
-        let gone: Vec<(Addr, Addr, u64)> =
-            self.runs.range(first..range.end).map(|(start, (end, unit))| (*start, *end, *unit)).collect();
-        let mut units: Vec<u64> = gone.iter().map(|(.., unit)| *unit).collect();
-        units.sort_unstable();
-        units.dedup();
-        for (start, ..) in gone {
-            self.runs.remove(&start);
-        }
-        for unit in units {
-            let (range, registered) = self.remove(unit);
-            let rest = self.runs.extract_if(range, |_, (_, of)| *of == unit);
-            let rest: Vec<Range<Addr>> = rest.map(|(start, (end, _))| start..end).collect();
-            let displaced = handlers::displaced_in(&rest);
-            if !displaced.is_empty() {
-                self.add(&displaced, registered);
+    /// Describes no longer what was where this is.
+    fn forget(&self, displaced: &Displaced) {
+        let Some((start, arena)) = self.present.range(..=displaced.landing).next_back() else { return };
+        let first = displaced.landing.offset_from(*start) as usize;
+        for offset in first..first + displaced.len as usize {
+            if let Some(block) = arena.block(offset) {
+                block[offset % BLOCK].store(0, Ordering::Relaxed);
             }
         }
     }
 
-    /// Adds a unit for these, which are sorted.
-    fn add(&mut self, displaced: &[Displaced], registered: bool) {
-        let pieces: Vec<Piece> = displaced.iter().map(handlers::piece).collect();
-        let table = table(&pieces, Expressed::Absolute);
-        let id = self.next;
-        self.next += 1;
-        let ranges: Vec<Range<Addr>> = table.entries.into_iter().map(|(range, _)| range).collect();
-        let names: Vec<(Range<Addr>, &str)> =
-            ranges.iter().map(|range| (range.clone(), "incise_trampoline")).collect();
-        let Some(all) = ranges.first().zip(ranges.last()).map(|(first, last)| first.start..last.end) else {
-            return;
-        };
-        let (file, frames) = object(std::slice::from_ref(&all), &names, &table.bytes);
+    fn set(&mut self, at: Addr, slot: u64) {
+        let Some((start, arena)) = self.present.range_mut(..=at).next_back() else { return };
+        let offset = at.offset_from(*start) as usize;
+        if at < arena.end {
+            arena.block_to_write(offset)[offset % BLOCK].store(slot, Ordering::Release);
+        }
+    }
+
+    /// The number of a shape. `None` if there are too many.
+    fn number(&mut self, shape: Shape) -> Option<usize> {
+        // There are few, and the last ones are those of the code at hand.
+        if let Some(number) = self.shapes.iter().rposition(|known| *known == shape) {
+            return Some(number);
+        }
+        let number = self.shapes.len();
+        for (place, value) in SHAPES_KNOWN.get(number)?.iter().zip(shape) {
+            place.store(value, Ordering::Release);
+        }
+        self.shapes.push(shape);
+        Some(number)
+    }
+}
+
+impl Arena {
+    /// With its table, of which gdb is told.
+    fn new(range: &Range<Addr>) -> Arena {
+        let pages = (range.end.offset_from(range.start) as u64).div_ceil(PAGE) as usize;
+        let blank = || AtomicPtr::new((&raw const BLANK).cast_mut());
+        let index: Box<[AtomicPtr<Block>]> = (0..pages).map(|_| blank()).collect();
+        let at = |at: *const ()| Addr(at as u64);
+        let table = arena_table(range, at(index.as_ptr().cast()), at((&raw const SHAPES_KNOWN).cast()));
+        let code = std::slice::from_ref(range);
+        let (file, frames) = object(code, &[(range.clone(), "incise_trampoline")], &table.bytes);
         let file = file.into_boxed_slice();
-        self.runs.extend(ranges.iter().map(|range| (range.start, (range.end, id))));
         let entry = Box::into_raw(Box::new(Entry {
             next: ptr::null_mut(),
             prev: ptr::null_mut(),
             symfile: file.as_ptr(),
             len: file.len() as u64,
         }));
-        // SAFETY: a complete table; the entry is new.
-        unsafe {
-            if registered {
-                __register_frame(file.as_ptr().add(frames));
-            }
-            link(entry);
-        }
-        self.units.insert(id, Unit { file, frames, entry, range: all, registered });
+        // SAFETY: the entry is new.
+        unsafe { link(entry) };
+        Arena { end: range.end, file, frames, index, entry, registered: false }
     }
 
-    /// Returns where its runs lie, and whether the unwinder knew it.
-    fn remove(&mut self, id: u64) -> (Range<Addr>, bool) {
-        let Some(unit) = self.units.remove(&id) else { return (Addr(0)..Addr(0), false) };
-        // SAFETY: registered and linked by `add`.
-        unsafe {
-            if unit.registered {
-                __deregister_frame(unit.file.as_ptr().add(unit.frames));
-            }
-            unlink(unit.entry);
-            drop(Box::from_raw(unit.entry));
+    /// The block of an offset, if there is one.
+    fn block(&self, offset: usize) -> Option<&Block> {
+        let block = self.index.get(offset / BLOCK)?.load(Ordering::Relaxed);
+        // SAFETY: blocks live as long as the arena.
+        (!ptr::eq(block, &BLANK)).then(|| unsafe { &*block })
+    }
+
+    /// The block of an offset in the arena; a new one if there is none.
+    fn block_to_write(&self, offset: usize) -> &Block {
+        if self.block(offset).is_none() {
+            let slots: Box<[u64]> = vec![0; BLOCK].into_boxed_slice();
+            self.index[offset / BLOCK].store(Box::into_raw(slots).cast(), Ordering::Release);
         }
-        self.retired.push(unit.file);
-        (unit.range, unit.registered)
+        // SAFETY: as in `block`.
+        unsafe { &*self.index[offset / BLOCK].load(Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        for block in self.index.iter().map(|block| block.load(Ordering::Relaxed)) {
+            if !ptr::eq(block, &BLANK) {
+                // SAFETY: made by `block_to_write`; nobody reads it any more.
+                drop(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(block.cast::<u64>(), BLOCK)) });
+            }
+        }
     }
 }
 

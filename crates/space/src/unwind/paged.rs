@@ -163,7 +163,7 @@ mod tests {
     const AT: Addr = Addr(0x10_0000);
 
     fn row(at: u64, original: u64) -> Row {
-        Row { at: AT + at, original: Some(Addr(original)), stack: 0, saved: Vec::new() }
+        Row { at: AT + at, original: Some(Addr(original)), stack: 0, saved: Vec::new(), called: false }
     }
 
     fn piece(start: u64, end: u64, rows: Vec<Row>) -> Piece {

@@ -19,6 +19,8 @@ pub struct Row {
     pub stack: i64,
     /// Registers whose values lie on the stack, each with its distance from `rsp` as the program had it.
     pub saved: Vec<(Gpr, i64)>,
+    /// The instruction before is a call.
+    pub called: bool,
 }
 
 /// A part of a trampoline and all its instructions.
@@ -65,13 +67,13 @@ struct Rows {
 impl Rows {
     fn unknown(&mut self, at: Addr) {
         if at < self.end {
-            self.rows.push(Row { at, original: None, stack: 0, saved: Vec::new() });
+            self.rows.push(Row { at, original: None, stack: 0, saved: Vec::new(), called: false });
         }
     }
 
     fn known(&mut self, at: Addr, original: Addr, undo: &Undo) {
         let saved = undo.saved().map(|(register, offset)| (register, offset - undo.stack)).collect();
-        self.rows.push(Row { at, original: Some(original), stack: undo.stack, saved });
+        self.rows.push(Row { at, original: Some(original), stack: undo.stack, saved, called: undo.called });
     }
 
     /// Rows for code that is entered and left with the program's registers.

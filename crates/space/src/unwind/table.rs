@@ -44,9 +44,9 @@ const UNDEFINED: u8 = 0x07;
 const DEF_CFA: u8 = 0x0C;
 const DEF_CFA_OFFSET: u8 = 0x0E;
 const DEF_CFA_OFFSET_SIGNED: u8 = 0x13;
-const VAL_EXPRESSION: u8 = 0x16;
+pub(super) const VAL_EXPRESSION: u8 = 0x16;
 const OP_CONST_4: u8 = 0x0C;
-const OP_CONST_8: u8 = 0x0E;
+pub(super) const OP_CONST_8: u8 = 0x0E;
 pub(super) const OP_BREG: u8 = 0x70;
 
 /// The return address's column, which is rip (psABI x86-64, figure 3.36).
@@ -261,7 +261,7 @@ impl Program<'_> {
 }
 
 /// The register's number in DWARF (psABI x86-64, figure 3.36).
-fn dwarf(register: Gpr) -> u8 {
+pub(super) fn dwarf(register: Gpr) -> u8 {
     match register {
         Gpr::Rax => 0,
         Gpr::Rdx => 1,
@@ -275,7 +275,7 @@ fn dwarf(register: Gpr) -> u8 {
     }
 }
 
-fn uleb(bytes: &mut Vec<u8>, mut value: u64) {
+pub(super) fn uleb(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push(value as u8 | 0x80);
         value >>= 7;
