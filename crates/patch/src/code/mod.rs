@@ -139,7 +139,7 @@ impl<'a> Code<'a> {
         memory: &dyn MemoryReader,
         map: &MemoryMap,
         sites: &[Addr],
-        groups: &BTreeMap<Addr, Group>,
+        groups: &BTreeMap<Addr, Box<Group>>,
         (facts, threads): (&'a dyn Facts, usize),
         widely: bool,
     ) -> Result<Code<'a>, SpaceError> {
@@ -380,7 +380,7 @@ impl Stretch {
         targets
     }
 
-    fn take_back(&mut self, groups: &BTreeMap<Addr, Group>, lost: &mut FxHashSet<Addr>) {
+    fn take_back(&mut self, groups: &BTreeMap<Addr, Box<Group>>, lost: &mut FxHashSet<Addr>) {
         let end = self.start + self.original.len() as u64;
         // Extents do not overlap, but may begin before their group does: the last group before the stretch may reach
         // into it, and one behind it as well.

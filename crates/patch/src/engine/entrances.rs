@@ -44,7 +44,7 @@ impl Engine {
 
     /// The switches of entrances of groups that go, which groups that stay lead to.
     fn closing(&self, plan: &Plan) -> Vec<Addr> {
-        let removed = || plan.removed.iter().filter_map(|start| self.groups.get(start));
+        let removed = || plan.removed.iter().filter_map(|start| self.groups.get(start).map(|group| &**group));
         let mut going: FxHashMap<Addr, u32> = FxHashMap::default();
         removed().flat_map(|group| &group.calls).for_each(|to| *going.entry(*to).or_default() += 1);
         let is_called = |group: &&Group| {

@@ -42,7 +42,7 @@ type Retired = SmallVec<[Range<Addr>; 1]>;
 pub struct Engine {
     pub(crate) instances: BTreeMap<Addr, Instances>,
     pub(crate) heads: FxHashMap<InstanceId, Addr>,
-    groups: BTreeMap<Addr, Group>,
+    groups: BTreeMap<Addr, Box<Group>>,
     /// Where each trampoline and each stub begins, and the start of its group.
     places: BTreeMap<Addr, Addr>,
     memory: Memory,
@@ -249,7 +249,7 @@ impl Engine {
                 let runs: Vec<(Addr, &[u8])> = joined.iter().map(|(at, bytes)| (*at, &**bytes)).collect();
                 space.write_code(&runs).map_err(early)?;
             }
-            let displaced: Vec<Displaced> = plan.added.iter().flat_map(Group::displaced).collect();
+            let displaced: Vec<Displaced> = plan.added.iter().flat_map(|group| group.displaced()).collect();
             space.note_displaced(&displaced);
         }
         if !plan.added.is_empty() {
@@ -268,8 +268,8 @@ impl Engine {
     }
 
     /// The landings of all groups, of the retired ones and of `added`, which win.
-    fn landings(&self, added: &[Group]) -> Vec<Landing> {
-        let live = landings(added.iter().chain(self.groups.values()));
+    fn landings(&self, added: &[Box<Group>]) -> Vec<Landing> {
+        let live = landings(added.iter().chain(self.groups.values()).map(|group| &**group));
         let mut retired =
             self.retired_landings.iter().map(|(&trap, &landing)| Landing { trap, landing }).peekable();
         let mut all = Vec::with_capacity(live.len() + retired.len());
@@ -301,7 +301,7 @@ impl Engine {
             let start = group.start;
             group.places().map(move |place| (place.start, start)).collect::<SmallVec<[_; 2]>>()
         };
-        let mut places: Vec<(Addr, Addr)> = plan.added.iter().flat_map(place).collect();
+        let mut places: Vec<(Addr, Addr)> = plan.added.iter().flat_map(|group| place(group)).collect();
         places.sort_unstable();
         extend(&mut self.places, places.into_iter());
         extend(&mut self.groups, plan.added.into_iter().map(|group| (group.start, group)));

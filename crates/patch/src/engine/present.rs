@@ -63,7 +63,7 @@ impl Engine {
     }
 
     /// Takes a group out of what is in place.
-    pub(super) fn take_group(&mut self, start: Addr) -> Option<Group> {
+    pub(super) fn take_group(&mut self, start: Addr) -> Option<Box<Group>> {
         let group = self.groups.remove(&start)?;
         for place in group.places() {
             self.places.remove(&place.start);

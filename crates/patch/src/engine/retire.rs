@@ -73,7 +73,7 @@ impl Engine {
     /// Keeps the trampolines of a plan that never came to be until no thread is inside.
     pub(super) fn retire_unborn(&mut self, plan: &Plan) {
         let ranges = plan.code.iter().map(|(at, bytes)| at.span(bytes.len() as u64)).collect();
-        self.keep(ranges, landings(plan.added.iter()).into_iter());
+        self.keep(ranges, landings(plan.added.iter().map(|group| &**group)).into_iter());
     }
 
     fn keep(&mut self, retired: Retired, landings: impl Iterator<Item = Landing>) {

@@ -13,8 +13,9 @@ use crate::tactic::Refusal;
 /// Groups that shall come, and those that have to go for them.
 #[derive(Default)]
 pub(crate) struct Formed {
-    /// Ascending; their extents do not overlap.
-    pub shapes: Vec<Shape>,
+    /// Ascending; their extents do not overlap. They are large.
+    #[allow(clippy::vec_box, reason = "a list of the shapes themselves would be copied as it grows")]
+    pub shapes: Vec<Box<Shape>>,
     /// Ascending; neither do these overlap, nor with shapes.
     pub regions: Vec<Region>,
     /// Starts of the groups that go.

@@ -109,7 +109,7 @@ fn chunks<'a>(input: &Input<'a>) -> Vec<&'a [Addr]> {
         all.first().is_some_and(|first| group.extent.end + CHUNK_APART > *first)
             && all.last().is_some_and(|last| group.extent.start < *last + CHUNK_APART)
     };
-    if all.len() < 2 * CHUNK || input.groups.values().any(near) {
+    if all.len() < 2 * CHUNK || input.groups.values().any(|group| near(group)) {
         return vec![all];
     }
     let begins = |at: Addr| input.code.entry_in(at..at + 1).is_some();
@@ -225,7 +225,7 @@ impl<'i, 'a> Former<'i, 'a> {
         if is_before(&self.work) {
             self.work.late.insert(head);
         } else {
-            self.formed.shapes.push(shape);
+            self.formed.shapes.push(Box::new(shape));
         }
     }
 
@@ -337,7 +337,7 @@ impl<'i, 'a> Former<'i, 'a> {
     fn demote(&mut self) {
         let Some(last) = self.formed.shapes.pop() else { return };
         match trap(&last, self.input.policy, Obstacle::NoPlace) {
-            Ok(trap) => self.formed.shapes.push(trap),
+            Ok(trap) => self.formed.shapes.push(Box::new(trap)),
             Err(refusal) => self.formed.refused.push((last.start, refusal)),
         }
     }
@@ -347,7 +347,7 @@ impl<'i, 'a> Former<'i, 'a> {
         // Extents do not overlap, so that their ends ascend as their starts do; one may begin with padding before its
         // start.
         let near = ..range.end + SPRINGBOARD_LEN as u64;
-        let groups = self.input.groups.range(near).rev().map(|(_, group)| group);
+        let groups = self.input.groups.range(near).rev().map(|(_, group)| &**group);
         groups
             .take_while(|group| range.start < group.extent.end)
             .find(|group| group.extent.start < range.end && !self.gone.contains(&group.start))

@@ -239,16 +239,14 @@ impl Shape {
         (at, Bytes::new(&code.original(at)[..len]))
     }
 
-    /// Adds the finished group, whose springboard leads to the entry of the trampoline or to a stub, to `groups`.
-    /// Returns the trampoline's code.
+    /// The finished group, whose springboard leads to the entry of the trampoline or to a stub, and the trampoline's code.
     pub(crate) fn finish(
         &self,
         code: &Code,
         built: Built,
         trampoline: Addr,
         stub: Option<Addr>,
-        groups: &mut Vec<Group>,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<(Box<Group>, Vec<u8>)> {
         let (at, old) = self.original(code);
         let target = stub.unwrap_or(trampoline + u64::from(built.entry));
         let mut heads = 0u16;
@@ -277,7 +275,7 @@ impl Shape {
             Board::Trap => Bytes::new(&[TRAP]),
         };
         let extent = self.extent();
-        groups.push(Group {
+        let group = Box::new(Group {
             start: self.start,
             extent,
             heads: built.heads,
@@ -292,6 +290,6 @@ impl Shape {
             calls: Box::default(),
             edits: smallvec![Edit { at, old, new, heads }],
         });
-        Some(built.code)
+        Some((group, built.code))
     }
 }

@@ -23,8 +23,8 @@ const FAR: u64 = 64;
 /// The edits that take `removed` groups out and put `added` ones in, ascending. Up to so many threads find them.
 pub(crate) fn edits(
     code: &Code,
-    groups: &BTreeMap<Addr, Group>,
-    (removed, added): (&[Addr], &[Group]),
+    groups: &BTreeMap<Addr, Box<Group>>,
+    (removed, added): (&[Addr], &[Box<Group>]),
     threads: usize,
 ) -> Vec<Edit> {
     let old = || removed.iter().filter_map(|start| groups.get(start)).flat_map(|group| &group.edits);
@@ -184,8 +184,8 @@ mod tests {
     const LEN: usize = 0x30;
 
     /// A group that has put `new` in place of `old` at [`START`].
-    fn group(old: &[u8], new: &[u8], heads: &[bool]) -> Group {
-        Group {
+    fn group(old: &[u8], new: &[u8], heads: &[bool]) -> Box<Group> {
+        Box::new(Group {
             start: START,
             extent: START.span(LEN as u64),
             heads: SmallVec::new(),
@@ -199,7 +199,7 @@ mod tests {
             entrance: None,
             calls: Box::default(),
             edits: cut(START, old, new, heads),
-        }
+        })
     }
 
     /// Wherever the pieces are cut in two: a byte of a jump only changes with the head of the jump, and the heads of

@@ -30,8 +30,9 @@ use crate::trampoline::sequences::Snippets;
 pub(crate) struct Plan {
     /// Starts of the groups that go.
     pub removed: Vec<Addr>,
-    /// The groups that come, ascending.
-    pub added: Vec<Group>,
+    /// The groups that come, ascending. They are large, and are put in order and handed on.
+    #[allow(clippy::vec_box, reason = "moving the groups themselves touches several times their memory")]
+    pub added: Vec<Box<Group>>,
     /// Their trampolines and stubs.
     pub code: Trampolines,
     /// The live bytes to change, ascending.
@@ -45,7 +46,7 @@ pub(crate) struct Plan {
 /// What planning starts from.
 pub(crate) struct Input<'a> {
     pub code: &'a Code<'a>,
-    pub groups: &'a BTreeMap<Addr, Group>,
+    pub groups: &'a BTreeMap<Addr, Box<Group>>,
     /// The snippets to run at a head; none where there are none.
     pub snippets: &'a (dyn Fn(Addr) -> Snippets + Sync),
     /// Heads whose snippets changed, ascending.
@@ -73,7 +74,7 @@ pub(crate) fn place(input: &Input, formed: Formed, memory: &mut Memory) -> Plan 
             Board::Jump(board) | Board::Pun(board) => Some((board, estimate(shape, &snippets))),
             _ => None,
         };
-        memory.prepare_packed(shapes.iter().filter_map(board));
+        memory.prepare_packed(shapes.iter().filter_map(|shape| board(shape)));
     }
     let mut placer = Placer { input, wanted: &wanted, memory, plan, failed: Vec::new() };
     for index in most_constrained_first(&shapes) {
@@ -82,8 +83,7 @@ pub(crate) fn place(input: &Input, formed: Formed, memory: &mut Memory) -> Plan 
     placer.place_regions(&mut regions);
     placer.rescue(&shapes, &regions);
     let mut plan = placer.plan;
-    // They are large: each is moved once.
-    plan.added.sort_by_cached_key(|group| group.start);
+    plan.added.sort_unstable_by_key(|group| group.start);
     plan.code.sort();
     plan.carried.sort_by_key(|(at, _)| *at);
     plan.edits = edits(input.code, input.groups, (&plan.removed, &plan.added), input.threads);
@@ -100,7 +100,7 @@ impl Plan {
 }
 
 /// Indices of the shapes, so that the most constrained find their few places free.
-fn most_constrained_first(shapes: &[Shape]) -> Vec<usize> {
+fn most_constrained_first(shapes: &[Box<Shape>]) -> Vec<usize> {
     let freedom = |shape: &Shape| match shape.board {
         Board::Jump(board) | Board::Pun(board) => board.freedom(),
         _ => 32,
@@ -138,12 +138,13 @@ impl Placer<'_, '_> {
 
     /// Forms regions around the heads of shapes that found no place, as far as what was formed leaves room for them; the
     /// others get traps, each its own.
-    fn rescue(&mut self, shapes: &[Shape], regions: &[Region]) {
+    fn rescue(&mut self, shapes: &[Box<Shape>], regions: &[Region]) {
         let mut failed = std::mem::take(&mut self.failed);
         failed.sort_unstable();
         let gone =
             |shape: &&Shape| !shape.insns.iter().any(|insn| failed.binary_search(&insn.addr()).is_ok());
-        let mut taken: Vec<Range<Addr>> = shapes.iter().filter(gone).map(Shape::extent).collect();
+        let mut taken: Vec<Range<Addr>> =
+            shapes.iter().map(|shape| &**shape).filter(gone).map(Shape::extent).collect();
         taken.extend(regions.iter().map(|region| region.extent.clone()));
         taken.sort_unstable_by_key(|extent| extent.start);
         let mut refused: Vec<Addr> = self.plan.refused.iter().map(|(at, _)| *at).collect();
@@ -177,10 +178,10 @@ impl Placer<'_, '_> {
         let mut end = taken.get(next).map_or(Addr(u64::MAX), |after| after.start);
         let stays = |group: &&Group| self.plan.removed.binary_search(&group.start).is_err();
         let groups = self.input.groups;
-        if let Some(group) = groups.range(..=head).map(|(_, group)| group).rev().find(stays) {
+        if let Some(group) = groups.range(..=head).map(|(_, group)| &**group).rev().find(stays) {
             start = start.max(group.extent.end);
         }
-        if let Some(group) = groups.range(head + 1..).map(|(_, group)| group).find(stays) {
+        if let Some(group) = groups.range(head + 1..).map(|(_, group)| &**group).find(stays) {
             end = end.min(group.extent.start);
         }
         start..end
@@ -242,7 +243,8 @@ impl Placer<'_, '_> {
             }
             None => None,
         };
-        let code = shape.finish(self.input.code, built, taken.at, taken.stub, &mut self.plan.added)?;
+        let (group, code) = shape.finish(self.input.code, built, taken.at, taken.stub)?;
+        self.plan.added.push(group);
         if let Some((stub, jump)) = stub {
             self.plan.code.push(stub, &jump);
         }

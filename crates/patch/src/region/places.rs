@@ -110,7 +110,7 @@ impl Placer<'_, '_> {
                 field.call_copies(region, code, &entrances);
                 let probed = region.members.iter().enumerate().filter(|(_, member)| member.probed);
                 carried.extend(probed.map(|(index, member)| (member.insn.addr(), field.tactic(index))));
-                groups.push(field.finish(region, (body, at, len)));
+                groups.push(Box::new(field.finish(region, (body, at, len))));
             }
             (groups, carried)
         });
