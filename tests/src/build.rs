@@ -15,11 +15,20 @@ pub fn incise() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| match std::env::var_os("INCISE_BIN") {
         Some(given) => PathBuf::from(given),
-        None => build(),
+        None => build(&["--package", "incise-cli", "--bin"], "incise"),
     })
 }
 
-fn build() -> PathBuf {
+/// An example of the library, built as the command is.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn example(name: &str) -> PathBuf {
+    // With the whole workspace, so that what tests were built with serves again.
+    build(&["--workspace", "--example"], name)
+}
+
+fn build(what: &[&str], name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     // TARGET/PROFILE/deps/TEST
     let profile_dir = test.parent().and_then(Path::parent).expect("a test lies in its profile's folder");
@@ -31,17 +40,19 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .args(["build", "--package", "incise-cli", "--bin", "incise", "--message-format", "json"])
+        .args(["build", "--message-format", "json"])
+        .args(what)
+        .arg(name)
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
         .stderr(Stdio::inherit())
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "the command cannot be built");
+    assert!(output.status.success(), "{name} cannot be built");
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == "incise")
+        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .expect("cargo names the executable it built")
 }
