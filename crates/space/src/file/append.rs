@@ -210,8 +210,9 @@ fn append(
     }
 
     let (address, offset) = place_payload(headers, file_len, end);
-    let cavity =
-        if is_found(headers, address, offset) { None } else { cavity(headers, out, table_len as u64) };
+    // In a cavity the table has a segment of its own.
+    let in_cavity = (table_len + PHDR) as u64;
+    let cavity = if is_found(headers, address, offset) { None } else { cavity(headers, out, in_cavity) };
     let table_end = if cavity.is_some() { 0 } else { table_len as u64 };
     let mut payload = Payload { address, bytes: vec![0; table_end as usize] };
     payload.align();
@@ -262,13 +263,16 @@ fn append(
     let at_start = Place { address, offset, len: table_len as u64 };
     let place = cavity.map_or(at_start, |(_, place)| place);
     let mut segments = segments(headers, &added, &place, layout);
+    if let Some((index, _)) = cavity {
+        segments.insert(index + 1, Segment::load(segments[index].flags, place.offset, place.address, 0, 0));
+    }
     let table_len = segments.len() * PHDR;
     for table in segments.iter_mut().filter(|segment| segment.kind == PT_PHDR) {
         (table.filesz, table.memsz) = (table_len as u64, table_len as u64);
     }
-    if let Some((index, place)) = cavity {
-        let len = place.address + place.len - segments[index].vaddr;
-        (segments[index].filesz, segments[index].memsz) = (len, len);
+    if let Some((index, _)) = cavity {
+        let table = &mut segments[index + 1];
+        (table.filesz, table.memsz) = (table_len as u64, table_len as u64);
     }
     contents.push((offset, &payload.bytes));
     contents.sort_by_key(|(offset, _)| *offset);

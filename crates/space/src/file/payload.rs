@@ -56,7 +56,8 @@ pub(super) fn is_found(headers: &Headers, address: u64, offset: u64) -> bool {
 }
 
 /// Room for a program header table of `len` bytes where the file, mapped as a whole, would have it: behind the end of a
-/// segment in the last page of it, which is mapped to its end. Returns the index of that segment, too.
+/// segment in the last page of it, which is mapped to its end. It shall be a segment of its own there: GNU strip lays a table that
+/// another segment holds over the sections behind the file header. Returns the index of the segment before it, too.
 pub(super) fn cavity(headers: &Headers, file: &[u8], len: u64) -> Option<(usize, Place)> {
     let first = headers.loads().next()?;
     let taken = |from: u64, to: u64| {
@@ -67,8 +68,8 @@ pub(super) fn cavity(headers: &Headers, file: &[u8], len: u64) -> Option<(usize,
     };
     let fits = |segment: &Segment| {
         let whole = segment.filesz == segment.memsz && segment.flags & PF_W == 0;
-        let address = (segment.vaddr + segment.filesz).next_multiple_of(ALIGN);
-        let offset = (segment.offset + segment.filesz).next_multiple_of(ALIGN);
+        let address = (segment.vaddr + segment.filesz).next_multiple_of(STRIP_ALIGN);
+        let offset = (segment.offset + segment.filesz).next_multiple_of(STRIP_ALIGN);
         let moved = address.wrapping_sub(offset) != first.vaddr.wrapping_sub(first.offset);
         let end = address.next_multiple_of(PAGE);
         let next = headers.loads().map(|load| load.vaddr & !(PAGE - 1)).find(|&next| next >= address);
@@ -89,12 +90,14 @@ fn behind(headers: &Headers) -> u64 {
     headers.end().next_multiple_of(PAGE) + apart + into_page(headers)
 }
 
+/// GNU strip puts a program header table right behind the segment before it, without aligning it for what it holds, and complains
+/// of sections that would overlap it.
+const STRIP_ALIGN: u64 = 4;
+
 /// The payload's offset in its page.
 fn into_page(headers: &Headers) -> u64 {
-    // As GNU strip does: without aligning it, and it complains of sections that would overlap the table.
-    const ALIGN: u64 = 4;
     let end = headers.loads().last().map_or(0, |last| last.offset + last.filesz);
-    end.next_multiple_of(ALIGN) % PAGE
+    end.next_multiple_of(STRIP_ALIGN) % PAGE
 }
 
 /// Whether anybody looks for the program header table: not that of libraries which do not tell where it is.
