@@ -123,6 +123,15 @@ pub enum SpaceError {
         /// What was to be done.
         action: &'static str,
     },
+    /// The target has as many files open as it may.
+    #[error(
+        "process {pid} has as many files open as it may, so it cannot open memory to share: let it open more \
+         (prlimit --pid {pid} --nofile=SOFT), or run incise as root (CAP_CHECKPOINT_RESTORE)"
+    )]
+    TooManyFiles {
+        /// The target.
+        pid: i32,
+    },
     /// The target ended.
     #[error("process {pid} ended")]
     Gone {
@@ -165,6 +174,7 @@ impl SpaceError {
             | SpaceError::Unsuitable { .. }
             | SpaceError::AlreadyTraced { .. }
             | SpaceError::Seccomp { .. }
+            | SpaceError::TooManyFiles { .. }
             | SpaceError::Gone { .. } => Fault::Target,
             SpaceError::NotPermitted { .. } | SpaceError::System { .. } => Fault::System,
         }

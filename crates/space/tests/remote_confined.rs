@@ -72,26 +72,33 @@ fn the_filter_bites_again_afterwards() {
     assert_eq!(signal, Some(libc::SIGSYS), "its getppid was not allowed");
 }
 
-#[test]
-fn without_the_privilege_a_filter_is_refused_before_anything_happens() {
+/// Takes capabilities from this thread alone.
+fn drop_capabilities(capabilities: &[u32]) {
     /// linux/capability.h.
     #[repr(C)]
     struct Header {
         version: u32,
         pid: i32,
     }
+    let header = Header { version: 0x2008_0522, pid: 0 };
+    let mut sets = [[0u32; 3]; 2];
+    // SAFETY: raw system calls, which concern the calling thread.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()), 0);
+        for capability in capabilities {
+            sets[*capability as usize / 32][0] &= !(1 << (capability % 32));
+        }
+        assert_eq!(libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()), 0);
+    }
+}
+
+#[test]
+fn without_the_privilege_a_filter_is_refused_before_anything_happens() {
     const CAP_SYS_ADMIN: u32 = 21;
     let mut program = Program::start(FILTERED, &[]);
     let (pid, answer) = (program.pid, program.answer);
     std::thread::spawn(move || {
-        let header = Header { version: 0x2008_0522, pid: 0 };
-        let mut sets = [[0u32; 3]; 2];
-        // SAFETY: changes the capabilities of this thread alone (raw system calls), which ends here.
-        unsafe {
-            assert_eq!(libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()), 0);
-            sets[0][0] &= !(1 << CAP_SYS_ADMIN);
-            assert_eq!(libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()), 0);
-        }
+        drop_capabilities(&[CAP_SYS_ADMIN]);
         let tracer = match Tracer::attach(pid) {
             Ok((tracer, _)) => tracer,
             Err(error) => return println!("skipped: may not trace here: {error}"),
@@ -99,6 +106,69 @@ fn without_the_privilege_a_filter_is_refused_before_anything_happens() {
         let mut space = tracer.space(pid).expect("traced");
         let error = space.map_code(answer.align_down(PAGE) - (1 << 24), PAGE).expect_err("refused");
         assert!(matches!(error, SpaceError::Seccomp { .. }), "{error}");
+    })
+    .join()
+    .expect("no panic");
+    assert_eq!(program.ask(), "1");
+    assert_eq!(program.finish().code(), Some(7));
+}
+
+/// A program that has as many files open as it may.
+fn full() -> String {
+    format!(
+        r#"
+#include <sys/resource.h>
+#define main the_program
+{ECHO}
+#undef main
+int main(void) {{
+    struct rlimit limit = {{ 64, 64 }};
+    setrlimit(RLIMIT_NOFILE, &limit);
+    while (open("/dev/null", O_RDONLY) >= 0) {{}}
+    return the_program();
+}}"#
+    )
+}
+
+#[test]
+fn a_program_that_may_open_no_more_files_is_probed() {
+    let mut program = Program::start(&full(), &[]);
+    let mut files = std::fs::read_dir("/proc/self/map_files").into_iter().flatten().flatten();
+    if files.all(|file| std::fs::File::open(file.path()).is_err()) {
+        return println!("skipped: files that are mapped cannot be opened here (CAP_CHECKPOINT_RESTORE)");
+    }
+    let (mut tracer, pid) = Tracer::attach(program.pid).expect("permitted");
+    let mut space = tracer.space(pid).expect("traced");
+    let probe = Probe::prepare(&mut space, program.answer, Springboard::Jump);
+    probe.install(&mut space);
+    for hits in 1..4 {
+        assert_eq!(program.ask_traced(&mut tracer), "2");
+        assert_eq!(probe.hits(), hits, "counted in memory that is shared");
+    }
+    assert_eq!(space.remove().expect("removed"), Left::default());
+    tracer.detach(pid).expect("traced");
+    assert_eq!(program.finish().code(), Some(7));
+}
+
+#[test]
+fn without_the_privilege_a_program_that_may_open_no_more_files_is_refused_with_a_remedy() {
+    const CAP_SYS_ADMIN: u32 = 21;
+    const CAP_CHECKPOINT_RESTORE: u32 = 40;
+    let mut program = Program::start(&full(), &[]);
+    let (pid, answer) = (program.pid, program.answer);
+    std::thread::spawn(move || {
+        drop_capabilities(&[CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE]);
+        let tracer = match Tracer::attach(pid) {
+            Ok((tracer, _)) => tracer,
+            Err(error) => return println!("skipped: may not trace here: {error}"),
+        };
+        let mut space = tracer.space(pid).expect("traced");
+        let before = space.mappings().expect("readable");
+        let at = answer.align_down(PAGE) - (1 << 24);
+        let error = space.map_data(at, PAGE).map(drop).expect_err("refused");
+        let told = error.to_string();
+        assert!(matches!(error, SpaceError::TooManyFiles { .. }) && told.contains("prlimit"), "{told}");
+        assert!(space.mappings().expect("readable").find(at).is_none() && before.find(at).is_none());
     })
     .join()
     .expect("no panic");

@@ -114,6 +114,26 @@ impl Caller<'_> {
         Ok((self.call(action, libc::SYS_openat, arguments)?, file))
     }
 
+    /// Maps memory at `at` that both processes share, where the target may open no more files: shared memory without a
+    /// file, which this process opens through the target's list of mapped files. (Not always: that takes a privilege, and
+    /// nobody would know whose the memory is if we are killed.)
+    fn share_without_descriptor(&mut self, at: Addr, len: u64) -> Result<DataMapping, SpaceError> {
+        let pid = self.thread().0;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        self.map_file(at, len, libc::PROT_READ | libc::PROT_WRITE, flags, NO_FILE)?;
+        let path = format!("/proc/{pid}/map_files/{:x}-{:x}", at.0, at.0 + len);
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let view = match opened {
+            Ok(file) => local::view(&file, at, len)
+                .map_err(|error| SpaceError::system("mapping shared memory", error)),
+            Err(_) => Err(SpaceError::TooManyFiles { pid }),
+        };
+        match view {
+            Ok(view) => Ok(view),
+            Err(error) => self.unmap(at, len).and(Err(error)),
+        }
+    }
+
     /// Maps the first page of a file that the target opens.
     fn map_page_of(&mut self, runtime: &Runtime, path: &CStr) -> Result<Addr, SpaceError> {
         self.write_argument(runtime, path.to_bytes_with_nul())?;
@@ -151,7 +171,10 @@ impl Tracees {
     ) -> Result<DataMapping, SpaceError> {
         check_range(at, len)?;
         let view = self.with_caller(memory, |caller, runtime| {
-            let (fd, file) = caller.shared_file(runtime)?;
+            let (fd, file) = match caller.shared_file(runtime) {
+                Err(error) if is_full(&error) => return caller.share_without_descriptor(at, len),
+                shared => shared?,
+            };
             let system = |error| SpaceError::system("mapping shared memory", error);
             let mapped = file.set_len(len).map_err(system).and_then(|()| {
                 let view = local::view(&file, at, len).map_err(system)?;
@@ -216,6 +239,11 @@ impl Tracees {
         self.release(memory);
         written
     }
+}
+
+/// Whether the target may not open more files.
+fn is_full(error: &SpaceError) -> bool {
+    matches!(error, SpaceError::System { source, .. } if source.raw_os_error() == Some(libc::EMFILE))
 }
 
 fn insert(ranges: &mut Vec<Range<Addr>>, range: Range<Addr>) {
