@@ -16,6 +16,7 @@ use crate::Error;
 use crate::plot::{Dot, scatter};
 use crate::stats::median;
 use crate::table::Table;
+use crate::usage::thread;
 
 /// Settings of `parse`.
 #[derive(Args)]
@@ -164,12 +165,12 @@ fn parse(path: &std::path::Path, rounds: u32) -> Result<Row, Error> {
     forget_peak();
     for _ in 0..rounds {
         for (index, threads) in [1, 2].into_iter().enumerate() {
-            let (began, used) = (Instant::now(), processor_time());
+            let (began, used) = (Instant::now(), thread());
             let parser = Parser::new(&image, &file)?;
             let cfg = parser.parse(&How { threads, progress: None })?;
             times[index].push(began.elapsed().as_secs_f64());
             if threads == 1 {
-                processor.push(processor_time() - used);
+                processor.push(thread() - used);
             }
             let padding: u64 = text().map(|range| parser.padding_in(&cfg, range)).sum();
             last = Some((cfg, padding));
@@ -195,13 +196,6 @@ fn parse(path: &std::path::Path, rounds: u32) -> Result<Row, Error> {
         dyninst: "",
         met: true,
     })
-}
-
-/// Processor time that this thread has used, in seconds (Documentation/scheduler/sched-stats.rst).
-fn processor_time() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = stat.split_whitespace().next().and_then(|field| field.parse::<f64>().ok());
-    nanoseconds.map_or(f64::NAN, |nanoseconds| nanoseconds / 1e9)
 }
 
 /// Lets the peak of this process's memory begin anew.
