@@ -35,6 +35,7 @@ mod x86_64;
 
 pub use analysis::balance::{Balance, BalancedBlock};
 pub use analysis::dominators::Dominators;
+pub use analysis::handing::hands_flags_over;
 pub use analysis::hints::{Hint, Hints};
 pub use analysis::liveness::{LiveSet, Liveness};
 pub use analysis::loops::{Loop, Loops};

@@ -184,7 +184,7 @@ pub fn coverage(path: &Path, file: &[u8], options: &CoverageOptions<'_>) -> Resu
     told(CoverageProgress::Planning(sites.len()));
     let parsing = began.elapsed();
     let program = Program::of_image(path, image, space.bias());
-    program.learn_leads(0, &cfg);
+    program.learn_leads(0, &cfg, file);
     let policy = Policy { atomicity: Atomicity::BestEffort, traps: options.traps };
     if options.alone.is_some() {
         let began = Instant::now();

@@ -1,15 +1,20 @@
-//! Where control comes in ways that code does not show: targets of jumps through tables, and where exceptions are caught.
+//! Where control comes in ways that code does not show: targets of jumps through tables, and where exceptions are caught; and whether
+//! flags are handed over with it.
 
+use std::fs;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use incise_cfg::{Cfg, EdgeKind};
-use incise_image::{LinkAddr, Module};
+use incise_cfg::{Cfg, EdgeKind, hands_flags_over};
+use incise_image::{Image, LinkAddr, Module};
 use rustc_hash::FxHashMap;
 
 use crate::flow::contents;
 use crate::program::Program;
 use crate::source::Binary;
+
+/// The largest file, in bytes, that is read to find out whether flags are handed over in it, if it was not parsed.
+const LOOKED_THROUGH: u64 = 8 << 20;
 
 /// So often files are read for some of their functions; then all is parsed.
 const READINGS: usize = 16;
@@ -29,6 +34,8 @@ struct Known {
     /// All of them, ascending, once all of the file was parsed.
     whole: OnceLock<Vec<LinkAddr>>,
     alone: Mutex<Alone>,
+    /// Whether calls and returns hand flags over, once it was looked at.
+    flags: OnceLock<bool>,
 }
 
 #[derive(Default)]
@@ -41,8 +48,19 @@ struct Alone {
 
 impl Leads {
     /// Takes over what the graph of the whole file tells.
-    pub(crate) fn learn(&self, cfg: &Cfg) {
+    pub(crate) fn learn(&self, cfg: &Cfg, image: &Image, file: &[u8]) {
         self.0.whole.get_or_init(|| of(cfg));
+        self.0.flags.get_or_init(|| hands_flags_over(Some(cfg), image, file));
+    }
+
+    /// Whether calls and returns in the file may hand flags over.
+    pub(crate) fn hands_flags_over(&self, program: &Program, module: &Module) -> bool {
+        let look = || {
+            let is_small = fs::metadata(&module.path).is_ok_and(|file| file.len() <= LOOKED_THROUGH);
+            let file = is_small.then(|| contents(module, program.pid())).flatten();
+            file.is_none_or(|file| hands_flags_over(None, &module.image, &file))
+        };
+        *self.0.flags.get_or_init(look)
     }
 
     /// Those in each range that is asked for. The file is only read for ranges with indirect jumps, once for all of them.

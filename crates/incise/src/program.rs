@@ -195,9 +195,9 @@ impl Program {
     }
 
     /// Notes what the graph of a whole module tells.
-    pub(crate) fn learn_leads(&self, module: usize, cfg: &Cfg) {
-        if let Some(leads) = self.leads.get(module) {
-            leads.learn(cfg);
+    pub(crate) fn learn_leads(&self, module: usize, cfg: &Cfg, file: &[u8]) {
+        if let (Some(leads), Some(module)) = (self.leads.get(module), self.modules.get(module)) {
+            leads.learn(cfg, &module.image, file);
         }
     }
 
@@ -317,6 +317,12 @@ impl Facts for Program {
         let Some(module) = self.module_at(at) else { return false };
         let stubs = module.image.plt();
         module.to_link(at).is_some_and(|link| stubs.iter().any(|stubs| stubs.contains(&link)))
+    }
+
+    fn hands_flags_over(&self, at: Addr) -> bool {
+        let index = self.text.partition_point(|(range, _)| range.end <= at);
+        let inside = self.text.get(index).filter(|(range, _)| range.contains(&at));
+        inside.is_none_or(|(_, module)| self.leads[*module].hands_flags_over(self, &self.modules[*module]))
     }
 
     fn is_machinery(&self, at: Addr) -> bool {

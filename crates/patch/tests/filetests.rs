@@ -4,7 +4,7 @@
 //!
 //! Above the line `---`: `text ADDRESS` and lines of hexadecimal bytes; `function START END` and `restartable START END`, `copied START END` for what
 //! is known about them; `probe ADDRESS counter|code|callback|gate [after|taken|returned|toward ADDRESS]`; `policy forbid|fallback|force`;
-//! `engine in-line`;
+//! `engine in-line`; `flags by convention`: none are handed over at calls and returns;
 //! `taken START END` for memory that is in use. Numbers are hexadecimal, `#` begins a comment.
 
 mod common;
@@ -33,6 +33,8 @@ struct Case {
     traps: TrapPolicy,
     /// `in-line` or `by-cost`; out of line otherwise.
     engine: String,
+    /// No flags are handed over at calls and returns.
+    conventional: bool,
 }
 
 impl Facts for Case {
@@ -53,6 +55,9 @@ impl Facts for Case {
     }
     fn is_copied(&self, at: Addr) -> bool {
         self.copied.iter().any(|range| range.contains(&at))
+    }
+    fn hands_flags_over(&self, _: Addr) -> bool {
+        !self.conventional
     }
 }
 
@@ -84,6 +89,7 @@ fn parse(input: &str) -> Case {
             ["policy", "fallback"] => case.traps = TrapPolicy::Fallback,
             ["policy", "force"] => case.traps = TrapPolicy::Force,
             ["engine", name @ ("in-line" | "by-cost")] => (*name).clone_into(&mut case.engine),
+            ["flags", "by", "convention"] => case.conventional = true,
             _ => {
                 let (_, bytes) =
                     case.text.last_mut().unwrap_or_else(|| panic!("bytes before `text`: {line}"));

@@ -3,6 +3,7 @@
 pub(crate) mod balance;
 pub(crate) mod dominators;
 mod flow;
+pub(crate) mod handing;
 pub(crate) mod hints;
 pub(crate) mod liveness;
 pub(crate) mod loops;

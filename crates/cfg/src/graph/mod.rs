@@ -106,6 +106,18 @@ impl Cfg {
         self.first_owner = first;
     }
 
+    /// The parts of `text` that belong to no block, ascending; empty ones among them.
+    pub(crate) fn holes(&self, text: Range<LinkAddr>) -> impl Iterator<Item = Range<LinkAddr>> + '_ {
+        let first = self.blocks.partition_point(|block| self.link(block.start) < text.start);
+        let inside = self.blocks[first..].iter().map(|block| (self.link(block.start), self.link(block.end)));
+        let inside = inside.take_while(move |(start, _)| *start < text.end).chain([(text.end, text.end)]);
+        inside.scan(text.start, |at, (start, end)| {
+            let hole = *at..start.max(*at);
+            *at = (*at).max(end);
+            Some(hole)
+        })
+    }
+
     /// Whether it is of the whole program; else of the functions that were asked for.
     pub fn is_whole(&self) -> bool {
         self.whole

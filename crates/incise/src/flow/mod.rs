@@ -72,7 +72,7 @@ pub(crate) fn inside(
         // Instructions of a range follow each other.
         let mut last: Option<(LinkAddr, Arc<Cfg>)> = None;
         if let Some(cfg) = &whole {
-            program.learn_leads(index, cfg);
+            program.learn_leads(index, cfg, &file);
             if let Some(implied) = implied.as_mut().filter(|_| filter.is_none()) {
                 let entries: HashSet<LinkAddr> =
                     asked.iter().filter_map(|point| module.to_link(point.addr)).collect();

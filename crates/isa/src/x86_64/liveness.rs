@@ -5,7 +5,7 @@
 //! What is not proven dead by then is live. Faults count as going on: a signal handler may see the
 //! value of a dead register or flag.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory};
 
 use super::flags::{STATUS_FLAGS, overwritten_flags, read_flags};
 use super::register_use::{is_opaque, register_bits};
@@ -83,35 +83,64 @@ pub fn flags_live_through(insns: &[Insn], code: &[u8]) -> bool {
     flags.dead != STATUS_FLAGS
 }
 
-/// Shows `visit` the instructions that are certain to run from `at` on, at most `limit`, until it says `false`.
-fn scan(code: &[u8], at: Addr, limit: usize, mut visit: impl FnMut(&Instruction) -> bool) {
+/// As [`flags_live_before`], in a program that hands no flags over at calls and returns (psABI x86-64, 3.2.1): what is undecided
+/// there is dead.
+pub fn flags_live_before_call(code: &[u8], at: Addr) -> bool {
+    let mut flags = Pending::new(STATUS_FLAGS);
+    let end = scan(code, at, LIMIT, |insn| flags.step_flags(insn));
+    let hands_over = |insn: Instruction| {
+        insn.is_call_near()
+            || insn.is_call_near_indirect()
+            || matches!(insn.code(), Code::Retnq | Code::Retnq_imm16)
+    };
+    let read = flags.undecided | flags.dead != STATUS_FLAGS;
+    read || flags.undecided != 0 && !end.is_some_and(hands_over)
+}
+
+/// Whether code that begins at `at` reads a status flag before it overwrites it, as far as it is certain to run.
+pub fn reads_flags(code: &[u8], at: Addr) -> bool {
+    let mut flags = Pending::new(STATUS_FLAGS);
+    let end = scan(code, at, LIMIT, |insn| flags.step_flags(insn));
+    let reads = |insn: Instruction| read_flags(&insn) & flags.undecided != 0;
+    flags.undecided | flags.dead != STATUS_FLAGS || end.is_some_and(reads)
+}
+
+/// Shows `visit` the instructions that are certain to run from `at` on, at most `limit`, until it says `false`. Returns the one at which
+/// that is no longer so.
+fn scan(
+    code: &[u8],
+    at: Addr,
+    limit: usize,
+    mut visit: impl FnMut(&Instruction) -> bool,
+) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
     let mut insn = Instruction::default();
     for _ in 0..limit {
         if !decoder.can_decode() {
-            return;
+            return None;
         }
         decoder.decode_out(&mut insn);
         match insn.flow_control() {
-            FlowControl::Next if is_opaque(&insn) => return,
+            FlowControl::Next if is_opaque(&insn) => return Some(insn),
             FlowControl::Next => {
                 if !visit(&insn) {
-                    return;
+                    return None;
                 }
             }
             FlowControl::UnconditionalBranch => {
                 let offset = Addr(insn.near_branch_target()).offset_from(at);
                 let Some(offset) = usize::try_from(offset).ok().filter(|&offset| offset < code.len()) else {
-                    return;
+                    return Some(insn);
                 };
                 if decoder.set_position(offset).is_err() {
-                    return;
+                    return Some(insn);
                 }
                 decoder.set_ip(insn.near_branch_target());
             }
-            _ => return,
+            _ => return Some(insn),
         }
     }
+    None
 }
 
 /// Members of a set, one bit each, that are not yet known to be live, and those known to be dead.
@@ -293,6 +322,32 @@ mod tests {
         assert_eq!(live("c5 fc 77").vectors, 0xFFFF_0000);
         assert_eq!(live("0f ae 27 c5 fc 77").vectors, u32::MAX);
         assert!(live("c5 fc 77").vector);
+    }
+
+    #[test]
+    fn calls_and_returns_end_flags_where_they_hand_none_over() {
+        let live = |code: &str| flags_live_before_call(&hex(code), AT);
+        // ret; ret 8; mov, then call; call rax; cmp, then adc.
+        for code in ["c3", "c2 08 00", "89 c1 e8 00 00 00 00", "ff d0", "39 c8 11 c8"] {
+            assert!(!live(code), "{code}");
+        }
+        // adc, then ret; jmp rax; jcc; syscall; retf; iret; call far; a call out of 64-bit mode's own; nothing.
+        for code in ["11 c8 c3", "ff e0", "70 00", "0f 05", "cb", "48 cf", "ff 18", ""] {
+            assert!(live(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn code_that_wants_flags_is_told() {
+        let reads = |code: &str| reads_flags(&hex(code), AT);
+        // jc; pop rbp, then jc; setz; adc; inc (keeps CF), then jc.
+        for code in ["72 00", "5d 72 00", "0f 94 c0", "11 c8", "ff c0 72 00"] {
+            assert!(reads(code), "{code}");
+        }
+        // test, then jz; inc, then jz; jrcxz; ret; a call.
+        for code in ["85 c0 74 00", "ff c0 74 00", "e3 00", "c3", "e8 00 00 00 00", ""] {
+            assert!(!reads(code), "{code}");
+        }
     }
 
     #[test]

@@ -29,8 +29,10 @@ pub use flow::Flow;
 pub use gpr::{Gpr, GprSet};
 pub use gs::uses_gs_base;
 pub use guard::{Guard, Guarded, MAX_GUARD_LEN};
-pub use liveness::{Live, flags_live_before, flags_live_through, live_before};
-pub use liveness_along::{flags_live_along, gprs_live_along};
+pub use liveness::{
+    Live, flags_live_before, flags_live_before_call, flags_live_through, live_before, reads_flags,
+};
+pub use liveness_along::{Handed, flags_live_along, gprs_live_along};
 pub use operand_address::NoAddress;
 pub use operands::{MemoryUse, mnemonics};
 pub use register_use::{RegisterUse, RegisterUses, register_use};

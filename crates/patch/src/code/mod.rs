@@ -9,7 +9,9 @@ use std::sync::OnceLock;
 
 use incise_image::{MemoryMap, MemoryReader};
 use incise_isa::Addr;
-use incise_isa::native::{Insn, MAX_INSN_LEN, SPRINGBOARD_LEN, decode};
+use incise_isa::native::{
+    Insn, MAX_INSN_LEN, SPRINGBOARD_LEN, decode, flags_live_before, flags_live_before_call,
+};
 use incise_space::{Bytes, Edit, SpaceError};
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
@@ -62,6 +64,12 @@ pub trait Facts: Sync {
     /// relied on that no callee wants them.
     fn is_linkage_stub(&self, _at: Addr) -> bool {
         false
+    }
+    /// Whether the module of the code at `at` may hand status flags over at calls and returns, which the convention does not know of (psABI
+    /// x86-64, 3.2.1): code behind a call looks at what that has left of them, or that of a function at what its caller has. It is
+    /// relied on that none does if not.
+    fn hands_flags_over(&self, _at: Addr) -> bool {
+        true
     }
     /// Whether the code at `at` is that which runs snippets: a snippet there would run itself.
     fn is_machinery(&self, _at: Addr) -> bool {
@@ -130,6 +138,13 @@ struct Stretch {
 }
 
 impl<'a> Code<'a> {
+    /// Whether any status flag may be read from `at` on before it is written.
+    pub(crate) fn flags_live(&self, at: Addr) -> bool {
+        let bytes = self.original(at);
+        let bytes = &bytes[..bytes.len().min(LOOKAHEAD as usize)];
+        flags_live_before(bytes, at) && (flags_live_before_call(bytes, at) || self.facts.hands_flags_over(at))
+    }
+
     /// Reads the pages around `sites` (ascending) and takes `groups` back in the copy; `widely` the code between sites
     /// far apart as well.
     ///

@@ -195,7 +195,9 @@ fn live(code: &Code, insns: &[Insn], snippets: &[Ready], asm: &Assembler) -> Liv
     let at = insns[0].addr();
     let bytes = code.original(at);
     let bytes = &bytes[..bytes.len().min(LOOKAHEAD as usize)];
-    if snippets.iter().all(|snippet| snippet.changes_only_flags(asm)) && !flags_live_through(insns, bytes) {
+    if snippets.iter().all(|snippet| snippet.changes_only_flags(asm))
+        && !(flags_live_through(insns, bytes) && code.flags_live(at))
+    {
         // Nothing has to be kept, so no register is needed to keep it in.
         Live { flags: false, ..Live::ALL }
     } else if snippets.iter().any(Ready::saves) {

@@ -4,13 +4,13 @@ use std::cell::RefCell;
 
 use incise_isa::Addr;
 use incise_isa::native::{
-    Assembler, Flow, GprSet, Insn, Live, MAX_RELOCATED_LEN, RegisterUses, SPRINGBOARD_LEN, flags_live_along,
-    flags_live_before, gprs_live_along,
+    Assembler, Flow, GprSet, Handed, Insn, Live, MAX_RELOCATED_LEN, RegisterUses, SPRINGBOARD_LEN,
+    flags_live_along, gprs_live_along,
 };
 use incise_space::Features;
 use rustc_hash::FxHashMap;
 
-use crate::code::{Code, LOOKAHEAD};
+use crate::code::Code;
 use crate::entrances::Entrance;
 use crate::group::assemble::{Built, displace, distance};
 use crate::group::{Head, Heads, Mark, Marks};
@@ -120,17 +120,23 @@ impl<'s> Maker<'_, 's> {
     fn needs(&self, region: &Region, snippets: &[Option<&Snippets>], at: Addr, known: &mut Known) -> Needs {
         let insns: Vec<&Insn> = region.members.iter().map(|member| &member.insn).collect();
         let found = RefCell::new(&mut known.flags);
+        let hands_over = self.code.facts.hands_flags_over(region.extent.start);
         let outside = |at: Addr| {
             let look = || {
                 if self.code.facts.is_linkage_stub(at) {
                     return false;
                 }
-                let bytes = self.code.original(at);
-                flags_live_before(&bytes[..bytes.len().min(LOOKAHEAD as usize)], at)
+                self.code.flags_live(at)
             };
             *found.borrow_mut().entry(at).or_insert_with(look)
         };
-        let mut flags = flags_live_along(&insns, &outside);
+        let jumps = region.members.iter().any(|member| member.insn.flow() == Flow::IndirectJump);
+        let tables = match jumps && !hands_over {
+            true => Region::leads_hidden(std::slice::from_ref(region), self.code).pop().unwrap_or_default(),
+            false => Vec::new(),
+        };
+        let handed = if hands_over { Handed::Anywhere } else { Handed::To(&tables) };
+        let mut flags = flags_live_along(&insns, &outside, handed);
         let all = || snippets.iter().flatten().copied();
         if all().flat_map(Snippets::iter).any(|ready| !ready.is_counter()) {
             // Others may look at what the program does not need any more.

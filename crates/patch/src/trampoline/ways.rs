@@ -2,7 +2,7 @@
 //! instruction, behind it, and in stubs that its taken branch goes by.
 
 use incise_isa::Addr;
-use incise_isa::native::{Assembler, Flow, Guard, Guarded, Insn, Live, flags_live_before, live_before};
+use incise_isa::native::{Assembler, Flow, Guard, Guarded, Insn, Live, live_before};
 use incise_space::Features;
 use smallvec::SmallVec;
 
@@ -104,7 +104,7 @@ pub(crate) fn entered(snippets: &Snippets) -> Option<&[Ready]> {
 fn live_at(code: &Code, at: Addr, snippets: &[Ready], asm: &Assembler) -> Live {
     let bytes = code.original(at);
     let bytes = &bytes[..bytes.len().min(LOOKAHEAD as usize)];
-    if snippets.iter().all(|snippet| snippet.changes_only_flags(asm)) && !flags_live_before(bytes, at) {
+    if snippets.iter().all(|snippet| snippet.changes_only_flags(asm)) && !code.flags_live(at) {
         Live { flags: false, ..Live::ALL }
     } else if snippets.iter().any(Ready::saves) {
         live_before(bytes, at)

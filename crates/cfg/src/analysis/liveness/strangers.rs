@@ -12,20 +12,13 @@ pub(super) fn find(cfg: &Cfg, image: &Image, file: &[u8]) -> Vec<bool> {
         return found;
     }
     for text in image.text() {
-        let mut at = text.start;
-        let first = cfg.blocks.partition_point(|b| cfg.link(b.start) < text.start);
-        let inside = cfg.blocks[first..].iter().map(|b| (cfg.link(b.start), cfg.link(b.end)));
-        let inside = inside.take_while(|(start, _)| *start < text.end);
-        for (start, end) in inside.chain([(text.end, text.end)]) {
-            if at < start {
-                let hole = image.bytes_at(file, at, start.0 - at.0).unwrap_or(&[]);
-                branches(hole, at, |target| {
-                    if let Some(function) = cfg.function_at(target) {
-                        found[function.id().0 as usize] = true;
-                    }
-                });
-            }
-            at = at.max(end);
+        for hole in cfg.holes(text.clone()) {
+            let bytes = image.bytes_at(file, hole.start, hole.end.0 - hole.start.0).unwrap_or(&[]);
+            branches(bytes, hole.start, |target| {
+                if let Some(function) = cfg.function_at(target) {
+                    found[function.id().0 as usize] = true;
+                }
+            });
         }
     }
     found
