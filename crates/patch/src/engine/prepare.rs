@@ -111,7 +111,7 @@ impl Engine {
                 mappings += source.reserve(&mut self.memory, &wanted).unwrap_or(0);
             }
             if let Some((near, bytes)) = formed.bulk().filter(|(_, bytes)| *bytes > BULK) {
-                let code = self.memory.bulk(map, near, bytes).into_iter().collect();
+                let code = self.memory.bulk(map, near, bytes, !features.packed).into_iter().collect();
                 let wanted = Reservations { code, ..Reservations::default() };
                 mappings += source.reserve(&mut self.memory, &wanted).unwrap_or(0);
             }

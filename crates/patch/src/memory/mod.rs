@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use incise_image::MemoryMap;
 use incise_isa::Addr;
-use incise_isa::native::{Placement, Springboard};
+use incise_isa::native::{Placement, Springboard, TRAP};
 use incise_space::{AddressSpace, SpaceError};
 
 use crate::memory::arena::{Arena, PAGE};
@@ -210,11 +210,26 @@ impl Memory {
         used.or_else(|| self.arenas.iter_mut().find_map(|arena| arena.allocate_on_fresh(board, len)))
     }
 
-    /// An arena for so many bytes of trampolines without constraints, near `near`.
-    pub(crate) fn bulk(&self, map: &MemoryMap, near: Addr, bytes: u64) -> Option<Range<Addr>> {
+    /// An arena for so many bytes of trampolines without constraints, near `near`. If `trapping`, most jumps there from `near` and behind it
+    /// have a trap byte at the top of their displacement, where that can be had: they may cover an instruction that begins four bytes behind them.
+    pub(crate) fn bulk(
+        &self,
+        map: &MemoryMap,
+        near: Addr,
+        bytes: u64,
+        trapping: bool,
+    ) -> Option<Range<Addr>> {
+        /// Displacements with a trap byte at the top begin here. The longer the trampolines are than the code, the more is added.
+        const FIRST: i64 = ((TRAP as i8) as i64) << 24;
+        const SLACK: i64 = 1 << 20;
         let taken: Vec<Range<Addr>> = self.held().collect();
         let len = Addr(bytes).align_up(PAGE).0;
-        nearest_hole(map, near, len, &taken).map(|at| at.span(len))
+        let window = near.0.checked_add_signed(FIRST + SLACK / 2).filter(|_| trapping);
+        let apart = window.and_then(|at| {
+            let close = |found: &Addr| found.0.abs_diff(at) < SLACK as u64 / 2;
+            nearest_hole(map, Addr(at), len, &taken).filter(close)
+        });
+        apart.or_else(|| nearest_hole(map, near, len, &taken)).map(|at| at.span(len))
     }
 
     /// All memory that is ours.

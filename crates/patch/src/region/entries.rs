@@ -157,9 +157,7 @@ impl<'a> Entries<'a> {
     pub(crate) fn jump(&mut self, index: usize, landing: Addr) -> Option<([u8; SPRINGBOARD_LEN], Tactic)> {
         let (site, at) = (self.region.members[index].insn.addr(), self.offset(index));
         let (board, tactic) = self.board(index, site, at)?;
-        if board.freedom() == 32
-            && let Some(jump) = board.encode(landing)
-        {
+        if let Some(jump) = board.encode(landing) {
             return Some((jump, tactic));
         }
         let stub = self.stub(&board, landing, index)?;

@@ -237,9 +237,7 @@ impl Entries<'_> {
         index: usize,
     ) -> Option<[u8; SPRINGBOARD_LEN]> {
         let board = self.bounds(site, slot).map(|bounds| Springboard::bound(site, bounds))?;
-        if board.freedom() == 32
-            && let Some(jump) = board.encode(landing)
-        {
+        if let Some(jump) = board.encode(landing) {
             return Some(jump);
         }
         let stub = self.stub(&board, landing, index)?;

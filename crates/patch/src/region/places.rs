@@ -2,7 +2,7 @@
 //! depends on the regions alone, so that the plan is the same for any number of threads.
 
 use incise_isa::Addr;
-use incise_isa::native::{SPRINGBOARD_LEN, Springboard};
+use incise_isa::native::{Bound, SPRINGBOARD_LEN, Springboard};
 
 use crate::code::Code;
 use crate::entrances::Entrances;
@@ -140,7 +140,11 @@ impl Placer<'_, '_> {
             let (regions, others) = rest.split_at_mut(whole.count());
             rest = others;
             let len = regions.iter().map(|region| region.room).sum();
-            let at = self.take(&Springboard::new(regions[0].extent.start, 0), len);
+            let first = regions[0].extent.start;
+            // Jumps from there may cover the beginning of an instruction with their last byte.
+            let trapping = Springboard::bound(first, [Bound::Free, Bound::Free, Bound::Free, Bound::Trap]);
+            let apart = if self.input.features.packed { None } else { self.take(&trapping, len) };
+            let at = apart.or_else(|| self.take(&Springboard::new(first, 0), len));
             counts.push(regions.len());
             places.push(at.map(|at| (at, len)));
             chunks.push(at.map(|at| Chunk { regions, at, len }));
