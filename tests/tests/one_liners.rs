@@ -7,7 +7,7 @@ use incise_tests::build::incise;
 use incise_tests::command::run;
 use incise_tests::outcome::Ending;
 use incise_tests::scratch::Scratch;
-use incise_tests::skip::need_program;
+use incise_tests::skip::{need_program, skip};
 
 /// A program with debugging information, in a folder of its own (targets/scripted.c).
 fn compiled() -> Option<(Scratch, PathBuf)> {
@@ -232,6 +232,23 @@ fn stacks_go_through_libraries_that_are_loaded_later() {
     assert!(loaded.ends_with("]: 3\n"), "{text}");
 }
 
+/// Clauses of the tool may name maps of clauses whose library is not there yet, or never comes.
+#[test]
+fn maps_of_clauses_to_come_are_empty() {
+    let Some((_scratch, program)) = compiled() else { return };
+    let script = "BEGIN { if (@n > 0 || has_key(@k, 3)) { printf(\"wrong\\n\"); } print(@n); clear(@k); } \
+        uprobe:scripted:step_by { @n = count(); @k[arg0] = hist(arg0); } \
+        uprobe:libnever:f { @never[comm] = stats(arg0); @last[tid] = arg0; } \
+        END { printf(\"%d %d\\n\", @n, @last[3]); print(@never, 3); clear(@never); zero(@last); delete(@last[3]); \
+              clear(@k); clear(@n); }";
+    let out = program.with_file_name("shown");
+    let mut command = Command::new(incise());
+    let outcome = run(command.args(["run", "-e", script, "-o"]).arg(&out).arg("--").arg(&program));
+    assert_eq!(outcome.ending, Ending::Exited(0), "{}", outcome.error_text());
+    assert!(outcome.error_text().contains("libnever"), "{}", outcome.error_text());
+    assert_eq!(std::fs::read_to_string(&out).expect("what it shows"), "6 0\n");
+}
+
 /// `uprobe:FILE:0x…` is the address in the file, wherever that is mapped.
 #[test]
 fn places_of_files_are_named_by_their_addresses() {
@@ -328,4 +345,47 @@ fn counters_of_probes_are_put_back() {
     drop(noted.stdin.take());
     let said = noted.wait_with_output().expect("its output").stdout;
     assert!(String::from_utf8_lossy(&said).ends_with(", watched 0\n"), "{said:?}");
+}
+
+/// The scripts of docs/examples.md, each with the command that stands above it.
+#[test]
+fn the_examples_show_what_they_say() {
+    let page = include_str!("../../docs/examples.md");
+    let scratch = Scratch::new();
+    let (script, typed) = (scratch.file("script"), scratch.file("typed"));
+    std::fs::write(&typed, "echo typed\n").expect("a file");
+    let mut run_through = 0;
+    for example in page.split("<!-- test: ").skip(1) {
+        let (command, rest) = example.split_once(" -->\n```incise\n").expect("a script behind the command");
+        let (command, wanted) = command.rsplit_once(" ; ").expect("what is to be shown");
+        let text = rest.split("```").next().expect("a script");
+        // Those whose program is not installed are told.
+        let program = command.split(' ').next().expect("a program");
+        if need_program(program).is_none() || (program == "ruby" && !has_usdt_of_ruby()) {
+            continue;
+        }
+        std::fs::write(&script, text).expect("a file");
+        let command = command.replace("< typed", &format!("< {}", typed.display()));
+        let command = command.replace(" socket", &format!(" {}", scratch.file("socket").display()));
+        let out = scratch.file("out");
+        let mut incise = Command::new(incise());
+        incise.args(["run", "-f", "-o"]).arg(&out).arg(&script);
+        let arguments: &[&str] = if text.contains("$1") { &["1000"] } else { &[] };
+        let outcome = run(incise.args(arguments).args(["--", "sh", "-c", &command]));
+        let shown = std::fs::read_to_string(&out).unwrap_or_default();
+        assert!(shown.contains(wanted), "{command}\n{text}\n{shown}\n{}", outcome.error_text());
+        run_through += 1;
+    }
+    assert!(run_through >= 10, "{run_through}");
+}
+
+/// Whether the Ruby that is installed was built with probes.
+fn has_usdt_of_ruby() -> bool {
+    let script = "usdt:libruby:ruby:object__create { @ = count(); }";
+    let outcome = run(Command::new(incise()).args(["run", "-e", script, "--", "ruby", "-e", "1"]));
+    let there = String::from_utf8_lossy(&outcome.stdout).contains("@: ");
+    if !there {
+        skip("this ruby has no probes");
+    }
+    there
 }

@@ -165,6 +165,7 @@ impl Check<'_> {
                 nothing(self.print_map(map, rest, span))
             }
             ("print", [value]) => nothing(self.print_value(value)),
+            ("clear" | "zero", [map]) if self.map_is_to_come(map) => nothing(Ok(())),
             ("clear" | "zero", [map]) => {
                 let result = self.map_index(map).and_then(|map| {
                     let action = if name == "clear" { Action::Clear(map) } else { Action::Zero(map) };

@@ -258,7 +258,21 @@ impl Check<'_> {
         Ok(Value { ty, expr: self.sound(map.get(keys), span)? })
     }
 
+    /// Whether a clause that runs in the tool names a map that is empty so far: what puts something into it was not compiled yet, and says
+    /// what it holds when it is.
+    fn is_to_come(&self, name: &str) -> bool {
+        self.scope.point().is_none() && self.index_of(name).is_none()
+    }
+
+    /// The same of a map as a whole.
+    pub(super) fn map_is_to_come(&self, map: &Expr) -> bool {
+        matches!(&map.kind, ExprKind::Map { name, .. } if self.is_to_come(name))
+    }
+
     pub(super) fn map_value(&mut self, name: &str, keys: &[Expr], span: Span) -> Checked<Value> {
+        if self.is_to_come(name) {
+            return Ok(literal(0, false, true));
+        }
         let (exprs, types) = self.keys(name, keys, span)?;
         match self.gathered(name, &exprs, span) {
             Some(value) => value,
@@ -414,6 +428,9 @@ impl Check<'_> {
 
     /// `delete(@x, key)`
     pub(super) fn map_delete_key(&mut self, name: &str, keys: &[Expr], span: Span) -> Checked<()> {
+        if self.is_to_come(name) {
+            return Ok(());
+        }
         let (exprs, types) = self.keys(name, keys, span)?;
         let map = match self.index_of(name) {
             Some(index) => self.shared.output.maps[index].map.clone(),
@@ -425,6 +442,9 @@ impl Check<'_> {
 
     /// `has_key(@x, key)`
     pub(super) fn map_has(&mut self, map: &Expr, keys: &[Expr], span: Span) -> Checked<Value> {
+        if self.map_is_to_come(map) {
+            return Ok(Value { ty: Type::Bool, expr: false.into() });
+        }
         let index = self.map_index(map)?;
         let info = &self.shared.output.maps[index];
         let (name, map) = (info.name.clone(), info.map.clone());

@@ -47,6 +47,9 @@ impl Check<'_> {
     }
 
     pub(super) fn print_map(&mut self, map: &Expr, rest: &[Expr], span: Span) -> Checked<()> {
+        if self.map_is_to_come(map) {
+            return Ok(());
+        }
         let map = self.map_index(map)?;
         let mut numbers = Vec::new();
         for number in rest {
