@@ -5,6 +5,8 @@
 
 mod remote_support;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -69,6 +71,23 @@ fn another_users_process_is_refused_with_a_remedy() {
         SpaceError::NotPermitted { remedy, .. } => assert!(remedy.contains("root"), "{remedy}"),
         error => panic!("{error}"),
     }
+}
+
+#[test]
+fn a_program_whose_name_is_no_text_is_traced() {
+    let plain = compile(ECHO, &[]);
+    let named = plain.with_file_name(OsStr::from_bytes(b"no-\xFF-text"));
+    std::fs::copy(&plain, &named).expect("copied");
+    let mut program = Program::run(&mut Command::new(&named));
+    let (mut tracer, pid) = Tracer::attach(program.pid).expect("permitted");
+    let mut space = tracer.space(pid).expect("traced");
+    let probe = Probe::prepare(&mut space, program.answer, Springboard::Jump);
+    probe.install(&mut space);
+    assert_eq!(program.ask_traced(&mut tracer), "2");
+    space.remove().expect("removed");
+    tracer.detach(pid).expect("traced");
+    assert_eq!(program.finish().code(), Some(7));
+    std::fs::remove_file(named).expect("there");
 }
 
 /// A program whose threads each check that their registers, flags and stacks stay as they are: the

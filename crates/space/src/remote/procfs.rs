@@ -32,7 +32,7 @@ pub(super) struct ThreadStatus {
 
 /// The status of a thread or process; an error if there is none.
 pub(super) fn status(tid: Tid) -> io::Result<ThreadStatus> {
-    let text = fs::read_to_string(format!("/proc/{}/status", tid.0))?;
+    let text = text(&format!("/proc/{}/status", tid.0))?;
     let mut status = ThreadStatus { kernel: true, ..ThreadStatus::default() };
     for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
         let value = value.trim();
@@ -54,6 +54,25 @@ pub(super) fn status(tid: Tid) -> io::Result<ThreadStatus> {
         }
     }
     Ok(status)
+}
+
+/// The text of a file in /proc, which tells no size: read in large pieces. Names in it may be no UTF-8.
+pub(super) fn text(path: &str) -> io::Result<String> {
+    const PIECE: usize = 8 << 10;
+    let mut file = fs::File::open(path)?;
+    let mut bytes = Vec::new();
+    loop {
+        let done = bytes.len();
+        bytes.resize(done + PIECE, 0);
+        let read = match file.read(&mut bytes[done..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+            read => Some(read?),
+        };
+        bytes.truncate(done + read.unwrap_or(0));
+        if read == Some(0) {
+            return Ok(String::from_utf8_lossy(&bytes).into_owned());
+        }
+    }
 }
 
 /// The threads of a process.
@@ -86,7 +105,7 @@ pub(super) fn is_ending(tid: Tid) -> bool {
 
 /// The kernel's flags of a thread (/proc/PID/stat); `None` if there is none.
 fn flags(tid: Tid) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", tid.0)).ok()?;
+    let stat = text(&format!("/proc/{}/stat", tid.0)).ok()?;
     // The name in parentheses may hold anything; behind it come state, five numbers, flags.
     stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()
 }
@@ -104,7 +123,7 @@ pub(super) struct Asleep {
 
 /// Where a thread sleeps; `None` if it runs (/proc/PID/syscall).
 pub(super) fn asleep(tid: Tid) -> Option<Asleep> {
-    parse_asleep(&fs::read_to_string(format!("/proc/{}/syscall", tid.0)).ok()?)
+    parse_asleep(&text(&format!("/proc/{}/syscall", tid.0)).ok()?)
 }
 
 fn parse_asleep(text: &str) -> Option<Asleep> {

@@ -13,6 +13,7 @@ use incise_isa::Addr;
 use super::inject::Caller;
 use super::intent;
 use super::memory::{Memory, PAGE};
+use super::procfs;
 use super::ptrace::Tid;
 use super::tracees::{MemoryId, Tracees};
 use super::x86_64;
@@ -188,7 +189,7 @@ impl Tracees {
     /// The mappings of a memory.
     pub(super) fn memory_map(&self, memory: MemoryId) -> Result<MemoryMap, SpaceError> {
         faults::trip().map_err(|errno| SpaceError::system("reading the memory map", errno))?;
-        let maps = |tid: Tid| std::fs::read_to_string(format!("/proc/{}/maps", tid.0)).ok();
+        let maps = |tid: Tid| procfs::text(&format!("/proc/{}/maps", tid.0)).ok();
         // A thread that is ending has no mappings before its end is told.
         let text = self.live_threads(memory).into_iter().filter_map(maps).find(|text| !text.is_empty());
         Ok(MemoryMap::parse(&text.ok_or_else(|| memory.gone())?))
