@@ -115,7 +115,7 @@ pub enum Place {
 
 impl Place {
     /// The words of places, with what they mean.
-    pub const WORDS: [(&'static str, Place); 14] = [
+    pub const WORDS: [(&'static str, Place); 16] = [
         ("entry", Place::Entry),
         ("exit", Place::Exit),
         ("return", Place::Exit),
@@ -130,6 +130,9 @@ impl Place {
         ("loop-exit", Place::LoopExit),
         ("loop-start", Place::LoopIterationStart),
         ("loop-end", Place::LoopIterationEnd),
+        // As `--points` says it.
+        ("loop-iteration", Place::LoopIterationStart),
+        ("loop-iteration-end", Place::LoopIterationEnd),
     ];
 
     /// The place a word means.
