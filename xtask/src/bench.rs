@@ -9,8 +9,8 @@ use crate::task::{self, Error};
 /// Which benchmark, and its arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// `hit`, `tactics`, `data`, `install`, `toggle`, `servers`, `blocks`, `instructions` or `parse`, with their options, which
-    /// `--help` tells; or `plan`, `--svg FILE` for a plot, and a large program, gcc's compiler if there is none.
+    /// `hit`, `tactics`, `data`, `install`, `toggle`, `servers`, `blocks`, `instructions`, `parse` or `rewrite`, with their
+    /// options, which `--help` tells; or `plan`, `--svg FILE` for a plot, and a large program, gcc's compiler if there is none.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     arguments: Vec<OsString>,
 }

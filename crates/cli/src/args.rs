@@ -83,14 +83,14 @@ pub enum Command {
 #[command(after_help = "Patterns:
   malloc          a name, in any module
   'str*'          a glob on names: * ? [a-c]
-  libc!malloc     in modules whose file name is libc, libc.so, libc.so.6, ...; also in one that is loaded later
+  libc!malloc     in libc, libc.so, libc.so.6, ...; also when that is loaded later
   main+0x1f       an instruction inside a function
   '*0x401136'     an address
   main+0..main+END, '*0x401136..*0x401180'
                   all instructions that begin from the first to before the second
   'std::*'        a pattern with :: or ( matches C++ and Rust names as written
 
-The report goes to standard error (or -o FILE), after the program ends or on Ctrl-C. The exit code is the
+The report goes to standard error (or -o FILE), after the program ends or on Ctrl-C. The exit code is the \
 program's.")]
 pub struct CountArgs {
     /// The functions.
@@ -164,10 +164,10 @@ pub struct ListArgs {
     override_usage = "incise rewrite [OPTIONS] <BINARY> -o <OUT> --count <PATTERN>...\n       incise rewrite [OPTIONS] <BINARY> --in-place --count <PATTERN>..."
 )]
 #[command(
-    after_help = "Every process that runs OUT keeps its counts in a file of its own, NAME.PID in the folder OUT.counts
-(--counts names another one), from its first instruction on and also when it is killed; forked children
-count into the file of their parent. The variable INCISE_COUNTS of the program's environment names
-another folder; if it is empty, or the file cannot be made, the program runs on uncounted. So does a
+    after_help = "Every process that runs OUT keeps its counts in a file of its own, NAME.PID in the folder OUT.counts \
+(--counts names another one), from its first instruction on and also when it is killed; forked children \
+count into the file of their parent. The variable INCISE_COUNTS of the program's environment names \
+another folder; if it is empty, or the file cannot be made, the program runs on uncounted. So does a \
 set-user-id program. `incise report OUT` adds the files up, `incise undo OUT` restores the original.
 
 Patterns are those of `incise count`."
@@ -245,8 +245,8 @@ pub struct UndoArgs {
 /// Arguments of `coverage`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "A counter at every point of the file's code is planned, as if it were loaded; nothing is run or changed.
-Addresses are link addresses. With --json there is one line for each site, with its tactic or the
+    after_help = "A counter at every point of the file's code is planned, as if it were loaded; nothing is run or changed. \
+Addresses are link addresses. With --json there is one line for each site, with its tactic or the \
 reason why it is refused, and a summary behind those of each file."
 )]
 pub struct CoverageArgs {

@@ -16,7 +16,7 @@ use crate::target::{PatternArgs, TargetArgs};
 )]
 #[command(after_help = "Patterns are those of `incise count`.
 
-The histograms go to standard error (or -o FILE), after the program ends or on Ctrl-C. The exit code is the
+The histograms go to standard error (or -o FILE), after the program ends or on Ctrl-C. The exit code is the \
 program's.")]
 pub struct HistArgs {
     /// The functions.

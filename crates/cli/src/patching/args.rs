@@ -222,7 +222,7 @@ the values they had and have are told: incise set -p 4711 debug_level=3
 With --at, ASSIGNMENT is one of:
   rax=1, 'rcx+=8'     a register; also -= ^= |= &=
   '[rbp-4]=0'         memory: 4 bytes, unless a register or a word such as qword says otherwise
-  '[rdi]=\"text\"'    a string, with a zero byte behind it"
+  '[rdi]=\"text\"'      a string, with a zero byte behind it"
 )]
 pub struct SetArgs {
     /// What to set: see below. Without -p and CMD, the first word is a file.

@@ -14,8 +14,8 @@ use crate::target::TargetArgs;
   incise run -e 'uretprobe:libc:read { @bytes = hist(retval); }' -p 1234
   incise run -e 'function:step:exit { if (x == 0) { printf(\"x == 0\\n\"); } }' -- ./program
 
-The language is that of docs/language.md: C, with the probes, maps and functions of bpftrace. What the script shows
-goes to standard output (or -o FILE); its maps are shown at the end. It ends with the program, on Ctrl-C, or by
+The language is that of docs/language.md: C, with the probes, maps and functions of bpftrace. What the script shows \
+goes to standard output (or -o FILE); its maps are shown at the end. It ends with the program, on Ctrl-C, or by \
 exit(). The exit code is the program's.")]
 pub struct RunArgs {
     /// The script itself.

@@ -34,7 +34,7 @@ pub(crate) fn complete(mut args: RunArgs) -> Result<RunArgs, Failure> {
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     if args.list {
-        return Err("functions are listed by incise list 'PATTERN' -- CMD, the points of a script by incise run --dry-run".into());
+        return Err("functions are listed by incise list 'PATTERN' BINARY, the points of a script by incise run --dry-run".into());
     }
     let target = &args.target;
     let mut words = args.words.iter();
@@ -136,8 +136,9 @@ pub(crate) fn told(totals: &ScriptTotals) {
     for (fault, count) in &totals.faults {
         eprintln!("incise: {count} runs ended early: {fault}");
     }
-    if totals.left_out > 0 {
-        let count = totals.left_out;
-        eprintln!("incise: {count} points are left out: what the script names has no value there");
+    match totals.left_out {
+        0 => {}
+        1 => eprintln!("incise: 1 point is left out: what the script names has no value there"),
+        count => eprintln!("incise: {count} points are left out: what the script names has no value there"),
     }
 }

@@ -13,8 +13,8 @@ use crate::target::TargetArgs;
 #[command(
     after_help = "Patterns are those of `incise count`; without any, all functions of the program itself.
 
-Keys: arrows select, c t p n sort by calls, time, p99, name; space switches the selected function's probes off and
-on, / filters by name, q ends. Where standard error is no terminal, or with --json or --once, a table is written at
+Keys: arrows select, c t p n sort by calls, time, p99, name; space switches the selected function's probes off and \
+on, / filters by name, q ends. Where standard error is no terminal, or with --json or --once, a table is written at \
 each interval instead."
 )]
 pub struct TopArgs {

@@ -13,8 +13,8 @@ use crate::target::{PatternArgs, TargetArgs};
 )]
 #[command(after_help = "Patterns are those of `incise count`.
 
-The trace goes to standard error (or -o FILE), while the program runs. Without --return and --duration only entries
-are recorded. Records that find no room are dropped, counted and told; the program never waits. The exit code is
+The trace goes to standard error (or -o FILE), while the program runs. Without --return and --duration only entries \
+are recorded. Records that find no room are dropped, counted and told; the program never waits. The exit code is \
 the program's.")]
 pub struct TraceArgs {
     /// The functions.
