@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::step::instruction_pointer;
 
-/// How long a program may take in all, with a heavily loaded machine in mind.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How much processor time a program may take in all: how many others want the processors does not matter.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take by the clock, if it takes no processor time.
+const ASLEEP: Duration = Duration::from_secs(1200);
 
 /// How a program is sampled.
 pub struct Plan {
@@ -46,7 +48,7 @@ impl Child {
             if got == self.pid {
                 break;
             }
-            if self.began.elapsed() > PATIENCE {
+            if self.processor_time() > PATIENCE || self.began.elapsed() > ASLEEP {
                 // SAFETY: `pid` is our child and not yet waited for.
                 unsafe {
                     libc::kill(self.pid, libc::SIGKILL);
@@ -61,6 +63,17 @@ impl Child {
             _ if libc::WIFSIGNALED(status) => Err(Ended::Killed(libc::WTERMSIG(status))),
             _ => Ok(libc::WSTOPSIG(status)),
         }
+    }
+
+    /// What it has taken so far.
+    fn processor_time(&self) -> Duration {
+        let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+        // SAFETY: both fill values of ours.
+        let known = unsafe {
+            libc::clock_getcpuclockid(self.pid, &raw mut clock) == 0
+                && libc::clock_gettime(clock, &raw mut time) == 0
+        };
+        if known { Duration::new(time.tv_sec as u64, time.tv_nsec as u32) } else { Duration::ZERO }
     }
 
     fn go_on(&self, request: libc::c_uint, signal: i32) {
