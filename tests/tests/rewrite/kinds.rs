@@ -221,3 +221,16 @@ fn the_table_of_segments_stays_where_it_is_looked_for() {
         fs::remove_dir_all(scratch.file("large.out.counts")).expect("the counts");
     }
 }
+
+/// It runs before anything that would map its counters.
+#[test]
+fn a_dynamic_linker_is_refused() {
+    let scratch = Scratch::new();
+    let (linker, out) = (Path::new("/lib64/ld-linux-x86-64.so.2"), scratch.file("out"));
+    let outcome =
+        run(Command::new(incise()).arg("rewrite").arg(linker).arg("-o").arg(&out).args(["--count", "*"]));
+    assert_ne!(outcome.ending, Ending::Exited(0));
+    let text = outcome.error_text();
+    assert!(text.contains("dynamic linker") && text.contains("incise count"), "{text}");
+    assert!(!out.exists());
+}

@@ -76,6 +76,11 @@ pub(super) fn build(change: &Change) -> Result<(Vec<u8>, usize), FileError> {
     let data: Vec<_> = change.data.iter().map(|data| data.at.0..data.at.0 + data.len).collect();
     let pool = pool(change.code, &data, [pages * ROOM / 100, pages / MOST, pages / BETWEEN]);
     let writable = writable(change, &pool)?;
+    if writable.starts(change) && dynamic::is_linker(change.headers, change.original) {
+        let why =
+            "a dynamic linker runs before its counters could be mapped; count it in processes (incise count)";
+        return Err(FileError::Unsupported(why));
+    }
     if writable.starts(change) || !pool.segments.is_empty() || !writable.memory.is_empty() {
         added = 1 + pool.segments.len() + writable.memory.len();
         append(change, &mut out, &mut layout, &pool, &writable)?;

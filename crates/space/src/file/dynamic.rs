@@ -4,6 +4,9 @@ use super::elf::{ET_EXEC, Headers, PT_DYNAMIC, PT_INTERP, slice, u64_at};
 use super::error::FileError;
 
 const DT_NULL: u64 = 0;
+const DT_NEEDED: u64 = 1;
+const DT_STRTAB: u64 = 5;
+const DT_STRSZ: u64 = 10;
 const DT_INIT: u64 = 12;
 const DT_SONAME: u64 = 14;
 const DT_FLAGS_1: u64 = 0x6FFF_FFFB;
@@ -72,6 +75,24 @@ pub(super) fn is_program(headers: &Headers, file: &[u8]) -> bool {
     let marked = value(DT_FLAGS_1).is_some_and(|flags| flags & DF_1_PIE != 0);
     let named = value(DT_SONAME).is_some();
     headers.file_type == ET_EXEC || marked || headers.first(PT_INTERP).is_some() && !named
+}
+
+/// Whether the file is a dynamic linker (of musl, also its C library): it is entered before anything could run its start code,
+/// and its own dynamic table is none to add to (glibc's refuses to start then). It needs no library, and names the list of loaded modules
+/// as debuggers look for it.
+pub(super) fn is_linker(headers: &Headers, file: &[u8]) -> bool {
+    const LISTS: [&[u8]; 2] = [b"\0_r_debug\0", b"\0_dl_debug_addr\0"];
+    let Some(table) = Table::find(headers, file) else { return false };
+    let value = |tag| Some(table.value(file, tag)?.1);
+    let names = || {
+        let (at, len) = (value(DT_STRTAB)?, value(DT_STRSZ)?);
+        slice(file, headers.offset_of(at, len)?, len)
+    };
+    !headers.program
+        && headers.entry != 0
+        && value(DT_NEEDED).is_none()
+        && names()
+            .is_some_and(|names| LISTS.iter().any(|list| names.windows(list.len()).any(|part| part == *list)))
 }
 
 /// The function that the dynamic linker calls first, if there is one.

@@ -188,7 +188,7 @@ impl Headers {
         }
         let half = |at| u16_at(header, at).ok_or(broken("file header cut short", at));
         let quad = |at| u64_at(header, at).ok_or(broken("file header cut short", at));
-        let machine = half(18)?;
+        let machine = if header[5] == 1 { half(18)? } else { half(18)?.swap_bytes() };
         if header[5] != 1 || machine != EM_X86_64 {
             return Err(ImageError::WrongMachine { machine });
         }
