@@ -12,6 +12,7 @@ use incise_tests::scratch::Scratch;
 
 pub(crate) const PROGRAM: &str = r#"
 #include <stdio.h>
+char odd[3] = "od"; // The data ends at an odd address.
 __attribute__((noinline)) int fib(int n) { return n < 2 ? n : fib(n - 1) + fib(n - 2); }
 __attribute__((noinline)) int twice(int n) { __asm__ volatile(""); return 2 * n; }
 int main(int argc, char **argv) {

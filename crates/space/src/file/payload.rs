@@ -68,8 +68,7 @@ pub(super) fn cavity(headers: &Headers, file: &[u8], len: u64) -> Option<(usize,
     };
     let fits = |segment: &Segment| {
         let whole = segment.filesz == segment.memsz && segment.flags & PF_W == 0;
-        let address = (segment.vaddr + segment.filesz).next_multiple_of(STRIP_ALIGN);
-        let offset = (segment.offset + segment.filesz).next_multiple_of(STRIP_ALIGN);
+        let (address, offset) = (segment.vaddr + segment.filesz, segment.offset + segment.filesz);
         let moved = address.wrapping_sub(offset) != first.vaddr.wrapping_sub(first.offset);
         let end = address.next_multiple_of(PAGE);
         let next = headers.loads().map(|load| load.vaddr & !(PAGE - 1)).find(|&next| next >= address);
@@ -90,14 +89,11 @@ fn behind(headers: &Headers) -> u64 {
     headers.end().next_multiple_of(PAGE) + apart + into_page(headers)
 }
 
-/// GNU strip puts a program header table right behind the segment before it, without aligning it for what it holds, and complains
-/// of sections that would overlap it.
-const STRIP_ALIGN: u64 = 4;
-
 /// The payload's offset in its page.
 fn into_page(headers: &Headers) -> u64 {
-    let end = headers.loads().last().map_or(0, |last| last.offset + last.filesz);
-    end.next_multiple_of(STRIP_ALIGN) % PAGE
+    // GNU strip puts a program header table right behind the segment before it, at an odd address too, and complains of sections
+    // that would overlap it.
+    headers.loads().last().map_or(0, |last| last.offset + last.filesz) % PAGE
 }
 
 /// Whether anybody looks for the program header table: not that of libraries which do not tell where it is.
