@@ -97,6 +97,27 @@ fn a_patch_that_is_in_the_way_is_named() {
     waiting.finish(1);
 }
 
+/// The jump of the first patch has taken the place of more than one instruction.
+#[test]
+fn a_change_that_goes_on_inside_an_instruction_is_refused() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O1"]);
+    let mut waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    shown(&["patch", "-p", &pid, "answer", "--return", "77"]);
+    for change in [&["--nop"][..], &["--bytes", "9090"], &["--call", "stop"], &["mov eax, 3"]] {
+        let told = refused(&[&["patch", "-p", &pid, "answer"], change].concat());
+        for part in
+            ["in the middle of an instruction", "patch 1 (--return 77) is there", "take it back first"]
+        {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+    assert_eq!(waiting.knock().1, "77 a greeting in data\n");
+    said(&["undo", "-p", &pid]);
+    waiting.finish(1);
+}
+
 /// Changes tried in a process are kept as a patch file, which suits the file on disk and another process.
 #[test]
 fn live_patches_are_exported() {

@@ -2,10 +2,11 @@
 
 use incise_image::MemoryReader;
 use incise_isa::Addr;
-use incise_isa::native::{Insn, Syntax, assemble, decode};
+use incise_isa::native::{Insn, MAX_INSN_LEN, Syntax, assemble, decode};
 
 use super::detour::{Code, Detour, decoded, has_data, insns};
 use super::listing::patched_there;
+use super::live::patches;
 use super::set::Setting;
 use super::{PatchError, View, place};
 use crate::boundary::around;
@@ -94,11 +95,42 @@ pub fn plan(view: &View, request: &Request) -> Result<Plan, PatchError> {
             | PatchError::NoInstruction { .. }
             | PatchError::InsideInstruction { .. }),
         ) => error,
+        Ok(plan) => return goes_on_well(view, request, &plan).map(|()| plan),
         outcome => return outcome,
     };
     let at = behind_mark(view, request);
     let end = view.insn(at).map_or(at + 1, |insn| insn.end());
     Err(patched_there(view, &(at..end), error))
+}
+
+/// Refuses a change behind which control would go on in the middle of an instruction: over the jump of an earlier patch, which takes
+/// other bytes than the instructions it replaced.
+fn goes_on_well(view: &View, request: &Request, plan: &Plan) -> Result<(), PatchError> {
+    let leaves = matches!(request.change, Change::Set(_) | Change::Return(_) | Change::Jump(_));
+    let (at, len) = (plan.at, plan.old.len());
+    let range = at..at + len as u64;
+    let touching = || patches(view).into_iter().rev().filter(|patch| patch.code && patch.touches(&range));
+    if leaves || matches!(plan.how, How::Data { .. }) || touching().next().is_none() {
+        return Ok(());
+    }
+    let mut original = view.bytes(at, len + MAX_INSN_LEN);
+    for patch in touching() {
+        for (old, place) in patch.old.iter().zip(patch.at.0..) {
+            let byte = place.checked_sub(at.0).and_then(|offset| original.get_mut(offset as usize));
+            byte.into_iter().for_each(|byte| *byte = *old);
+        }
+    }
+    let mut end = 0;
+    while end < len {
+        let rest = original.get(end..).unwrap_or_default();
+        end += decode(rest, at + end as u64).map_err(|_| PatchError::NoInstruction { at })?.len();
+    }
+    if end == len {
+        return Ok(());
+    }
+    let reason =
+        "the program would go on in the middle of an instruction that an earlier jump replaced".to_owned();
+    Err(patched_there(view, &range, PatchError::Unsuitable { at, reason }))
 }
 
 /// The plan, or why the change does not suit what is there.
