@@ -216,6 +216,7 @@ fn a_running_process_evaluates_what_it_is_asked() {
     let source = "#include <stdio.h>\n#include <unistd.h>\nlong level = 7; double part = 0.25;\n\
                   const char *name = \"castle\";\n\
                   long twice(long n) { __asm__ volatile(\"\"); return 2 * n; }\n\
+                  long step(long n) { __asm__ volatile(\"\"); return n + 1; }\n\
                   int main(void) { char c; while (read(0, &c, 1) == 1) printf(\"%ld\\n\", twice(level)), fflush(stdout);\n\
                   return 0; }\n";
     let program = scratch.file("asked");
@@ -241,6 +242,8 @@ fn a_running_process_evaluates_what_it_is_asked() {
     };
     assert_eq!(eval("global`level"), ("7\n".to_owned(), String::new(), Some(0)));
     assert_eq!(eval("inf`twice(21)").0, "42\n");
+    // The C library, in which the thread waits, has an old function of this name.
+    assert_eq!(eval("inf`step(41)").0, "42\n");
     assert_eq!(eval("str(global`name)").0, "castle\n");
     assert_eq!(eval("inf`strlen(\"a text of ours\")").0, "14\n");
     assert_eq!(eval("global`level = 50").0, "50\n");

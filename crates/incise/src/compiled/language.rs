@@ -98,7 +98,8 @@ impl<S: AddressSpace> Language<S> {
     /// As for [`program`](Self::program); also if `then` cannot be guarded (see [`Compiled::guard`]).
     pub fn guard(&mut self, text: &str, point: &Point, then: impl Into<Snippet>) -> Result<Snippet, Error> {
         let syntax = parse_expression("condition", text).map_err(ScriptError::Source)?;
-        let tree = self.at(point, |compiler, scope| compiler.condition("condition", text, &syntax, scope))?;
+        let tree =
+            self.at(point, false, |compiler, scope| compiler.condition("condition", text, &syntax, scope))?;
         let guarded = self.session.program(&tree)?.guard(then);
         guarded.ok_or_else(|| {
             let mut wrong = Diagnostics::new("condition", text);
@@ -113,24 +114,31 @@ impl<S: AddressSpace> Language<S> {
     /// # Errors
     /// [`Error::Script`].
     pub fn tree(&mut self, text: &str, point: &Point) -> Result<Tree, Error> {
-        let syntax = parse_snippet("snippet", text).map_err(ScriptError::Source)?;
-        self.at(point, |compiler, scope| compiler.snippet("snippet", text, &syntax, scope))
+        self.statements(text, point, false)
     }
 
-    /// The tree of an expression that is printed, or of statements.
+    fn statements(&mut self, text: &str, point: &Point, anywhere: bool) -> Result<Tree, Error> {
+        let syntax = parse_snippet("snippet", text).map_err(ScriptError::Source)?;
+        self.at(point, anywhere, |compiler, scope| compiler.snippet("snippet", text, &syntax, scope))
+    }
+
+    /// The tree of an expression that is printed, or of statements, for a thread that stands at `point` by chance: names of the program
+    /// come before those of a library it is in.
     ///
     /// # Errors
     /// [`Error::Script`].
     pub fn evaluation(&mut self, text: &str, point: &Point) -> Result<Tree, Error> {
-        let Ok(syntax) = parse_expression("text", text) else { return self.tree(text, point) };
-        let printed = self.at(point, |compiler, scope| compiler.print("text", text, &syntax, scope));
+        let Ok(syntax) = parse_expression("text", text) else { return self.statements(text, point, true) };
+        let printed = self.at(point, true, |compiler, scope| compiler.print("text", text, &syntax, scope));
         // What has no value is a statement all the same.
-        printed.or_else(|error| self.tree(&format!("{text};"), point).map_err(|_| error))
+        printed.or_else(|error| self.statements(&format!("{text};"), point, true).map_err(|_| error))
     }
 
+    /// `anywhere`: the point is where a thread happens to be.
     fn at(
         &mut self,
         point: &Point,
+        anywhere: bool,
         compile: impl FnOnce(&mut Compiler, &PointScope<'_>) -> Result<Tree, Diagnostics>,
     ) -> Result<Tree, Error> {
         self.follow_modules()?;
@@ -140,7 +148,7 @@ impl<S: AddressSpace> Language<S> {
         self.session.with_program(|program, memory| {
             symbols.set(program.modules());
             let place = place_of(point);
-            let scope = PointScope { shared, point, program, memory, place, frames, texts };
+            let scope = PointScope { shared, point, program, memory, place, frames, texts, anywhere };
             Ok(compile(compiler, &scope).map_err(ScriptError::Source)?)
         })
     }

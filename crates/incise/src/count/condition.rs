@@ -95,6 +95,7 @@ impl Guards {
             place: place_of(point),
             frames,
             texts: None,
+            anywhere: false,
         };
         let text = &self.condition.text;
         let tree = self.compiler.condition(NAME, text, &self.condition.syntax, &scope)?;

@@ -112,17 +112,19 @@ pub(crate) struct PointScope<'a> {
     pub frames: &'a Frames,
     /// Where texts for functions of the program go, if they can.
     pub texts: Option<&'a RefCell<Option<Texts>>>,
+    /// The point is where a thread happens to be: names of the program come before those of its module.
+    pub anywhere: bool,
 }
 
 impl PointScope<'_> {
-    /// The module of the point, then the program, each with its number.
+    /// The module of the point and the program, each with its number, in the order in which names are looked up.
     fn modules(&self) -> impl Iterator<Item = (u16, &Module)> {
         let modules = self.program.modules();
         let own = modules.iter().position(|module| module.range.contains(&self.point.addr));
-        let main = modules.iter().position(|module| module.main).filter(|main| Some(*main) != own);
-        own.into_iter()
-            .chain(main)
-            .filter_map(|index| Some((u16::try_from(index).ok()?, modules.get(index)?)))
+        let main = modules.iter().position(|module| module.main);
+        let [first, second] = if self.anywhere { [main, own] } else { [own, main] };
+        let order = first.into_iter().chain(second.filter(|_| second != first));
+        order.filter_map(|index| Some((u16::try_from(index).ok()?, modules.get(index)?)))
     }
 
     fn info(&self, module: &Module) -> Option<Arc<DebugInfo>> {
@@ -142,12 +144,12 @@ impl PointScope<'_> {
         Debug { info, image: &module.image, bias: module.bias, module: number, place }
     }
 
-    /// The best of several functions of one name.
-    fn best(&self, points: Vec<Point>) -> Option<Point> {
-        let own = &self.point.module;
-        let modules = self.program.modules();
-        let is_main = |point: &Point| modules.iter().any(|m| m.main && m.range.contains(&point.addr));
-        points.into_iter().min_by_key(|point| (point.module != *own, !is_main(point)))
+    /// The best of several functions that `name` means. An old version of a symbol (`name@VERSION`) comes last.
+    fn best(&self, name: &str, points: Vec<Point>) -> Option<Point> {
+        let order: Vec<&Module> = self.modules().map(|(_, module)| module).collect();
+        let rank = |point: &Point| order.iter().position(|module| module.range.contains(&point.addr));
+        let is_old = |point: &Point| point.names.iter().all(|known| known.starts_with(&format!("{name}@")));
+        points.into_iter().min_by_key(|point| (is_old(point), rank(point).unwrap_or(order.len())))
     }
 }
 
@@ -219,7 +221,7 @@ impl Scope for PointScope<'_> {
             return None;
         }
         let points = Query::functions(name).run(self.program, self.memory).ok()?.points;
-        let found = self.best(points)?;
+        let found = self.best(name, points)?;
         let mut callee = Callee::new(name, found.addr);
         // Harmless for others.
         callee.variadic = true;

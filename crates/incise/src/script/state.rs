@@ -408,6 +408,7 @@ impl State {
             place,
             frames,
             texts: Some(texts),
+            anywhere: false,
         };
         let program = match self.compiler.clause(&self.name, &self.source, clause, &scope) {
             Ok(program) => program,
