@@ -132,6 +132,7 @@ fn what_users_of_bpftrace_type_is_what_they_get() {
         ),
         ("BEGIN { printf(\"%s %d\", strftime(\"%Y|\", nsecs), $#); }", "| 0"),
         ("interval:10ms { @ = count(); exit(); }", ""),
+        ("uretprobe:scripted:half { printf(\"%.2f %.2f|\", retval, fretval * 2); }", "4.25 8.50|"),
         (
             "uprobe:scripted:put { @[arg1] = hist(arg1); } END { print(@, 1); clear(@); }",
             "\n@[1024]: \n[1K, 2K)                1 |",

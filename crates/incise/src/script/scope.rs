@@ -212,6 +212,18 @@ impl Scope for PointScope<'_> {
         })
     }
 
+    fn returns(&self) -> Option<Type> {
+        if self.place != Place::Exit {
+            return None;
+        }
+        let at = self.point.function;
+        let modules = self.program.modules();
+        let index = modules.iter().position(|module| module.range.contains(&at))?;
+        let module = &modules[index];
+        let info = self.info(module)?;
+        self.debug(&info, u16::try_from(index).ok()?, module).returns(module.to_link(at)?)
+    }
+
     fn probe_argument(&self, number: u8) -> Option<Option<tree::Expr>> {
         self.with_usdt(|probe, module| argument(probe, number, module))
     }

@@ -40,6 +40,11 @@ pub trait Scope {
         None
     }
 
+    /// What the function at whose exit the point is returns, if that is known.
+    fn returns(&self) -> Option<Type> {
+        None
+    }
+
     /// The argument `argN` of a probe that a programmer has put at the point, as 64 bits with its sign or without: `None` if there is no such probe, `Some(None)` if
     /// it has no such argument.
     fn probe_argument(&self, _number: u8) -> Option<Option<tree::Expr>> {

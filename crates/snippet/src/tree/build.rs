@@ -45,6 +45,14 @@ pub fn retval() -> Expr {
     Expr::from_node(Type::U64, Node::Returned)
 }
 
+/// What a function returns in its float register, at its exit: [`Type::F32`] or [`Type::F64`].
+pub fn float_retval(ty: Type) -> Expr {
+    match ty {
+        Type::F32 | Type::F64 => Expr::from_node(ty, Node::FloatReturned),
+        _ => Expr::invalid(TreeError::Operand { operator: "fretval", ty }),
+    }
+}
+
 /// A register of the program.
 pub fn register(register: Register) -> Expr {
     if let Register::Vector(n @ 16..) = register {

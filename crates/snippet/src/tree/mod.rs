@@ -35,7 +35,9 @@ mod types;
 
 pub use block::{Block, BlockId, RESTARTED, Storage, THREADS, Variable};
 pub(crate) use block::{CPUS, SLOT, STRIDE};
-pub use build::{arg, constant, cpu, cycles, float_arg, nanoseconds, pid, point, register, retval, tid};
+pub use build::{
+    arg, constant, cpu, cycles, float_arg, float_retval, nanoseconds, pid, point, register, retval, tid,
+};
 pub use error::TreeError;
 pub use expr::{Callee, Expr, Node, PointFact, Register, SystemFact};
 pub use operand::Operand;

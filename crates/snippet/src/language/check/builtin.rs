@@ -9,9 +9,9 @@ use crate::language::{Diagnostic, Span, suggest};
 use crate::tree::{self, PointFact, Register};
 
 /// The words, for suggestions.
-pub(super) const NAMES: [&str; 20] = [
-    "arg0", "arg1", "arg2", "arg3", "arg4", "arg5", "retval", "tid", "pid", "cpu", "nsecs", "elapsed",
-    "cycles", "comm", "ustack", "func", "probe", "module", "NULL", "true",
+pub(super) const NAMES: [&str; 21] = [
+    "arg0", "arg1", "arg2", "arg3", "arg4", "arg5", "retval", "fretval", "tid", "pid", "cpu", "nsecs",
+    "elapsed", "cycles", "comm", "ustack", "func", "probe", "module", "NULL", "true",
 ];
 
 /// Frames of `ustack` without a number.
@@ -44,6 +44,10 @@ impl Check<'_> {
         }
         Ok(Some(match word {
             "retval" => return self.returned(span).map(Some),
+            "fretval" => {
+                self.at_exit(word, span)?;
+                Value { ty: Type::Double, expr: tree::float_retval(tree::Type::F64) }
+            }
             "tid" => int(4, tree::tid()),
             "pid" => int(4, tree::pid()),
             "cpu" => int(4, tree::cpu()),
@@ -98,12 +102,22 @@ impl Check<'_> {
     }
 
     fn returned(&self, span: Span) -> Checked<Value> {
+        self.at_exit("retval", span)?;
+        Ok(match self.scope.returns() {
+            // Where the ABI has floats.
+            Some(Type::Float) => Value { ty: Type::Float, expr: tree::float_retval(tree::Type::F32) },
+            Some(Type::Double) => Value { ty: Type::Double, expr: tree::float_retval(tree::Type::F64) },
+            _ => Value { ty: Type::UNSIGNED_LONG, expr: tree::retval() },
+        })
+    }
+
+    /// What a function returns is known as it does.
+    fn at_exit(&self, word: &str, span: Span) -> Checked<()> {
         match self.scope.point() {
-            Some(point) if matches!(point.place, Place::Exit | Place::AfterCall) => {
-                Ok(Value { ty: Type::UNSIGNED_LONG, expr: tree::retval() })
-            }
+            Some(point) if matches!(point.place, Place::Exit | Place::AfterCall) => Ok(()),
             _ => {
-                let error = Diagnostic::error(span, "`retval` is known at the exit of a function only");
+                let error =
+                    Diagnostic::error(span, format!("`{word}` is known at the exit of a function only"));
                 Err(error.help("probe the exit: function:MODULE:NAME:exit"))
             }
         }
