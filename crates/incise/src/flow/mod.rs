@@ -23,8 +23,11 @@ pub(crate) use implied::{Implied, Need};
 pub use lines::Lines;
 pub use view::PointView;
 
-/// From this many functions of a file on, all of it is parsed.
+/// From this many functions of a file on, all of it is parsed, unless it is large.
 const MANY: usize = 32;
+
+/// To look at one function takes at most as long, by what it calls, as so many of a file that is parsed whole.
+const CALLED: usize = 256;
 
 /// Replaces the function entries among `points` by the points of `kind` inside those functions, and leaves only those
 /// that `filter` accepts. Functions some of whose points cannot be told are added to `incomplete`, and to `implied`, if it is given,
@@ -68,7 +71,8 @@ pub(crate) fn inside(
         };
         let around = Surroundings::new(module, &file, program.pid());
         // Parsing all of a program takes less than parsing many of its functions one by one.
-        let whole = (asked.len() > MANY).then(|| graphs.whole().ok()).flatten();
+        let functions = module.image.functions().len().max(module.image.unwind_functions().len());
+        let whole = (asked.len() > MANY.max(functions / CALLED)).then(|| graphs.whole().ok()).flatten();
         // Instructions of a range follow each other.
         let mut last: Option<(LinkAddr, Arc<Cfg>)> = None;
         if let Some(cfg) = &whole {

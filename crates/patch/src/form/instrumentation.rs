@@ -96,10 +96,13 @@ const TRAP: u64 = 64;
 impl Instrumentation for ByCost {
     fn layout(&self, function: &ProbedFunction<'_>) -> Layout {
         if let [only] = function.probed {
-            // In line a jump also covers calls behind it; what is behind the function is left to puns.
+            // In line a jump also covers a call behind it. What is behind the end of a path, or the function, is left to puns.
             let fits = *only + SPRINGBOARD_LEN as u64 <= function.range.end;
-            let tight = || is_tight(function.code, *only, &[]);
-            return if fits && tight() { Layout::InLine } else { Layout::OutOfLine };
+            return if fits && covers_call(function.code, *only) {
+                Layout::InLine
+            } else {
+                Layout::OutOfLine
+            };
         }
         let insns = function.decoded();
         let loops: Vec<Range<Addr>> = insns.iter().filter_map(backward).collect();
@@ -140,6 +143,22 @@ impl Instrumentation for ByCost {
         }
         if in_line <= out_of_line { Layout::InLine } else { Layout::OutOfLine }
     }
+}
+
+/// Whether a springboard at `at` would cover a call behind it, and control comes to that.
+fn covers_call(code: &Code, at: Addr) -> bool {
+    let mut here = at;
+    while here < at + SPRINGBOARD_LEN as u64 {
+        let Ok(insn) = code.insn(here) else { return false };
+        if is_call(&insn) && here > at {
+            return true;
+        }
+        if !insn.flow().falls_through() {
+            return false;
+        }
+        here = insn.end();
+    }
+    false
 }
 
 /// Whether a springboard at `at` would cover a call, a branch target or what is behind the end of a path.
