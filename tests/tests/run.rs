@@ -225,7 +225,7 @@ fn what_is_wrong_is_underlined_and_nothing_runs() {
         ("kprobe:vfs_read { @ = count(); }", "not in the kernel"),
         ("function:step_by { @[kstack] = count(); }", "the kernel is not seen from here"),
         ("function:step_by { system(\"date\"); }", "a script starts no programs"),
-        ("function:step_by { @ = count(); } interval:s:1 { print(@other); }", "nothing was put into @other"),
+        ("function:step_by { @ = count(); } interval:s:1 { print(@other); }", "nothing is put into @other"),
     ] {
         let (outcome, text) = scripted.run(&[], script);
         assert_eq!(outcome.ending, Ending::Exited(125), "{script}");

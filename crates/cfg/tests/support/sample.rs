@@ -90,7 +90,7 @@ impl Child {
         loop {
             match self.wait()? {
                 libc::SIGSTOP => return Ok(()),
-                other => self.go_on(libc::PTRACE_CONT, other),
+                other => self.go_on(libc::PTRACE_CONT, self.without_step(other)),
             }
         }
     }
@@ -99,10 +99,29 @@ impl Child {
         self.go_on(libc::PTRACE_CONT, 0);
         loop {
             match self.wait() {
-                Ok(signal) => self.go_on(libc::PTRACE_CONT, signal),
+                Ok(signal) => self.go_on(libc::PTRACE_CONT, self.without_step(signal)),
                 Err(ended) => return ended,
             }
         }
+    }
+
+    /// The signal to go on with. A `pushf` that was stepped has kept the trap flag (Intel SDM vol. 3, 18.3.1.4), and a `popf` has set it
+    /// later on: the trap is ours.
+    fn without_step(&self, signal: i32) -> i32 {
+        const TF: u64 = 1 << 8;
+        // SAFETY: `pid` is our tracee and stopped; zero is a value of both types.
+        unsafe {
+            let (mut info, mut registers) =
+                (std::mem::zeroed::<libc::siginfo_t>(), std::mem::zeroed::<libc::user_regs_struct>());
+            let told = libc::ptrace(libc::PTRACE_GETSIGINFO, self.pid, 0, &raw mut info);
+            if signal != libc::SIGTRAP || told != 0 || info.si_code != libc::TRAP_TRACE {
+                return signal;
+            }
+            libc::ptrace(libc::PTRACE_GETREGS, self.pid, 0, &raw mut registers);
+            registers.eflags &= !TF;
+            libc::ptrace(libc::PTRACE_SETREGS, self.pid, 0, &raw const registers);
+        }
+        0
     }
 }
 
