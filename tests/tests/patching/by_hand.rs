@@ -155,6 +155,32 @@ fn live_patches_are_exported() {
     patched.finish(1);
 }
 
+/// The jump of an earlier patch is of one process only.
+#[test]
+fn a_patch_over_another_is_exported_as_if_it_were_alone() {
+    let scratch = Scratch::new();
+    let castle = build(&scratch, "waiting_castle.c", "waiting", &["-O1"]);
+    let file = scratch.file("changes.patch");
+    let mut waiting = Waiting::start(&castle);
+    let pid = waiting.pid();
+    shown(&["patch", "-p", &pid, "answer", "--return", "42"]);
+    shown(&["patch", "-p", &pid, "answer", "--return", "77"]);
+    let exported = said(&["patches", "--export", "-p", &pid]);
+    assert_eq!(exported.matches("--return").count(), 1, "{exported}");
+    fs::write(&file, &exported).expect("a new file");
+    said(&["undo", "-p", &pid]);
+    said(&["apply", text(&file), "-p", &pid]);
+    assert_eq!(waiting.knock().1, "77 a greeting in data\n");
+    said(&["undo", "-p", &pid]);
+
+    shown(&["patch", "-p", &pid, "answer", "--return", "42"]);
+    said(&["set", "-p", &pid, "--at", "answer", "edi=3"]);
+    let told = refused(&["patches", "--export", "-p", &pid]);
+    assert!(told.contains("over the jump of patch 1 (--return 42)"), "{told}");
+    said(&["undo", "-p", &pid]);
+    waiting.finish(1);
+}
+
 #[test]
 fn a_string_that_no_code_uses_is_told() {
     let scratch = Scratch::new();

@@ -73,15 +73,19 @@ impl PatchFile {
         };
         let Some(first) = patches.first() else { return refused("nothing is patched".to_owned()) };
         let module = module_of(first)?;
-        let mut notes = Vec::new();
-        for patch in patches {
+        let mut notes: Vec<Option<Note>> = Vec::new();
+        for (index, patch) in patches.iter().enumerate() {
             let other = module_of(patch)?;
             if other.range != module.range {
                 let (one, two) = (&module.name, &other.name);
                 return refused(format!("{one} and {two} are patched: export one, with --module {one}"));
             }
-            notes.push(match (&patch.note, patch.code) {
-                (Some(note), _) => note.clone(),
+            let note = match (&patch.note, patch.code) {
+                (Some(note), _) => {
+                    let (note, below) = grounded(note, module.bias, &patches[..index])?;
+                    below.into_iter().for_each(|below| notes[below] = None);
+                    note
+                }
                 (None, false) => Note {
                     request: Request {
                         at: Addr(patch.at.0.wrapping_sub(module.bias)),
@@ -98,8 +102,10 @@ impl PatchFile {
                         patch.id, patch.text
                     ));
                 }
-            });
+            };
+            notes.push(Some(note));
         }
+        let notes = notes.into_iter().flatten().collect();
         let build_id = module.image.build_id().map(<[u8]>::to_vec);
         Ok(PatchFile { program: Some(module.name.clone()), build_id, notes })
     }
@@ -119,6 +125,33 @@ impl PatchFile {
         }
         text
     }
+}
+
+/// A change over jumps of `earlier` ones, which lead where only this process has code: as it is without them, and which of them it
+/// makes up for.
+///
+/// # Errors
+/// [`PatchError::Export`] if the code of an earlier one runs behind it.
+fn grounded(note: &Note, bias: u64, earlier: &[Patch]) -> Result<(Note, Vec<usize>), PatchError> {
+    let at = Addr(note.request.at.0.wrapping_add(bias));
+    let range = at..at + note.expected.len() as u64;
+    let is_below = |patch: &Patch| patch.detour.is_some() && patch.touches(&range);
+    let below: Vec<usize> = (0..earlier.len()).filter(|&index| is_below(&earlier[index])).collect();
+    let mut note = note.clone();
+    for &index in below.iter().rev() {
+        let patch = &earlier[index];
+        if !matches!(note.request.change, Change::Return(_) | Change::Jump(_)) || patch.at < at {
+            return Err(PatchError::Export(format!(
+                "{at} is changed over the jump of patch {} ({}), which leads to code of this process only: take both back, and make \
+                 one change of them",
+                patch.id, patch.text
+            )));
+        }
+        let offset = patch.at.offset_from(at) as usize;
+        let place = note.expected.iter_mut().skip(offset);
+        place.zip(&patch.old).for_each(|(byte, old)| *byte = *old);
+    }
+    Ok((note, below))
 }
 
 #[cfg(test)]
