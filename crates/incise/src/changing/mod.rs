@@ -70,6 +70,7 @@ pub struct Wrapped(Arc<Wrap>);
 ///     std::hint::black_box(n) + 1
 /// }
 /// extern "C" fn doubled(n: u64) -> u64 {
+///     // SAFETY: `ORIGINAL` is the address of a function of this type before anybody comes here.
 ///     let original: extern "C" fn(u64) -> u64 =
 ///         unsafe { std::mem::transmute(ORIGINAL.load(Ordering::Acquire) as usize) };
 ///     original(n) * 2
